@@ -1,0 +1,1 @@
+"""Run a search, from a config to an exported, verified network."""

@@ -1,0 +1,1 @@
+"""Applying a compression policy to a network."""

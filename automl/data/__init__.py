@@ -1,0 +1,1 @@
+"""The embedded data sets, loaders for the standard ones, and how a user brings one."""

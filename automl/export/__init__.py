@@ -1,0 +1,1 @@
+"""Exporting a compressed network, and proving that the export works."""

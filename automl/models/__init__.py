@@ -1,0 +1,1 @@
+"""The embedded zoo of networks, and how a user brings one."""

@@ -1,0 +1,1 @@
+"""Conformance kits: one subclass, and a new backend, searcher or compressor is tested."""

@@ -1,0 +1,1 @@
+"""What a compressed network costs on hardware."""

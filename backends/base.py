@@ -1,0 +1,59 @@
+"""What a compressed network costs on hardware: the interface that every backend shares."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from search_spaces.graph import ModelGraph
+
+
+@dataclass(frozen=True, slots=True)
+class HardwareCost:
+    """Cost of one forward pass, batch 1. What a backend does not know is None.
+
+    Attributes:
+        macs: multiply-accumulates of convolution and linear layers, bias not counted.
+        params: number of weights, biases and batch-norm affine terms.
+        weight_bytes: bytes of the stored weights.
+        latency_s: seconds of one inference.
+        energy_j: joules of one inference.
+        peak_activation_bytes: the most bytes of activations that live at once.
+        by_layer: each layer's share of the backend's leading figure (MACs when counting, seconds when timing).
+        measured: whether latency_s was read off a clock (True) or modelled (False).
+        backend: name of the backend that says so.
+    """
+
+    macs: int
+    params: int
+    weight_bytes: int
+    latency_s: float | None = None
+    energy_j: float | None = None
+    peak_activation_bytes: int | None = None
+    by_layer: Mapping[str, float] = field(default_factory=dict)
+    measured: bool = False
+    backend: str = ""
+
+    def as_metrics(self) -> dict[str, float]:
+        """The figures that are known, by metric name (see `search_spaces.objective.Metric`)."""
+        figures = {
+            "macs": self.macs,
+            "params": self.params,
+            "weight_bytes": self.weight_bytes,
+            "latency_s": self.latency_s,
+            "energy_j": self.energy_j,
+        }
+        return {metric: float(value) for metric, value in figures.items() if value is not None}
+
+
+class HardwareBackend(ABC):
+    """Prices a network from its graph alone: no compiler, no tensor, fast enough for every step of an episode."""
+
+    name: str
+
+    def supports(self, graph: ModelGraph) -> tuple[str, ...]:
+        """Reasons why this backend cannot price the graph; empty where it can. It refuses rather than flatters."""
+        return ()
+
+    @abstractmethod
+    def estimate(self, graph: ModelGraph) -> HardwareCost:
+        """Cost of one forward pass of the graph, batch 1."""

@@ -1,0 +1,1 @@
+"""Fast code out of TVM by deterministic schedules, and its measured latency."""

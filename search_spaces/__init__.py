@@ -1,0 +1,1 @@
+"""What can be decided about a network, and what a decision does to its shapes."""

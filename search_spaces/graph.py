@@ -1,0 +1,331 @@
+"""The captured network as plain data, and what a policy does to its shapes by arithmetic alone.
+
+Every tensor dimension that pruning can shrink is an `Extent`: a fixed part plus, for each channel group, a number of
+entries for every unit that the group keeps. That one idea covers residual sums (two layers with the same group),
+depthwise convolution, concatenation (several groups in one dimension), flattening (H * W entries a unit) and padded
+or shuffled channels, so applying a policy never has to know which of these it meets.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from math import prod
+
+from search_spaces.errors import InputError, did_you_mean
+from search_spaces.policy import CompressionPolicy
+
+FLOAT32_BYTES = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Extent:
+    """Size of one tensor dimension: `fixed + sum(entries * kept[group])`.
+
+    Attributes:
+        fixed: entries that no group can remove.
+        terms: (index of the channel group, entries for each unit it keeps).
+    """
+
+    fixed: int = 0
+    terms: tuple[tuple[int, int], ...] = ()
+
+    def size(self, kept: Sequence[int]) -> int:
+        """Size where group i keeps kept[i] units."""
+        total = self.fixed
+        for group, entries in self.terms:
+            total += entries * kept[group]
+        return total
+
+    def real_size(self, kept: Sequence[float]) -> float:
+        """The same for unrounded numbers of units, as AMC's bounding computes with."""
+        return self.fixed + sum(entries * kept[group] for group, entries in self.terms)
+
+
+@dataclass(frozen=True, slots=True)
+class ChannelGroup:
+    """Channels that can only be removed together, over all layers they reach. A unit is one such set of channels.
+
+    Attributes:
+        name: the first layer that produces its channels; "name#2" where one layer produces several groups.
+        width: number of units.
+        producers: layers whose output channels belong to it (convolution and linear, not depthwise).
+        carriers: layers that hand the channels on one by one (depthwise convolution, batch norm).
+        consumers: layers whose input channels belong to it, in execution order.
+    """
+
+    name: str
+    width: int
+    producers: tuple[str, ...]
+    carriers: tuple[str, ...]
+    consumers: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Channels that stay as they are, and why."""
+
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class LayerSpec:
+    """A layer with weights (convolution or linear), as it stands after a policy.
+
+    Attributes:
+        name: qualified name of the module.
+        kind: "conv" or "linear".
+        in_channels, out_channels: channels (features of a linear layer).
+        kernel, stride, padding, dilation: by spatial dimension; empty for a linear layer.
+        groups: of a grouped convolution; equal to in_channels where it is depthwise.
+        input_size, output_size: spatial sizes; empty for a linear layer.
+        positions: outputs an image and channel, over all calls of the layer.
+        bias: whether the layer has one.
+        in_extent, out_extent: how the channels shrink.
+    """
+
+    name: str
+    kind: str
+    in_channels: int
+    out_channels: int
+    kernel: tuple[int, ...]
+    stride: tuple[int, ...]
+    padding: tuple[int, ...]
+    dilation: tuple[int, ...]
+    groups: int
+    input_size: tuple[int, ...]
+    output_size: tuple[int, ...]
+    positions: int
+    bias: bool
+    in_extent: Extent
+    out_extent: Extent
+
+    @property
+    def depthwise(self) -> bool:
+        """Whether each output channel reads one input channel only."""
+        return self.kind == "conv" and self.groups == self.in_channels and self.groups > 1
+
+    @property
+    def weights(self) -> int:
+        """Number of weights, bias not counted."""
+        return self.in_channels // self.groups * self.out_channels * prod(self.kernel)
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates for one image, bias not counted."""
+        return self.weights * self.positions
+
+    @property
+    def params(self) -> int:
+        """Weights and bias."""
+        return self.weights + (self.out_channels if self.bias else 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Operator:
+    """One operation of the network.
+
+    Attributes:
+        name: unique in the graph.
+        kind: canonical name: "input", "conv", "linear", "batch_norm", "relu", "add", "cat", "max_pool", ..., "output".
+        inputs: names of the operators it reads.
+        shape: of its output for one image, batch dimension left out.
+        dtype: of its output, e.g. "float32".
+        layer: qualified name of the module whose weights it uses, None where it has none.
+        axis: the axis of `shape` that shrinks, None where none does.
+        extent: how that axis shrinks.
+        channel_params: parameters for each entry of that axis that no `LayerSpec` counts (2 for batch norm).
+        fixed_params: other parameters that no `LayerSpec` counts.
+    """
+
+    name: str
+    kind: str
+    inputs: tuple[str, ...]
+    shape: tuple[int, ...]
+    dtype: str
+    layer: str | None = None
+    axis: int | None = None
+    extent: Extent = Extent()
+    channel_params: int = 0
+    fixed_params: int = 0
+
+
+@dataclass(frozen=True)
+class ModelGraph:
+    """A network: every operator and edge, its layers, and the channel groups that can be pruned.
+
+    Attributes:
+        full_operators: every operator in execution order, with the shapes of the uncompressed network.
+        layers: the convolution and linear layers in execution order, as they stand after the policy.
+        groups: the channel groups that can be pruned, in the order of their first producer.
+        refusals: the channels that cannot, with the reason.
+        input_shape: of one image.
+        kept: units that each group keeps, in the order of `groups`.
+        digest: SHA-256 of the uncompressed network's structure.
+    """
+
+    full_operators: tuple[Operator, ...]
+    layers: tuple[LayerSpec, ...]
+    groups: tuple[ChannelGroup, ...]
+    refusals: tuple[Refusal, ...]
+    input_shape: tuple[int, ...]
+    kept: tuple[int, ...]
+    digest: str
+
+    @classmethod
+    def build(
+        cls,
+        operators: Sequence[Operator],
+        layers: Sequence[LayerSpec],
+        groups: Sequence[ChannelGroup],
+        refusals: Sequence[Refusal],
+        input_shape: Sequence[int],
+    ) -> "ModelGraph":
+        """The uncompressed graph, with its digest."""
+        structure = [[asdict(item) for item in part] for part in (operators, layers, groups)]
+        digest = hashlib.sha256(json.dumps([*structure, list(input_shape)], sort_keys=True).encode()).hexdigest()
+        kept = tuple(group.width for group in groups)
+        return cls(tuple(operators), tuple(layers), tuple(groups), tuple(refusals), tuple(input_shape), kept, digest)
+
+    def layer(self, name: str) -> LayerSpec:
+        """The layer of that name; InputError where there is none."""
+        try:
+            return self._layer_by_name[name]
+        except KeyError:
+            raise InputError(
+                f"the network has no convolution or linear layer {name!r}{did_you_mean(name, self._layer_by_name)}"
+            ) from None
+
+    def kept_units(self, policy: CompressionPolicy) -> tuple[int, ...]:
+        """Units each group keeps under the policy: `max(1, round(keep * width))`, groups it does not name whole.
+
+        Raises:
+            InputError: made for another model, an unknown or refused layer, or two ratios for one group.
+        """
+        if policy.model is not None and policy.model != self.digest:
+            raise InputError(
+                f"the policy was made for another model (digest {policy.model[:12]}, this one {self.digest[:12]}); "
+                "search again, or set its 'model' to null to try it all the same"
+            )
+        kept = [group.width for group in self.groups]
+        said: dict[int, str] = {}
+        for name, layer in policy.layers.items():
+            if layer.keep is None:
+                continue
+            index = self._group_index.get(name)
+            if index is None:
+                index = self._resolve(name)
+            units = max(1, round(layer.keep * self.groups[index].width))
+            if index in said and kept[index] != units:
+                raise InputError(
+                    f"layers {said[index]!r} and {name!r} share their channels but keep {kept[index]} and {units} of "
+                    "them; give one ratio for both"
+                )
+            kept[index] = units
+            said[index] = name
+        return tuple(kept)
+
+    def apply(self, policy: CompressionPolicy) -> "ModelGraph":
+        """The graph of the compressed network: counts, shapes and bytes, without touching a tensor.
+
+        Raises:
+            InputError: see `kept_units`.
+        """
+        return self.with_kept(self.kept_units(policy))
+
+    def with_kept(self, kept: Sequence[int]) -> "ModelGraph":
+        """The graph where group i keeps kept[i] units."""
+        layers = []
+        for spec in self.layers:
+            if not (spec.in_extent.terms or spec.out_extent.terms):
+                layers.append(spec)
+                continue
+            inputs = spec.in_extent.size(kept)
+            outputs = spec.out_extent.size(kept)
+            layers.append(
+                replace(
+                    spec,
+                    in_channels=inputs,
+                    out_channels=outputs,
+                    groups=inputs if spec.depthwise else spec.groups,
+                )
+            )
+        return replace(self, layers=tuple(layers), kept=tuple(kept))
+
+    def policy(self, kept: Sequence[int] | None = None) -> CompressionPolicy:
+        """The policy that keeps kept[i] units of group i (by default what this graph keeps)."""
+        counts = self.kept if kept is None else kept
+        return CompressionPolicy.from_keep(
+            {group.name: units / group.width for group, units in zip(self.groups, counts, strict=True)}, self.digest
+        )
+
+    def real_macs(self, kept: Sequence[float]) -> float:
+        """MACs for unrounded numbers of units, the quantity that AMC's Algorithm 1 bounds."""
+        total = 0.0
+        for spec in self.layers:
+            inputs = spec.in_extent.real_size(kept)
+            outputs = spec.out_extent.real_size(kept)
+            groups = inputs if spec.depthwise else spec.groups
+            total += inputs / groups * outputs * prod(spec.kernel) * spec.positions
+        return total
+
+    @cached_property
+    def operators(self) -> tuple[Operator, ...]:
+        """Every operator in execution order, with the shapes it has after the policy."""
+        return tuple(
+            operator
+            if operator.axis is None or not operator.extent.terms
+            else replace(
+                operator,
+                shape=(
+                    *operator.shape[: operator.axis],
+                    operator.extent.size(self.kept),
+                    *operator.shape[operator.axis + 1 :],
+                ),
+            )
+            for operator in self.full_operators
+        )
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates of convolution and linear layers for one image."""
+        return sum(layer.macs for layer in self.layers)
+
+    @property
+    def params(self) -> int:
+        """Weights, biases, batch-norm affine terms and free parameters."""
+        others = sum(
+            operator.fixed_params
+            + (operator.channel_params * operator.extent.size(self.kept) if operator.channel_params else 0)
+            for operator in self.full_operators
+        )
+        return sum(layer.params for layer in self.layers) + others
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of the parameters in float32."""
+        return self.params * FLOAT32_BYTES
+
+    @cached_property
+    def _layer_by_name(self) -> Mapping[str, LayerSpec]:
+        return {layer.name: layer for layer in self.layers}
+
+    @cached_property
+    def _group_index(self) -> Mapping[str, int]:
+        return {group.name: index for index, group in enumerate(self.groups)}
+
+    def _resolve(self, name: str) -> int:
+        """Index of the one group that the output channels of the layer belong to."""
+        for refusal in self.refusals:
+            if refusal.name == name:
+                raise InputError(f"the channels of {name!r} cannot be pruned: {refusal.reason}")
+        if name not in self._layer_by_name:
+            known = [*self._group_index, *self._layer_by_name]
+            raise InputError(f"the network has no layer {name!r}{did_you_mean(name, known)}")
+        extent = self.layer(name).out_extent
+        if len(extent.terms) != 1 or extent.fixed:
+            names = ", ".join(repr(self.groups[group].name) for group, _ in extent.terms) or "none that can be pruned"
+            raise InputError(f"the channels of {name!r} belong to several channel groups: {names}; name those instead")
+        return extent.terms[0][0]

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from math import ceil
 
 import numpy as np
 
@@ -11,6 +12,7 @@ from search_spaces.graph import ModelGraph
 from search_spaces.policy import CompressionPolicy
 
 VECTOR_WIDTH = 16
+ROUNDING_ERROR = 1e-9  # 0.2 * 5 channels is 1, not 1.0000000000000002
 
 
 def channel_step(width: int) -> int:
@@ -61,7 +63,7 @@ class SearchSpace:
         least, steps = [], []
         for group in graph.groups:
             step = min(group.width, channel_step(group.width) if round_to is None else round_to)
-            floor = min(group.width, -(-round(max(1.0, lower_bound * group.width)) // step) * step)
+            floor = min(group.width, step * ceil(lower_bound * group.width / step - ROUNDING_ERROR))
             protected = any(fnmatchcase(group.name, pattern) for pattern in protect)
             least.append(group.width if protected else floor)
             steps.append(step)

@@ -1,0 +1,131 @@
+"""Arithmetic of `ModelGraph` on a hand-made network: stem -> depthwise -> conv -> flatten -> linear."""
+
+import pytest
+
+from search_spaces.errors import InputError
+from search_spaces.graph import ChannelGroup, Extent, LayerSpec, ModelGraph, Operator, Refusal
+from search_spaces.policy import CompressionPolicy, LayerPolicy
+from search_spaces.space import SearchSpace, channel_step
+
+
+def conv(name: str, inputs: Extent, outputs: Extent, full: tuple[int, int], groups: int = 1) -> LayerSpec:
+    return LayerSpec(
+        name, "conv", *full, (3, 3), (1, 1), (1, 1), (1, 1), groups, (8, 8), (8, 8), 64, False, inputs, outputs
+    )
+
+
+def graph() -> ModelGraph:
+    a, b = Extent(terms=((0, 1),)), Extent(terms=((1, 1),))
+    layers = [
+        conv("stem", Extent(fixed=3), a, (3, 16)),
+        conv("depthwise", a, a, (16, 16), groups=16),
+        conv("conv", a, b, (16, 32)),
+        LayerSpec(
+            "fc", "linear", 32 * 64, 10, (), (), (), (), 1, (), (), 1, True, Extent(terms=((1, 64),)), Extent(fixed=10)
+        ),
+    ]
+    groups = [
+        ChannelGroup("stem", 16, ("stem",), ("depthwise",), ("conv",)),
+        ChannelGroup("conv", 32, ("conv",), (), ("fc",)),
+    ]
+    operators = [
+        Operator("x", "input", (), (3, 8, 8), "float32"),
+        Operator("stem", "conv", ("x",), (16, 8, 8), "float32", "stem", 0, a),
+        Operator("bn", "batch_norm", ("stem",), (16, 8, 8), "float32", "bn", 0, a, channel_params=2),
+    ]
+    return ModelGraph.build(operators, layers, groups, [Refusal("fc", "its channels leave the network")], (3, 8, 8))
+
+
+def test_counts_of_the_whole_network() -> None:
+    whole = graph()
+    assert whole.macs == 64 * 9 * (3 * 16 + 16 + 16 * 32) + 32 * 64 * 10
+    assert whole.params == 9 * (3 * 16 + 16 + 16 * 32) + 32 * 64 * 10 + 10 + 2 * 16
+    assert whole.weight_bytes == 4 * whole.params
+
+
+def test_a_policy_shrinks_every_layer_of_its_groups() -> None:
+    pruned = graph().apply(CompressionPolicy.from_keep({"stem": 0.5, "conv": 0.25}))
+    assert pruned.kept == (8, 8)
+    assert [(layer.in_channels, layer.out_channels, layer.groups) for layer in pruned.layers] == [
+        (3, 8, 1),
+        (8, 8, 8),
+        (8, 8, 1),
+        (512, 10, 1),
+    ]
+    assert pruned.macs == 64 * 9 * (3 * 8 + 8 + 8 * 8) + 512 * 10
+    assert [operator.shape for operator in pruned.operators] == [(3, 8, 8), (8, 8, 8), (8, 8, 8)]
+    assert pruned.params == 9 * (3 * 8 + 8 + 8 * 8) + 512 * 10 + 10 + 2 * 8
+
+
+def test_real_macs_agree_with_the_counted_ones_at_whole_units() -> None:
+    whole = graph()
+    for kept in [(16, 32), (1, 1), (7, 31)]:
+        assert whole.real_macs(kept) == pytest.approx(whole.with_kept(kept).macs, rel=1e-12)
+
+
+def test_a_group_keeps_at_least_one_unit_and_policies_round_trip() -> None:
+    whole = graph()
+    assert whole.kept_units(CompressionPolicy.from_keep({"stem": 1e-9})) == (1, 32)
+    for units in range(1, 17):
+        assert whole.kept_units(whole.policy((units, 5))) == (units, 5)
+
+
+def test_a_layer_speaks_for_its_group() -> None:
+    whole = graph()
+    assert whole.kept_units(CompressionPolicy.from_keep({"depthwise": 0.5})) == (8, 32)
+    with pytest.raises(InputError, match="'stem' and 'depthwise' share their channels but keep 8 and 4"):
+        whole.kept_units(CompressionPolicy.from_keep({"stem": 0.5, "depthwise": 0.25}))
+
+
+@pytest.mark.parametrize(
+    ("keep", "message"),
+    [
+        ({"stemm": 0.5}, "no layer 'stemm'; did you mean 'stem'"),
+        ({"fc": 0.5}, "the channels of 'fc' cannot be pruned: its channels leave the network"),
+    ],
+)
+def test_what_a_policy_cannot_say(keep: dict[str, float], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        graph().apply(CompressionPolicy.from_keep(keep))
+
+
+def test_a_policy_for_another_model_is_refused() -> None:
+    with pytest.raises(InputError, match="made for another model"):
+        graph().apply(CompressionPolicy({"stem": LayerPolicy(keep=0.5)}, model="0" * 64))
+
+
+def test_unknown_layer_is_named() -> None:
+    with pytest.raises(InputError, match="no convolution or linear layer 'cnv'; did you mean 'conv'"):
+        graph().layer("cnv")
+
+
+def test_the_channel_grid() -> None:
+    assert [channel_step(width) for width in (4, 16, 24, 64, 128, 512)] == [2, 2, 3, 8, 16, 16]
+
+
+def test_choices_end_with_the_whole_width() -> None:
+    space = SearchSpace.build(graph(), lower_bound=0.2, round_to=6)
+    assert space.choices(0) == (6, 12, 16)
+    assert space.choices(1) == (12, 18, 24, 30, 32)
+    assert SearchSpace.build(graph(), round_to=8).least == (8, 8)
+
+
+def test_protected_groups_stay_whole() -> None:
+    space = SearchSpace.build(graph(), protect=["st*"])
+    assert space.choices(0) == (16,)
+    assert space.least[1] < 32
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"lower_bound": 0.0}, "lower bound"),
+        ({"lower_bound": 1.5}, "lower bound"),
+        ({"round_to": 0}, "multiple of at least 1"),
+        ({"protect": ["layer9*"]}, "no channel group matches protect='layer9\\*'"),
+        ({"protect": ["*"]}, "nothing is left to prune"),
+    ],
+)
+def test_a_space_that_cannot_be(arguments: dict[str, object], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        SearchSpace.build(graph(), **arguments)  # type: ignore[arg-type]

@@ -1,0 +1,76 @@
+import json
+import pickle
+
+import pytest
+
+from search_spaces.errors import InputError, did_you_mean
+from search_spaces.policy import CompressionPolicy, LayerPolicy
+
+
+def test_json_gives_the_policy_back() -> None:
+    policy = CompressionPolicy.from_keep({"conv2": 0.5, "conv1": 0.3}, model="abc")
+    again = CompressionPolicy.from_json(policy.to_json())
+    assert again == policy
+    assert again.digest == policy.digest
+    assert json.loads(policy.to_json())["schema_version"] == 1
+
+
+def test_digest_tells_policies_apart_but_not_their_order() -> None:
+    first = CompressionPolicy.from_keep({"a": 0.5, "b": 0.25})
+    assert first.digest == CompressionPolicy.from_keep({"b": 0.25, "a": 0.5}).digest
+    assert first.digest != CompressionPolicy.from_keep({"a": 0.5, "b": 0.26}).digest
+
+
+def test_a_policy_travels_between_processes() -> None:
+    policy = CompressionPolicy.from_keep({"a": 0.5}, model="m")
+    assert pickle.loads(pickle.dumps(policy)) == policy
+
+
+def test_a_policy_cannot_be_changed() -> None:
+    policy = CompressionPolicy.from_keep({"a": 0.5})
+    with pytest.raises(TypeError):
+        policy.layers["a"] = LayerPolicy(keep=1.0)  # type: ignore[index]
+
+
+@pytest.mark.parametrize("keep", [0.0, -0.1, 1.01, float("nan"), float("inf")])
+def test_keep_ratio_out_of_range_is_refused(keep: float) -> None:
+    with pytest.raises(InputError, match=r"in \(0, 1\]"):
+        LayerPolicy(keep=keep)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "a policy is a JSON document"),
+        ("[" * 100_000, "a policy is a JSON document"),
+        ("[]", "'schema_version', 'model' and 'layers'"),
+        ('{"schema_version": 1, "layers": 3}', "'schema_version', 'model' and 'layers'"),
+        ('{"schema_version": 9, "layers": {}}', "reads policies of schema 1, got 9"),
+        ('{"schema_version": 1, "model": 5, "layers": {}}', "is a digest or null"),
+        ('{"schema_version": 1, "layers": {"a": 0.5}}', "layer 'a' of a policy is an object"),
+        ('{"schema_version": 1, "layers": {"a": {"keeep": 0.5}}}', "unknown key 'keeep'; did you mean 'keep'"),
+        ('{"schema_version": 1, "layers": {"a": {"keep": "x"}}}', "keep is a number, got 'x'"),
+        ('{"schema_version": 1, "layers": {"a": {"keep": true}}}', "keep is a number, got True"),
+        ('{"schema_version": 1, "layers": {"a": {"keep": 2}}}', "layer 'a' of a policy: a layer keeps a share"),
+        ('{"schema_version": 1, "layers": {"a": {"keep": NaN}}}', "layer 'a' of a policy: a layer keeps a share"),
+    ],
+)
+def test_a_damaged_policy_is_refused_in_one_line(text: str, message: str) -> None:
+    with pytest.raises(InputError) as caught:
+        CompressionPolicy.from_json(text)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_policy_file_that_cannot_be_read_is_named(tmp_path) -> None:  # type: ignore[no-untyped-def]
+    with pytest.raises(InputError, match=r"gone\.json"):
+        CompressionPolicy.load(tmp_path / "gone.json")
+    (tmp_path / "binary.json").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(InputError, match=r"binary\.json"):
+        CompressionPolicy.load(tmp_path / "binary.json")
+
+
+def test_did_you_mean_lists_everything_where_nothing_is_close() -> None:
+    assert did_you_mean("zzz", ["lenet5", "vgg11"]) == "; known: lenet5, vgg11"
+    assert did_you_mean("vgg1", ["lenet5", "vgg11"]) == "; did you mean 'vgg11'?"
+    assert did_you_mean("x", []) == ""

@@ -1,1 +1,28 @@
-"""Run a search, from a config to an exported, verified network."""
+"""Trimtab: how far each layer of a trained network can be compressed, under a budget, on the hardware you have.
+
+`search`, `compress`, `load_config` and `make_env` are loaded when first used, so that `import automl` stays light.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from automl.api import RunResult, make_env, search
+    from automl.compression import compress
+    from automl.config import load_config
+
+__all__ = ["RunResult", "compress", "load_config", "make_env", "search"]
+
+_HOME = {
+    "RunResult": "automl.api",
+    "search": "automl.api",
+    "make_env": "automl.api",
+    "compress": "automl.compression",
+    "load_config": "automl.config",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_HOME[name]), name)

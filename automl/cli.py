@@ -1,0 +1,210 @@
+"""The `trimtab` command. Exit codes: 0 done, 1 failed or unfinished, 2 bad input."""
+
+import argparse
+import json
+import os
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from automl.errors import InputError, TrimtabError
+
+# Everything heavier is imported by the command that needs it: `list`, `status` and `--help` answer at once.
+
+DONE, FAILED, BAD_INPUT = 0, 1, 2
+
+
+class _Parser(argparse.ArgumentParser):
+    """Refuses a wrong command line with one line, as everything else is refused."""
+
+    def error(self, message: str) -> NoReturn:
+        _complain(f"{message}; see `{self.prog} --help`")
+        sys.exit(BAD_INPUT)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns its exit code."""
+    options = _parser().parse_args(arguments)
+    command: Callable[[argparse.Namespace], int] = options.command
+    try:
+        code = command(options)
+        sys.stdout.flush()
+        return code
+    except InputError as error:
+        return _refused(error, BAD_INPUT, options.debug)
+    except TrimtabError as error:
+        return _refused(error, FAILED, options.debug)
+    except KeyboardInterrupt:
+        return FAILED
+    except BrokenPipeError:  # the reader of our output went away: nothing to say, and nobody to say it to
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILED
+    except Exception as error:  # the last line of defence
+        if options.debug:
+            traceback.print_exc()
+        _complain(f"unexpected {type(error).__name__}: {error}; --debug shows where")
+        return FAILED
+
+
+def _refused(error: TrimtabError, code: int, debug: bool) -> int:
+    if debug:
+        traceback.print_exc()
+    _complain(str(error))
+    return code
+
+
+def _complain(message: str) -> None:
+    print(f"trimtab: error: {' '.join(message.split())}", file=sys.stderr)
+
+
+def _parser() -> _Parser:
+    parser = _Parser(prog="trimtab", description="Search compression policies for neural networks.")
+    parser.add_argument("--version", action="store_true", help="print the version and leave")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    parser.set_defaults(command=_version_or_help(parser))
+    commands = parser.add_subparsers(title="commands", parser_class=_Parser, metavar="COMMAND")
+
+    def add(name: str, function: Callable[[argparse.Namespace], int], text: str) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=text, description=text)
+        sub.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help="show the traceback of errors")
+        sub.set_defaults(command=function)
+        return sub
+
+    search = add("search", _search, "search, fine-tune, measure and export, as a config says")
+    _takes_config(search)
+    search.add_argument("--out", type=Path, metavar="DIR", help="run directory (default: runs/<config>-<n>)")
+    add("resume", _resume, "go on with a run that was stopped or killed").add_argument("run", type=Path)
+    _takes_config(add("layers", _layers, "the layers of a config's network, their channel groups and refusals"))
+    listing = add("list", _list, "what there is to choose from")
+    listing.add_argument("what", choices=("models", "data", "backends", "algorithms"))
+    add("report", _report, "write the report of a run again").add_argument("run", type=Path)
+    add("export", _export, "export the best policy of a run again").add_argument("run", type=Path)
+    verify = add("verify", _verify, "check an exported network: digests, outputs, accuracy")
+    verify.add_argument("directory", type=Path)
+    status = add("status", _status, "where a run stands")
+    status.add_argument("run", type=Path)
+    status.add_argument("--json", action="store_true", help="as JSON")
+    return parser
+
+
+def _takes_config(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("config", type=Path, help="YAML file")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY.SUB=VALUE",
+        dest="overrides",
+        help="change a value of the config (may be given several times)",
+    )
+
+
+def _version_or_help(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], int]:
+    def command(options: argparse.Namespace) -> int:
+        if not options.version:
+            parser.print_help()
+            return BAD_INPUT
+        from automl.run_directory import trimtab_version
+
+        print(f"trimtab {trimtab_version()}")
+        return DONE
+
+    return command
+
+
+def _search(options: argparse.Namespace) -> int:
+    from automl.config import load_config
+    from automl.run_directory import RunDirectory, next_free
+
+    config = load_config(options.config, options.overrides)
+    out = options.out or next_free(Path("runs"), options.config.stem)
+    RunDirectory.check_free(out)
+
+    from automl.api import start
+    from automl.progress import Progress
+
+    with Progress() as progress:
+        return start(config, out, progress).exit_code
+
+
+def _resume(options: argparse.Namespace) -> int:
+    from automl.run_directory import RunDirectory
+
+    directory = RunDirectory.open(options.run)
+
+    from automl.api import resume
+    from automl.progress import Progress
+
+    with Progress() as progress:
+        return resume(directory, progress).exit_code
+
+
+def _layers(options: argparse.Namespace) -> int:
+    from automl.config import load_config
+
+    config = load_config(options.config, options.overrides)
+
+    from automl.problem import untrained_graph
+    from automl.progress import layer_table, show
+
+    show(layer_table(untrained_graph(config)))
+    return DONE
+
+
+def _list(options: argparse.Namespace) -> int:
+    from automl.listing import entries
+    from automl.progress import name_table, show
+
+    show(name_table(options.what, entries(options.what)))
+    return DONE
+
+
+def _report(options: argparse.Namespace) -> int:
+    from automl.run_directory import RunDirectory
+
+    directory = RunDirectory.open(options.run)
+
+    from automl.report import write_report
+
+    print(write_report(directory.path))
+    return DONE
+
+
+def _export(options: argparse.Namespace) -> int:
+    from automl.run_directory import RunDirectory
+
+    directory = RunDirectory.open(options.run)
+
+    from automl.finalists import export_best
+
+    print(export_best(directory))
+    return DONE
+
+
+def _verify(options: argparse.Namespace) -> int:
+    if not options.directory.is_dir():
+        raise InputError(f"{str(options.directory)!r} is no directory of an exported network")
+
+    from automl.export.verify import verify
+    from automl.progress import check_table, show
+
+    report = verify(options.directory)
+    show(check_table(report.checks))
+    return DONE if all(check.passed for check in report.checks) else FAILED
+
+
+def _status(options: argparse.Namespace) -> int:
+    from automl.run_directory import RunDirectory
+    from automl.status import run_status
+
+    status = run_status(RunDirectory.open(options.run))
+    if options.json:
+        print(json.dumps(status, indent=2))
+        return DONE
+
+    from automl.progress import show, status_table
+
+    show(status_table(status))
+    return DONE

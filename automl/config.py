@@ -1,0 +1,270 @@
+"""The config of a run: YAML at the boundary, refused with one line where it is wrong.
+
+Everything a run does follows from its config, and the resolved config stands in the run directory, so that a resumed
+run needs nothing else. Paths (`model.checkpoint`, and `root` or `path` among the arguments of a data set) are relative
+to the config file; a config given as a mapping has them relative to the working directory.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic_core import ErrorDetails
+
+from automl.errors import InputError, did_you_mean
+from automl.yaml_text import parse_yaml, read_yaml
+from search_spaces.objective import UNITS
+
+PATH_ARGUMENTS = ("root", "path")
+SHOWN_ERRORS = 3
+
+
+class Section(BaseModel):
+    """A part of the config: unknown keys and wrong types are refused, values do not change once read."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+
+
+class ModelSection(Section):
+    """Which network: a name of the zoo, `torchvision:NAME`, `timm:NAME` or `package.module:attribute`."""
+
+    name: str
+    args: dict[str, Any] = Field(default_factory=dict)
+    checkpoint: str | None = None
+
+
+class DataSection(Section):
+    """Which data set: an embedded name or `package.module:attribute`."""
+
+    name: str
+    args: dict[str, Any] = Field(default_factory=dict)
+
+
+class TrainingSection(Section):
+    """How a network is trained; the fields of `automl.training.TrainingOptions`."""
+
+    epochs: int = Field(default=20, ge=0, le=100_000)
+    batch_size: int = Field(default=64, ge=1)
+    lr: float = Field(default=0.1, gt=0)
+    momentum: float = Field(default=0.9, ge=0, lt=1)
+    weight_decay: float = Field(default=5e-4, ge=0)
+    label_smoothing: float = Field(default=0.0, ge=0, lt=1)
+    optimizer: str = "sgd"
+    warmup_epochs: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0)
+
+
+class SpaceSection(Section):
+    """What may be pruned; see `search_spaces.space.SearchSpace.build`."""
+
+    lower_bound: float = Field(default=0.2, gt=0, le=1)
+    round_to: int | None = Field(default=None, ge=1)
+    protect: list[str] = Field(default_factory=list)
+
+
+class BudgetSection(Section):
+    """What the compressed network may cost: `ratio` of the uncompressed figure, or an absolute `limit`."""
+
+    metric: str = "macs"
+    ratio: float | None = Field(default=None, gt=0, le=1)
+    limit: float | None = Field(default=None, gt=0)
+
+    @field_validator("metric")
+    @classmethod
+    def _known(cls, metric: str) -> str:
+        if metric == "latency_s":
+            raise ValueError("a budget in latency_s needs the latency table, which comes with the next version")
+        known = [name for name in UNITS if name != "latency_s"]
+        if metric not in known:
+            raise ValueError(f"a budget counts {', '.join(known)}, got {metric!r}{did_you_mean(metric, known)}")
+        return metric
+
+    @model_validator(mode="after")
+    def _one(self) -> Self:
+        if (self.ratio is None) == (self.limit is None):
+            raise ValueError("exactly one of 'ratio' and 'limit' is given")
+        return self
+
+
+class SearchSection(Section):
+    """Which algorithm searches, how long, and with how many evaluators.
+
+    `lag`: asked for proposal n, the searcher knows the results of the proposals before n - lag. It changes what is
+    found, the number of evaluators does not; about twice to four times their number keeps them busy.
+    """
+
+    algorithm: str = "ddpg"
+    options: dict[str, Any] = Field(default_factory=dict)
+    mode: Literal["resource", "accuracy"] = "resource"
+    reward: str | None = None
+    faithful: bool = False
+    evaluations: int = Field(default=400, ge=1, le=10_000_000)
+    seeds: list[int] = Field(default_factory=lambda: [0], min_length=1, max_length=1000)
+    evaluators: int = Field(default=2, ge=1, le=1024)
+    lag: int = Field(default=4, ge=0, le=100_000)
+
+    @field_validator("seeds")
+    @classmethod
+    def _seeds(cls, seeds: list[int]) -> list[int]:
+        if any(seed < 0 for seed in seeds) or len(set(seeds)) != len(seeds):
+            raise ValueError(f"seeds are distinct integers of at least 0, got {seeds}")
+        return seeds
+
+    @property
+    def reward_name(self) -> str:
+        """The reward asked for, or the published one of the mode."""
+        if self.reward is not None:
+            return self.reward
+        return "accuracy" if self.mode == "resource" else "accuracy_flops"
+
+
+class CompressionSection(Section):
+    """How channels are removed; the fields of `automl.compression.CompressionOptions`."""
+
+    importance: str = "magnitude"
+    reconstruct: bool = True
+    calibration_images: int = Field(default=1000, ge=1)
+    points_per_image: int = Field(default=10, ge=1)
+    recalibrate_images: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0)
+
+
+class MeasureSection(Section):
+    """How the latency of the finalists is measured; `backend: none` leaves it out."""
+
+    backend: Literal["tvm", "none"] = "tvm"
+    threads: int = Field(default=1, ge=1, le=256)
+
+
+class Config(Section):
+    """Everything that decides what a run does."""
+
+    model: ModelSection
+    data: DataSection
+    metric: str | None = None
+    baseline: TrainingSection = Field(default_factory=TrainingSection)
+    space: SpaceSection = Field(default_factory=SpaceSection)
+    budget: BudgetSection | None = None
+    search: SearchSection = Field(default_factory=SearchSection)
+    compression: CompressionSection = Field(default_factory=CompressionSection)
+    fine_tune: TrainingSection = Field(default_factory=lambda: TrainingSection(lr=0.02))
+    measure: MeasureSection = Field(default_factory=MeasureSection)
+
+    @model_validator(mode="after")
+    def _budget_where_needed(self) -> Self:
+        if self.budget is None and self.search.mode == "resource":
+            raise ValueError("a budget is needed: 'budget' with 'metric' and one of 'ratio' and 'limit'")
+        return self
+
+    def to_yaml(self) -> str:
+        """The resolved config, every default written out."""
+        text: str = yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+        return text
+
+
+def load_config(source: str | Path | Mapping[str, Any], overrides: Sequence[str] = ()) -> Config:
+    """Read and check a config.
+
+    Args:
+        source: path of a YAML file, or the mapping that one would hold.
+        overrides: "key.sub=value" each, the value read as YAML; they win over the source.
+
+    Raises:
+        InputError: in one line, which key breaks which rule with which value.
+    """
+    if isinstance(source, Mapping):
+        document, place, base = _copied(source), "config", Path.cwd()
+    else:
+        path = Path(source)
+        document, place, base = read_yaml(path), str(path), path.resolve().parent
+    if not isinstance(document, dict):
+        raise InputError(f"{place}: a config is a mapping of sections, got {_shown(document)}")
+    for override in overrides:
+        _override(document, override)
+    try:
+        config = Config.model_validate(document)
+    except ValidationError as error:
+        raise InputError(f"{place}: {_one_line(error)}") from None
+    return _with_absolute_paths(config, base)
+
+
+def _copied(value: Any) -> Any:
+    """The same mappings and lists, so that overrides and pydantic leave the caller's alone."""
+    if isinstance(value, Mapping):
+        return {key: _copied(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_copied(item) for item in value]
+    return value
+
+
+def _override(document: dict[Any, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    parts = [part.strip() for part in key.split(".")]
+    if not equals or not all(parts):
+        raise InputError(f"an override has the form key.sub=value, got {override!r}")
+    section = document
+    for part in parts[:-1]:
+        inner = section.setdefault(part, {})
+        if inner is None:
+            inner = section[part] = {}
+        if not isinstance(inner, dict):
+            raise InputError(f"--set {override}: {part!r} is no section, it holds {_shown(inner)}")
+        section = inner
+    section[parts[-1]] = parse_yaml(text, f"--set {override}")
+
+
+def _with_absolute_paths(config: Config, base: Path) -> Config:
+    model, data = config.model, config.data
+    if model.checkpoint is not None:
+        model = model.model_copy(update={"checkpoint": _absolute(model.checkpoint, base)})
+    args = {
+        key: _absolute(value, base) if key in PATH_ARGUMENTS and isinstance(value, str) else value
+        for key, value in data.args.items()
+    }
+    return config.model_copy(update={"model": model, "data": data.model_copy(update={"args": args})})
+
+
+def _absolute(path: str, base: Path) -> str:
+    try:
+        return str((base / Path(path).expanduser()).resolve())
+    except (OSError, RuntimeError, ValueError) as error:
+        raise InputError(f"{path!r} is no path: {error}") from None
+
+
+def _one_line(error: ValidationError) -> str:
+    details = error.errors(include_url=False)
+    lines = [_explained(detail) for detail in details[:SHOWN_ERRORS]]
+    if len(details) > SHOWN_ERRORS:
+        lines.append(f"and {len(details) - SHOWN_ERRORS} more")
+    return "; ".join(lines)
+
+
+def _explained(detail: ErrorDetails) -> str:
+    location, value = detail["loc"], detail["input"]
+    key = ".".join(str(part) for part in location)
+    if detail["type"] == "extra_forbidden":
+        return f"unknown key {key!r}{did_you_mean(str(location[-1]), _known_keys(location[:-1]))}"
+    if detail["type"] == "missing":
+        return f"the key {key!r} is missing"
+    if detail["type"] == "value_error":  # raised above: the message is ours, and shows the value where one is to blame
+        rule = str(detail["ctx"]["error"])
+        return f"{key}: {rule}" if key else rule
+    rule = "should be a section (a mapping)" if detail["type"] == "model_type" else detail["msg"].removeprefix("Input ")
+    return f"{key}: {rule}, got {_shown(value)}"
+
+
+def _known_keys(location: Sequence[str | int]) -> list[str]:
+    """Keys of the section at that place of the config."""
+    section: Any = Config
+    for part in location:
+        annotation = section.model_fields[str(part)].annotation
+        candidates = getattr(annotation, "__args__", (annotation,))
+        section = next(kind for kind in candidates if isinstance(kind, type) and issubclass(kind, Section))
+    return list(section.model_fields)
+
+
+def _shown(value: Any) -> str:
+    text = "a mapping" if isinstance(value, dict) else repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."

@@ -1,0 +1,259 @@
+"""The directory of a run: where everything lies, its state, and the lock of whoever drives it."""
+
+import json
+import os
+import secrets
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Literal, Self, get_args
+
+from filelock import FileLock, Timeout
+
+from automl.config import Config, load_config
+from automl.errors import InputError, TrimtabError
+
+FORMAT = 1
+State = Literal["running", "unfinished", "failed", "infeasible", "done"]
+"""running: someone drives it (or died); unfinished: stopped, to be resumed; failed: ended by an error;
+infeasible: searched to the end without a policy within the budget; done."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunInfo:
+    """What `run.json` holds.
+
+    Attributes:
+        state: see `State`.
+        stage: what it was last doing, for people.
+        reason: why it is failed, infeasible or unfinished.
+        wall_s: seconds that it was driven so far, over all resumes.
+        created_at: UTC.
+        working_directory: where the run was started: a user's own modules are imported from there.
+        trimtab: version that made it.
+        format: version of the directory's layout.
+    """
+
+    state: State
+    stage: str
+    reason: str | None
+    wall_s: float
+    created_at: str
+    working_directory: str
+    trimtab: str
+    format: int = FORMAT
+
+
+class RunDirectory:
+    """Paths and state of one run. `create` makes a new one, `open` takes one that exists."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.config_file = path / "config.yaml"
+        self.info_file = path / "run.json"
+        self.baseline_file = path / "baseline.safetensors"
+        self.store_file = path / "trials.sqlite"
+        self.searchers = path / "searchers"
+        self.finalists = path / "finalists"
+        self.best = path / "best"
+        self.summary_file = path / "summary.json"
+        self.report_file = path / "report.html"
+        self.error_log = path / "error.log"
+        self.lock_file = path / ".lock"
+
+    @classmethod
+    def create(cls, path: Path, config: Config) -> Self:
+        """A new run directory that holds its resolved config.
+
+        Raises:
+            InputError: there is something at that path already, or it cannot be made.
+        """
+        cls.check_free(path)
+        directory = cls(path)
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            write_atomically(directory.config_file, config.to_yaml().encode())
+            directory.write_info(
+                RunInfo(
+                    state="unfinished",
+                    stage="created",
+                    reason=None,
+                    wall_s=0.0,
+                    created_at=datetime.now(UTC).isoformat(timespec="seconds"),
+                    working_directory=str(Path.cwd()),
+                    trimtab=trimtab_version(),
+                )
+            )
+        except OSError as error:
+            raise InputError(f"the run directory {str(path)!r} cannot be made: {error.strerror}") from None
+        return directory
+
+    @staticmethod
+    def check_free(path: Path) -> None:
+        """InputError where something is at the path already; nothing is touched."""
+        try:
+            taken = path.exists() and (not path.is_dir() or any(path.iterdir()))
+        except OSError as error:
+            raise InputError(f"the run directory {str(path)!r} cannot be used: {error.strerror}") from None
+        if not taken:
+            return
+        if (path / "run.json").exists():
+            raise InputError(
+                f"{str(path)!r} holds a run already; `trimtab resume {path}` goes on with it, --out takes another"
+            )
+        raise InputError(f"{str(path)!r} exists and is not empty; choose another --out")
+
+    @classmethod
+    def open(cls, path: Path) -> Self:
+        """A run directory that exists; InputError where it is none."""
+        directory = cls(path)
+        directory.info()
+        if not directory.config_file.is_file():
+            raise InputError(f"{str(path)!r} is no run directory: it has no config.yaml")
+        return directory
+
+    def config(self) -> Config:
+        """The resolved config the run was started with."""
+        return load_config(self.config_file)
+
+    def info(self) -> RunInfo:
+        """What `run.json` says now.
+
+        Raises:
+            InputError: no run directory, or one of another version.
+        """
+        try:
+            values = json.loads(self.info_file.read_bytes())
+        except FileNotFoundError:
+            raise InputError(
+                f"{str(self.path)!r} is no run directory: it has no run.json (`trimtab search` makes one)"
+            ) from None
+        except OSError as error:
+            raise InputError(f"{str(self.path)!r} is no run directory: {error.strerror}") from None
+        except (ValueError, RecursionError) as error:
+            raise InputError(f"{str(self.info_file)!r} is damaged: {error}") from None
+        if not isinstance(values, dict) or values.get("format") != FORMAT:
+            found = values.get("format") if isinstance(values, dict) else None
+            raise InputError(f"{str(self.path)!r} has layout {found!r}; this version reads layout {FORMAT}")
+        try:
+            info = RunInfo(**values)
+        except TypeError:
+            raise InputError(f"{str(self.info_file)!r} is damaged: keys are missing or unknown") from None
+        if info.state not in get_args(State) or not isinstance(info.wall_s, int | float):
+            raise InputError(f"{str(self.info_file)!r} is damaged: state {info.state!r}, wall_s {info.wall_s!r}")
+        return info
+
+    def write_info(self, info: RunInfo) -> None:
+        """Replace `run.json`, atomically."""
+        write_json(self.info_file, asdict(info))
+
+    def driven(self) -> bool:
+        """Whether some process drives the run at this moment."""
+        if not self.lock_file.exists():
+            return False
+        try:
+            with FileLock(self.lock_file, timeout=0):
+                return False
+        except Timeout:
+            return True
+        except OSError:  # a directory that cannot be written to cannot be driven either
+            return False
+
+    @contextmanager
+    def drive(self) -> Iterator["RunClock"]:
+        """Hold the run's lock: one process at a time. The operating system lets go of it when the process dies.
+
+        Raises:
+            TrimtabError: another process holds it.
+        """
+        lock = FileLock(self.lock_file, timeout=1)  # `driven` of another process may hold it for a moment
+        try:
+            lock.acquire()
+        except Timeout:
+            raise TrimtabError(
+                f"{str(self.path)!r} is driven by another process; stop that one, or look on with "
+                f"`trimtab status {self.path}`"
+            ) from None
+        except OSError as error:
+            raise TrimtabError(f"the run directory {str(self.path)!r} cannot be written: {error.strerror}") from None
+        try:
+            yield RunClock(self)
+        finally:
+            lock.release()
+
+
+class RunClock:
+    """Keeps `run.json` true while the run is driven: its state, its stage, and the seconds spent on it."""
+
+    def __init__(self, directory: RunDirectory) -> None:
+        self._directory = directory
+        self._info = directory.info()
+        self._before_s = self._info.wall_s
+        self._started = self._written = time.monotonic()
+        self.set("running", "starting")
+
+    @property
+    def wall_s(self) -> float:
+        """Seconds that the run was driven, over all resumes."""
+        return self._before_s + time.monotonic() - self._started
+
+    def set(self, state: State, stage: str | None = None, reason: str | None = None) -> None:
+        """Write the state down."""
+        stage = self._info.stage if stage is None else stage
+        self._info = replace(self._info, state=state, stage=stage, reason=reason, wall_s=round(self.wall_s, 3))
+        self._written = time.monotonic()
+        self._directory.write_info(self._info)
+
+    def beat(self, every_s: float = 5.0) -> None:
+        """Note the time spent, now and then, so that a kill loses little of it."""
+        if time.monotonic() - self._written >= every_s:
+            self.set(self._info.state, reason=self._info.reason)
+
+
+def next_free(parent: Path, name: str) -> Path:
+    """`parent/name-N` with the smallest N from 1 that does not exist."""
+    number = 1
+    while (parent / f"{name}-{number}").exists():
+        number += 1
+    return parent / f"{name}-{number}"
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write indented JSON atomically; NaN and infinity are refused, for JSON has none."""
+    write_atomically(path, (json.dumps(value, indent=2, allow_nan=False) + "\n").encode())
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Either the old file or the whole new one, also after a power cut."""
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+        sync_directory(path.parent)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def sync_directory(path: Path) -> None:
+    """Put a directory's entries on disk: a rename is durable only then."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def trimtab_version() -> str:
+    """Version of the installed distribution."""
+    try:
+        return version("trimtab")
+    except PackageNotFoundError:
+        return "unknown"

@@ -1,0 +1,225 @@
+"""The record of every evaluation: one SQLite file a run, written by one process, readable by any.
+
+What stands here is the truth of a run. An evaluation is committed, and on disk, before the searcher learns of it; a
+resumed run reads it back instead of evaluating again. Nothing but `seconds` and `finished_at` depends on timing.
+"""
+
+import json
+import sqlite3
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Self
+
+from automl.errors import InputError, TrimtabError
+from search_spaces.objective import Evaluation
+from search_spaces.policy import CompressionPolicy
+
+APPLICATION_ID = 0x7472696D  # "trim"
+SCHEMA_VERSION = 1
+
+_SCHEMA = """
+CREATE TABLE searches (
+    name TEXT PRIMARY KEY,          -- "<algorithm>-<seed>"
+    algorithm TEXT NOT NULL,
+    seed INTEGER NOT NULL,
+    evaluations INTEGER NOT NULL,   -- how many it is to make
+    finished INTEGER NOT NULL DEFAULT 0,
+    error TEXT                      -- why it stopped early
+) WITHOUT ROWID;
+CREATE TABLE evaluations (
+    search TEXT NOT NULL REFERENCES searches (name),
+    number INTEGER NOT NULL,        -- of the proposal, from 0
+    digest TEXT NOT NULL,           -- of the policy
+    policy TEXT NOT NULL,           -- JSON
+    accuracy REAL NOT NULL,         -- of the search-validation slice, before fine-tuning
+    reward REAL,                    -- what the searcher made of it; null until it was told
+    cost TEXT NOT NULL,             -- JSON: metric -> value
+    violation REAL NOT NULL,        -- cost / limit - 1 where above the limit
+    feasible INTEGER NOT NULL,
+    error TEXT,
+    seconds REAL NOT NULL,
+    finished_at TEXT NOT NULL,      -- UTC
+    PRIMARY KEY (search, number)
+) WITHOUT ROWID;
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class SearchRow:
+    """One search of a run: an algorithm with a seed."""
+
+    name: str
+    algorithm: str
+    seed: int
+    evaluations: int
+    finished: bool = False
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluationRow:
+    """One evaluated proposal of a search."""
+
+    search: str
+    number: int
+    policy: CompressionPolicy
+    evaluation: Evaluation
+    reward: float | None = None
+
+
+class Store:
+    """The evaluations of a run. One process writes; others open it with `Store.read`.
+
+    Args:
+        path: the SQLite file, made where there is none.
+
+    Raises:
+        InputError: the file is no Trimtab store, or one of another version.
+    """
+
+    def __init__(self, path: Path, *, _read_only: bool = False) -> None:
+        self._path = path
+        mode = "ro" if _read_only else "rwc"
+        try:
+            self._connection = sqlite3.connect(
+                f"{path.resolve().as_uri()}?mode={mode}", uri=True, timeout=30, check_same_thread=False
+            )
+            self._connection.isolation_level = None  # transactions are written out below
+            self._prepare(_read_only)
+        except sqlite3.Error as error:
+            raise InputError(f"{str(path)!r} is no store of evaluations: {error}") from None
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """Open for reading only, also while a run writes; InputError where the file is none."""
+        return cls(path, _read_only=True)
+
+    def _prepare(self, read_only: bool) -> None:
+        application = self._connection.execute("PRAGMA application_id").fetchone()[0]
+        version = self._connection.execute("PRAGMA user_version").fetchone()[0]
+        empty = not self._connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]
+        if empty and not application and not read_only:
+            self._connection.execute("PRAGMA journal_mode = WAL")
+            self._connection.executescript(
+                f"BEGIN; {_SCHEMA} PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {SCHEMA_VERSION};"
+                "COMMIT;"
+            )
+        elif application != APPLICATION_ID:
+            raise InputError(f"{str(self._path)!r} is an SQLite file of another program")
+        elif version != SCHEMA_VERSION:
+            raise InputError(f"{str(self._path)!r} has schema {version}; this version reads schema {SCHEMA_VERSION}")
+        self._connection.execute("PRAGMA synchronous = FULL")  # a commit is on disk, also after a power cut
+        self._connection.execute("PRAGMA foreign_keys = ON")
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        try:
+            self._connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield self._connection
+            except BaseException:
+                self._connection.execute("ROLLBACK")
+                raise
+            self._connection.execute("COMMIT")
+        except sqlite3.Error as error:
+            raise TrimtabError(f"{str(self._path)!r} cannot be written: {error}") from None
+
+    def close(self) -> None:
+        """Fold the write-ahead log into the file and let go of it."""
+        self._connection.close()
+
+    def add_searches(self, searches: list[SearchRow]) -> None:
+        """Announce the searches of a run; those that stand there stay as they are."""
+        with self._transaction() as connection:
+            connection.executemany(
+                "INSERT OR IGNORE INTO searches (name, algorithm, seed, evaluations) VALUES (?, ?, ?, ?)",
+                [(row.name, row.algorithm, row.seed, row.evaluations) for row in searches],
+            )
+
+    def searches(self) -> list[SearchRow]:
+        """Every search, by name."""
+        rows = self._rows("SELECT name, algorithm, seed, evaluations, finished, error FROM searches ORDER BY name")
+        return [SearchRow(name, algorithm, seed, n, bool(done), why) for name, algorithm, seed, n, done, why in rows]
+
+    def finish(self, search: str, error: str | None = None) -> None:
+        """The search made all its evaluations, or stopped early for a reason."""
+        with self._transaction() as connection:
+            connection.execute("UPDATE searches SET finished = 1, error = ? WHERE name = ?", (error, search))
+
+    def add(self, row: EvaluationRow) -> None:
+        """Commit an evaluation; it is on disk when this returns.
+
+        Raises:
+            TrimtabError: that proposal stands there already, or the disk is full.
+        """
+        found = row.evaluation
+        with self._transaction() as connection:
+            connection.execute(
+                "INSERT INTO evaluations VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                (
+                    row.search,
+                    row.number,
+                    row.policy.digest,
+                    row.policy.to_json(),
+                    found.accuracy,
+                    row.reward,
+                    json.dumps(dict(found.cost), sort_keys=True),
+                    found.violation,
+                    found.feasible,
+                    found.error,
+                    found.seconds,
+                    datetime.now(UTC).isoformat(timespec="milliseconds"),
+                ),
+            )
+
+    def set_rewards(self, search: str, rewards: Mapping[int, float]) -> None:
+        """Note what the searcher made of its evaluations, by proposal number."""
+        with self._transaction() as connection:
+            connection.executemany(
+                "UPDATE evaluations SET reward = ? WHERE search = ? AND number = ?",
+                [(reward, search, number) for number, reward in rewards.items()],
+            )
+
+    def find(self, search: str, number: int) -> EvaluationRow | None:
+        """That proposal's evaluation, None where it has not been evaluated."""
+        return next(self._evaluations("WHERE search = ? AND number = ?", (search, number)), None)
+
+    def evaluations(self, search: str | None = None) -> Iterator[EvaluationRow]:
+        """Evaluations by search and number: of one search, or of all."""
+        if search is None:
+            return self._evaluations("", ())
+        return self._evaluations("WHERE search = ?", (search,))
+
+    def counts(self) -> dict[str, int]:
+        """Number of evaluations of each search that has any."""
+        return {str(name): int(n) for name, n in self._rows("SELECT search, count(*) FROM evaluations GROUP BY search")}
+
+    def forget_failures(self, search: str) -> None:
+        """Drop the failed evaluations that ended a search, and that it ended, so that it may try them again."""
+        with self._transaction() as connection:
+            connection.execute(
+                "DELETE FROM evaluations WHERE search = :name AND number > "
+                "(SELECT coalesce(max(number), -1) FROM evaluations WHERE search = :name AND error IS NULL)",
+                {"name": search},
+            )
+            connection.execute("UPDATE searches SET finished = 0, error = NULL WHERE name = ?", (search,))
+
+    def _evaluations(self, where: str, values: tuple[object, ...]) -> Iterator[EvaluationRow]:
+        rows = self._rows(
+            "SELECT search, number, policy, accuracy, cost, violation, seconds, error, reward "
+            f"FROM evaluations {where} ORDER BY search, number",
+            values,
+        )
+        for search, number, policy, accuracy, cost, violation, seconds, error, reward in rows:
+            evaluation = Evaluation(accuracy, json.loads(cost), violation, seconds, error)
+            yield EvaluationRow(search, number, CompressionPolicy.from_json(policy), evaluation, reward)
+
+    def _rows(self, sql: str, values: tuple[object, ...] = ()) -> Iterator[tuple[Any, ...]]:
+        try:
+            with closing(self._connection.execute(sql, values)) as cursor:
+                yield from cursor
+        except sqlite3.Error as error:
+            raise InputError(f"{str(self._path)!r} cannot be read: {error}") from None

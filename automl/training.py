@@ -1,0 +1,245 @@
+"""Training and evaluating a network; baselines, fine-tuning and the from-scratch control all go through here.
+
+Given the same seed, machine, torch and number of threads, training gives the same weights bit for bit. With another
+number of threads torch adds up in another order, and the weights differ in their last bits, then more.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from math import cos, isfinite, pi
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset, TensorDataset
+
+from automl.data.bundle import AugmentsItems, DataBundle, Images
+from automl.metrics import Metric, accuracy
+from search_spaces.errors import InputError, TrimtabError
+
+
+@dataclass(frozen=True)
+class TrainingOptions:
+    """How a network is trained.
+
+    Attributes:
+        epochs: passes over the training split; 0 leaves the network as it is.
+        batch_size: images a step.
+        lr: peak learning rate; it falls to zero along a cosine (Loshchilov & Hutter 2017).
+        momentum: Nesterov's (SGD), or Adam's beta 1.
+        weight_decay: of weights with more than one dimension; batch norm and biases are left alone.
+        label_smoothing: share of the target spread over all classes.
+        optimizer: "sgd" or "adam" (decoupled weight decay, AdamW).
+        warmup_epochs: the learning rate first rises linearly over these, at most half of `epochs`.
+        seed: of the order of the images, their augmentation and dropout.
+        workers: processes that decode images; only data sets that are not held in memory use them. The result does
+            not depend on their number.
+        device: where to train, "cpu" or for example "cuda:0".
+    """
+
+    epochs: int
+    batch_size: int = 64
+    lr: float = 0.1
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    label_smoothing: float = 0.0
+    optimizer: Literal["sgd", "adam"] = "sgd"
+    warmup_epochs: float = 1.0
+    seed: int = 0
+    workers: int = 4
+    device: str = "cpu"
+
+    def __post_init__(self) -> None:
+        rules = {
+            "epochs must be at least 0": self.epochs >= 0,
+            "batch_size must be at least 1": self.batch_size >= 1,
+            "lr must be positive": self.lr > 0,
+            "momentum must be in [0, 1)": 0 <= self.momentum < 1,
+            "weight_decay must not be negative": self.weight_decay >= 0,
+            "label_smoothing must be in [0, 1)": 0 <= self.label_smoothing < 1,
+            "optimizer must be 'sgd' or 'adam'": self.optimizer in ("sgd", "adam"),
+            "warmup_epochs must not be negative": self.warmup_epochs >= 0,
+            "workers must not be negative": self.workers >= 0,
+        }
+        for rule, holds in rules.items():
+            if not holds:
+                raise InputError(f"{rule}, got {getattr(self, rule.split()[0])!r}")
+
+
+@dataclass(frozen=True)
+class EpochReport:
+    """What a progress bar shows after each epoch: number (from 1) of `epochs`, mean training loss, seconds it took."""
+
+    epoch: int
+    epochs: int
+    loss: float
+    seconds: float
+
+
+def train(
+    model: nn.Module,
+    data: DataBundle,
+    options: TrainingOptions,
+    *,
+    on_epoch: Callable[[EpochReport], None] | None = None,
+) -> None:
+    """Train `model` IN PLACE on data.train, and leave it in eval mode on the CPU.
+
+    Everything random comes from options.seed; torch's own random state is left as it was.
+
+    Raises:
+        TrimtabError: the loss is no longer a finite number.
+        InputError: torch does not know the device.
+    """
+    device = torch_device(options.device)
+    devices = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(options.seed)
+        model.to(device).train()
+        try:
+            _train(model, data, options, device, on_epoch)
+        finally:
+            model.cpu().eval()
+
+
+def _train(
+    model: nn.Module,
+    data: DataBundle,
+    options: TrainingOptions,
+    device: torch.device,
+    on_epoch: Callable[[EpochReport], None] | None,
+) -> None:
+    optimizer = _optimizer(model, options)
+    steps = -(-_length(data.train) // options.batch_size)
+    warmup = min(options.warmup_epochs, options.epochs / 2) * steps
+    step = 0
+    for epoch in range(options.epochs):
+        start = time.perf_counter()
+        total, images = torch.zeros((), device=device), 0
+        for inputs, labels in _training_batches(data, options, epoch):
+            rate = options.lr * _schedule(step, options.epochs * steps, warmup)
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            step += 1
+            if len(labels) == 1 and steps > 1:
+                continue  # batch norm cannot normalise a single image; it comes along in another epoch
+            labels = labels.to(device)
+            loss = F.cross_entropy(model(inputs.to(device)), labels, label_smoothing=options.label_smoothing)
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            total += loss.detach() * len(labels)
+            images += len(labels)
+        mean = float(total) / max(images, 1)
+        if not isfinite(mean):
+            raise TrimtabError(f"training diverged in epoch {epoch + 1} (loss {mean}); lower lr, it is {options.lr}")
+        if on_epoch is not None:
+            on_epoch(EpochReport(epoch + 1, options.epochs, mean, time.perf_counter() - start))
+
+
+def _optimizer(model: nn.Module, options: TrainingOptions) -> torch.optim.Optimizer:
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    groups: list[dict[str, Any]] = [
+        {"params": [p for p in parameters if p.dim() > 1], "weight_decay": options.weight_decay},
+        {"params": [p for p in parameters if p.dim() <= 1], "weight_decay": 0.0},
+    ]
+    groups = [group for group in groups if group["params"]]
+    if options.optimizer == "adam":
+        return torch.optim.AdamW(groups, lr=options.lr, betas=(options.momentum, 0.999), foreach=True)
+    nesterov = options.momentum > 0
+    return torch.optim.SGD(groups, lr=options.lr, momentum=options.momentum, nesterov=nesterov, foreach=True)
+
+
+def _schedule(step: int, total: int, warmup: float) -> float:
+    """Share of the peak learning rate at a step: a linear rise over `warmup` steps, then half a cosine to zero."""
+    if step < warmup:
+        return (step + 1) / (warmup + 1)
+    return 0.5 * (1 + cos(pi * (step - warmup) / max(total - warmup, 1)))
+
+
+def evaluate(
+    model: nn.Module, dataset: Images, metric: Metric = accuracy, batch_size: int = 256, *, workers: int = 0
+) -> float:
+    """The metric of the model's outputs on a whole data set, in eval mode, on the device the model is on.
+
+    Raises:
+        InputError: the metric failed.
+    """
+    device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+    training = model.training
+    model.eval()
+    outputs, targets = [], []
+    with torch.inference_mode():
+        for inputs, labels in _batches(dataset, batch_size, workers):
+            outputs.append(model(inputs.to(device)).float().cpu())
+            targets.append(labels)
+        value = metric(torch.cat(outputs), torch.cat(targets))
+    model.train(training)
+    return value
+
+
+def _training_batches(data: DataBundle, options: TrainingOptions, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Shuffled and augmented batches of one epoch; the order and the changes depend on (seed, epoch) alone."""
+    generator = torch.Generator().manual_seed(_mix(options.seed, epoch))
+    order = torch.randperm(_length(data.train), generator=generator)
+    if isinstance(data.train, TensorDataset):
+        images, labels = data.train.tensors
+        source: Iterator[tuple[Tensor, Tensor]] = (
+            (images[index], labels[index]) for index in torch.split(order, options.batch_size)
+        )
+    else:
+        epoch_view = _EpochView(data.train, _mix(options.seed, epoch))
+        loader = DataLoader(epoch_view, options.batch_size, sampler=order.tolist(), num_workers=options.workers)
+        source = iter(loader)
+    for inputs, targets in source:
+        yield (inputs if data.augment is None else data.augment(inputs, generator)), targets
+
+
+class _EpochView(Dataset[Any]):
+    """A data set as one epoch of training sees it: item i's augmentation is drawn from (seed, i)."""
+
+    def __init__(self, dataset: Images, seed: int) -> None:
+        self.dataset = dataset
+        self.seed = seed
+
+    def __len__(self) -> int:
+        return _length(self.dataset)
+
+    def __getitem__(self, index: int) -> Any:
+        if isinstance(self.dataset, AugmentsItems):
+            return self.dataset.augmented(index, torch.Generator().manual_seed(_mix(self.seed, index)))
+        return self.dataset[index]
+
+
+def _batches(dataset: Images, batch_size: int, workers: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """All of a data set in its own order."""
+    if isinstance(dataset, TensorDataset):
+        images, labels = dataset.tensors
+        yield from zip(torch.split(images, batch_size), torch.split(labels, batch_size), strict=True)
+    else:
+        yield from DataLoader(dataset, batch_size, num_workers=workers)
+
+
+def torch_device(name: str) -> torch.device:
+    """A device that torch has.
+
+    Raises:
+        InputError: there is none of that name here.
+    """
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:  # torch asserts where it is built without the device
+        raise InputError(f"device {name!r} is not available here; use 'cpu'") from error
+    return device
+
+
+def _length(dataset: Images) -> int:
+    return len(dataset)  # type: ignore[arg-type]  # torch's Dataset declares no __len__
+
+
+def _mix(seed: int, number: int) -> int:
+    """A seed for each (seed, number), far apart for neighbours (Knuth's multiplicative constants)."""
+    return (seed * 6364136223846793005 + number * 1442695040888963407 + 1) % 2**63

@@ -1,0 +1,223 @@
+"""Writes an exported network: every format, digested, in one directory that appears all at once."""
+
+import os
+import platform
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Any
+
+import safetensors.torch
+import torch
+from backends.measuring import Artefact, measure
+from torch import nn
+
+from automl.data import DataBundle, load_data
+from automl.export.atomic import appearing_at_once
+from automl.export.manifest import (
+    ARCHITECTURE,
+    ARTEFACTS,
+    LIBRARY,
+    MANIFEST,
+    ONNX,
+    POLICY,
+    PROGRAM,
+    WEIGHTS,
+    DataRecord,
+    InputRecord,
+    LatencyRecord,
+    Manifest,
+    VerificationRecord,
+    record_file,
+)
+from automl.export.onnx_export import save_onnx
+from automl.export.rebuild import Architecture
+from automl.export.torch_export import Batch, capture_program, save_program
+from automl.export.tvm_export import save_library
+from automl.metrics import load_metric
+from automl.training import evaluate
+from search_spaces.errors import InputError, TrimtabError
+from search_spaces.policy import CompressionPolicy
+
+MOST_IMAGES = 10_000
+FEWEST_IMAGES = 500
+WORK_MACS = 10**12
+PACKAGES = {"trimtab": "trimtab", "torch": "torch", "onnx": "onnx", "onnxruntime": "onnxruntime", "tvm": "apache-tvm"}
+
+
+def export_network(
+    module: nn.Module,
+    directory: Path,
+    *,
+    policy: CompressionPolicy,
+    architecture: Mapping[str, Any],
+    example_input: torch.Tensor,
+    data: Mapping[str, Any],
+    results: Mapping[str, Any],
+    threads: int = 1,
+    measure_latency: bool = True,
+) -> dict[str, Any]:
+    """Write the network in every format, with a manifest; the directory appears whole or not at all.
+
+    Args:
+        module: the compressed network; left as it is.
+        directory: where; an export that stands there is replaced, anything else is refused.
+        policy: what made the network.
+        architecture: "model", "args", "classes", "input_shape", "units" (see `rebuild.Architecture`).
+        example_input: one image or more [N, C, H, W], float32.
+        data: "name" and "args" of the data set that the accuracy was measured on.
+        results: "accuracy" (test split), "macs", "params", "weight_bytes", perhaps "metric" (a reference as in the
+            config); what else it holds goes into the manifest as it is.
+        threads: that the compiled library and the measurements use.
+        measure_latency: whether to time each engine.
+
+    Returns:
+        The manifest, as JSON holds it.
+
+    Raises:
+        InputError: the directory holds something else, or an argument lacks what the manifest needs.
+        TrimtabError: torch cannot trace the network.
+    """
+    known = dict(results)
+    lacking = {"accuracy", "macs", "params", "weight_bytes"} - known.keys()
+    if lacking:
+        raise InputError(f"an export needs the results {', '.join(sorted(lacking))}")
+    described = Architecture.model_validate(dict(architecture))
+    metric = known.pop("metric", None)
+    example = example_input.detach().to("cpu", torch.float32)
+    with appearing_at_once(directory) as folder:
+        (folder / POLICY).write_text(policy.to_json(), encoding="utf-8")
+        (folder / ARCHITECTURE).write_text(described.to_json(), encoding="utf-8")
+        safetensors.torch.save_file(_weights(module), folder / WEIGHTS)
+        batch, left_out, details = _write_formats(module, example, folder, threads)
+        bundle = load_data(str(data["name"]), dict(data.get("args") or {}))
+        manifest = Manifest(
+            schema_version=1,
+            trimtab=_version("trimtab"),
+            files={name: record_file(folder / name) for name in ARTEFACTS if (folder / name).exists()},
+            left_out=left_out,
+            input=InputRecord(shape=list(example.shape[1:]), dtype="float32"),
+            classes=described.classes,
+            batch=batch,
+            data=_data_record(data, bundle),
+            metric=metric,
+            accuracy=float(known.pop("accuracy")),
+            verification=_verification(module, bundle, metric, int(known["macs"])),
+            macs=int(known.pop("macs")),
+            params=int(known.pop("params")),
+            weight_bytes=int(known.pop("weight_bytes")),
+            latency=_latencies(module, folder, example, details, threads) if measure_latency else {},
+            machine=machine(),
+            versions={name: _version(package) for name, package in PACKAGES.items()}
+            | {"python": platform.python_version()},
+            results=known,
+        )
+        (folder / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
+    return manifest.model_dump(mode="json")
+
+
+def verified_images(test_images: int, macs: int) -> int:
+    """How many test images a verification runs: all of them, up to a bound on the work they are."""
+    return min(test_images, max(FEWEST_IMAGES, min(MOST_IMAGES, WORK_MACS // max(1, macs))))
+
+
+def machine() -> dict[str, str | int]:
+    """The machine's processor, without any name or path of it."""
+    cpu = platform.processor() or platform.machine()
+    try:
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                cpu = line.partition(":")[2].strip()
+                break
+    except OSError:
+        pass  # not Linux: the platform's own word has to do
+    return {"cpu": cpu, "cores": os.cpu_count() or 1, "system": f"{platform.system()} {platform.machine()}"}
+
+
+def _weights(module: nn.Module) -> dict[str, torch.Tensor]:
+    """Own copies: safetensors refuses tensors that share memory."""
+    return {name: tensor.detach().cpu().contiguous().clone() for name, tensor in module.state_dict().items()}
+
+
+def _write_formats(
+    module: nn.Module, example: torch.Tensor, folder: Path, threads: int
+) -> tuple[dict[str, Batch], dict[str, str], dict[str, str]]:
+    """Batch size by artefact, artefacts left out with the reason, and details of the compiled library."""
+    program, size = capture_program(module, example)
+    save_program(program, folder / PROGRAM)
+    batch: dict[str, Batch] = {PROGRAM: size}
+    left_out: dict[str, str] = {}
+    details: dict[str, str] = {}
+    try:
+        save_onnx(program, folder / ONNX)
+        batch[ONNX] = size
+    except TrimtabError as error:
+        (folder / ONNX).unlink(missing_ok=True)
+        left_out[ONNX] = str(error)
+    try:
+        details = save_library(module, example, folder / LIBRARY, threads=threads)
+        batch[LIBRARY] = 1
+    except TrimtabError as error:
+        (folder / LIBRARY).unlink(missing_ok=True)
+        left_out[LIBRARY] = str(error)
+    return batch, left_out, details
+
+
+def _verification(module: nn.Module, bundle: DataBundle, metric: str | None, macs: int) -> VerificationRecord:
+    total = len(bundle.test)  # type: ignore[arg-type]  # torch's Dataset declares no __len__
+    images = verified_images(total, macs)
+    part = torch.utils.data.Subset(bundle.test, range(images))
+    return VerificationRecord(images=images, of=total, accuracy=evaluate(module, part, load_metric(metric)))
+
+
+def _data_record(data: Mapping[str, Any], bundle: DataBundle) -> DataRecord:
+    """The reference of the data set, without the paths of this machine."""
+    args = dict(data.get("args") or {})
+    local = sorted(name for name, value in args.items() if is_machine_path(value))
+    portable = {name: value for name, value in args.items() if name not in local}
+    return DataRecord(name=str(data["name"]), args=portable, local=local, digest=bundle.digest)
+
+
+def is_machine_path(value: object) -> bool:
+    """Whether an argument names a place on one machine: an absolute path, one of a home, or one that climbs."""
+    if not isinstance(value, str | Path):
+        return False
+    text = str(value)
+    return (
+        text.startswith("~")
+        or PurePosixPath(text).is_absolute()
+        or PureWindowsPath(text).is_absolute()
+        or ".." in PurePosixPath(text).parts
+    )
+
+
+def _latencies(
+    module: nn.Module, folder: Path, example: torch.Tensor, details: dict[str, str], threads: int
+) -> dict[str, LatencyRecord]:
+    """Each compiled artefact timed at batch 1, interleaved in a process of its own."""
+    engines = {"tvm": LIBRARY, "onnxruntime": ONNX}
+    artefacts = [Artefact(engine, folder / name) for engine, name in engines.items() if (folder / name).exists()]
+    if not artefacts:
+        return {}
+    with torch.no_grad():
+        expected = module(example[:1]).numpy()
+    measured = measure(artefacts, example[:1].numpy(), expected, threads=threads)
+    return {
+        found.engine: LatencyRecord(
+            median_s=found.latency_s,
+            p10_s=found.p10_s,
+            p90_s=found.p90_s,
+            runs=found.runs,
+            threads=found.threads,
+            max_error=found.max_error,
+            details=dict(found.details) | (details if found.engine == "tvm" else {}),
+        )
+        for found in measured
+    }
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "unknown"

@@ -1,0 +1,147 @@
+"""A network from what describes it (`architecture.json`) and its weights: no code is read from the export.
+
+build_model(name, args) -> PrunableNetwork -> prune(units) -> load model.safetensors
+"""
+
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import safetensors
+import safetensors.torch
+import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from search_spaces.capture import PrunableNetwork
+from torch import nn
+
+from automl.export.manifest import ARCHITECTURE, WEIGHTS, first_problem, open_regular, read_json_file
+from automl.models import build_model
+from automl.models.external import EXTERNAL
+from automl.plugins import is_reference
+from search_spaces.errors import InputError
+
+# Arguments that would fetch or read weights, which the export brings itself, or ask a library for another model.
+NEEDLESS_ARGS = frozenset(
+    {"name", "model_name", "weights", "weights_backbone", "pretrained", "pretrained_cfg", "pretrained_cfg_overlay"}
+    | {"checkpoint_path", "cache_dir"}
+)
+Width = Annotated[int, Field(gt=0)]
+
+
+class Architecture(BaseModel):
+    """What rebuilds a network: the model's reference and the units that each pruned channel group keeps.
+
+    Attributes:
+        model: registry name, "torchvision:NAME", "timm:NAME" or the user's own "package.module:attribute".
+        args: arguments of the model.
+        classes: number of classes.
+        input_shape: of one image (C, H, W).
+        units: channel group -> indices of the units that stay, rising; groups not named stay whole.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    model: str
+    args: dict[str, Any] = Field(default_factory=dict)
+    classes: Width
+    input_shape: Annotated[list[Width], Field(min_length=3, max_length=3)]
+    units: dict[str, list[Annotated[int, Field(ge=0)]]] = Field(default_factory=dict)
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> "Architecture":
+        """Read `architecture.json`; InputError with the first thing that is wrong."""
+        try:
+            return cls.model_validate_json(text)
+        except ValidationError as error:
+            raise InputError(f"{ARCHITECTURE} is damaged: {first_problem(error)}") from None
+
+    def to_json(self) -> str:
+        """The architecture as indented JSON text."""
+        return self.model_dump_json(indent=2) + "\n"
+
+
+@dataclass(frozen=True)
+class Rebuilt:
+    """A rebuilt network, in eval mode, with the uncompressed one it was cut from."""
+
+    module: nn.Module
+    network: PrunableNetwork
+    architecture: Architecture
+
+
+def is_code(reference: str) -> bool:
+    """Whether a model, data or metric reference is code of the user's, "package.module:attribute"."""
+    return is_reference(reference) and reference.partition(":")[0] not in EXTERNAL
+
+
+def allow(reference: str, what: str, allow_code: bool) -> None:
+    """Refuse to run a user's code that a file names, unless the user said so."""
+    if is_code(reference) and not allow_code:
+        raise InputError(
+            f"{what} is {reference!r}, code that would be imported and run; pass --allow-code if you trust it"
+        )
+
+
+def rebuild(directory: str | Path, *, allow_code: bool = False) -> nn.Module:
+    """The exported network as a plain module in eval mode.
+
+    Args:
+        directory: holds `architecture.json` and `model.safetensors`.
+        allow_code: whether a model that is "package.module:attribute" may be imported.
+
+    Raises:
+        InputError: a file is missing or damaged, the architecture cannot be built, or the weights are not its own.
+    """
+    return rebuild_network(Path(directory), allow_code=allow_code).module
+
+
+def rebuild_network(directory: Path, *, allow_code: bool = False) -> Rebuilt:
+    """See `rebuild`; also gives the network it was cut from."""
+    architecture = Architecture.from_json(read_json_file(directory, ARCHITECTURE))
+    allow(architecture.model, "the exported model", allow_code)
+    channels, height, width = architecture.input_shape
+    args = architecture.args
+    if architecture.model.partition(":")[0] in EXTERNAL:
+        args = {name: value for name, value in args.items() if name not in NEEDLESS_ARGS}
+    model = build_model(architecture.model, args, classes=architecture.classes, input_shape=(channels, height, width))
+    network = PrunableNetwork(model.eval(), torch.zeros(1, channels, height, width), prove=False)
+    known = {group.name: group.width for group in network.graph.groups}
+    for name, kept in architecture.units.items():
+        _check_units(name, kept, known)
+    module = network.prune({name: np.array(kept) for name, kept in architecture.units.items()})
+    _load_weights(module, directory)
+    return Rebuilt(module.eval(), network, architecture)
+
+
+def _check_units(name: str, kept: list[int], known: dict[str, int]) -> None:
+    if name not in known:
+        raise InputError(f"{ARCHITECTURE} prunes the channel group {name!r}, which the model does not have")
+    if not kept or kept[-1] >= known[name] or any(a >= b for a, b in pairwise(kept)):
+        raise InputError(
+            f"{ARCHITECTURE} keeps units {kept[:5]}... of {name!r}; give rising indices below {known[name]}"
+        )
+
+
+def _load_weights(module: nn.Module, directory: Path) -> None:
+    with open_regular(directory, WEIGHTS) as file:
+        content = file.read()
+    try:
+        weights = safetensors.torch.load(content)
+    except safetensors.SafetensorError as error:
+        raise InputError(f"{WEIGHTS} is damaged: {error}") from None
+    expected = module.state_dict()
+    missing = sorted(expected.keys() - weights.keys())
+    unknown = sorted(weights.keys() - expected.keys())
+    if missing or unknown:
+        odd = f"lacks {missing[0]!r}" if missing else f"has the unknown {unknown[0]!r}"
+        raise InputError(f"{WEIGHTS} belongs to another architecture: it {odd}")
+    for name, tensor in expected.items():
+        found = weights[name]
+        if found.shape != tensor.shape or found.dtype != tensor.dtype:
+            raise InputError(
+                f"{WEIGHTS} belongs to another architecture: {name!r} is {found.dtype} {list(found.shape)}, "
+                f"expected {tensor.dtype} {list(tensor.shape)}"
+            )
+    module.load_state_dict(weights)

@@ -1,0 +1,323 @@
+"""Proves an exported network again: every file is the one written, and every format computes the same.
+
+Each artefact is loaded in a fresh, throwaway process, and only after its size and digest matched the manifest; what is
+loaded is the copy that was digested. A digest proves integrity, not origin (docs/security.md).
+"""
+
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from rich.markup import escape
+from rich.table import Table
+from torch.utils.data import DataLoader, Subset
+
+from automl.cache import cache_dir
+from automl.data import DataBundle, load_data
+from automl.export.exporter import is_machine_path
+from automl.export.manifest import (
+    ARCHITECTURE,
+    ARTEFACTS,
+    LIBRARY,
+    ONNX,
+    POLICY,
+    PROGRAM,
+    WEIGHTS,
+    Manifest,
+    copy_verified,
+    read_json_file,
+    read_manifest,
+)
+from automl.export.rebuild import Architecture, allow
+from automl.export.throwaway import Ran, run_artefact
+from automl.metrics import Metric, load_metric
+from search_spaces.errors import InputError
+
+MAX_ERROR = 1e-4
+MAX_ACCURACY_DIFFERENCE = 0.003
+TIMEOUT_S = 900.0
+BATCH = 256
+NETWORK_FILES = (POLICY, ARCHITECTURE, WEIGHTS)
+COMPILED = (PROGRAM, ONNX, LIBRARY)
+ENGINES = {WEIGHTS: "torch", PROGRAM: "torch.export", ONNX: "onnxruntime", LIBRARY: "tvm"}
+
+FloatArray = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One thing looked at.
+
+    Attributes:
+        artefact: file name, or "data".
+        check: what was looked at.
+        passed: whether it is as it must be; True where it is not judged.
+        figure: what was found.
+        judged: False where the figure is only told.
+    """
+
+    artefact: str
+    check: str
+    passed: bool
+    figure: str
+    judged: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class VerifyReport:
+    """All checks of one export, in the order they were made."""
+
+    checks: tuple[Check, ...]
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing failed."""
+        return not self.failures
+
+    @property
+    def failures(self) -> tuple[Check, ...]:
+        """The checks that failed."""
+        return tuple(check for check in self.checks if not check.passed)
+
+    def table(self) -> Table:
+        """The checks for a terminal."""
+        table = Table(title="Verification: " + ("passed" if self.ok else f"{len(self.failures)} failed"))
+        for column in ("artefact", "check", "", "figure"):
+            table.add_column(column, overflow="fold")
+        previous = ""
+        for check in self.checks:
+            table.add_row(
+                check.artefact if check.artefact != previous else "",
+                check.check,
+                ("[green]ok[/green]" if check.judged else "") if check.passed else "[bold red]FAILED[/bold red]",
+                escape(check.figure),
+            )
+            previous = check.artefact
+        return table
+
+
+def verify(
+    directory: str | Path,
+    *,
+    allow_code: bool = False,
+    data_args: Mapping[str, Any] | None = None,
+    timeout_s: float = TIMEOUT_S,
+) -> VerifyReport:
+    """Check every file of an export against its manifest, and every format against the network rebuilt from it.
+
+    Args:
+        directory: what `export_network` wrote.
+        allow_code: whether a model, data set or metric that is "package.module:attribute" may be imported.
+        data_args: arguments of the data set, over those of the manifest (its paths are not in there).
+        timeout_s: seconds that each artefact may take.
+
+    Returns:
+        The checks. A figure outside the tolerances is a failed check, not an exception.
+
+    Raises:
+        InputError: not an export, a damaged manifest, code that was not allowed, or a data set that is not there.
+    """
+    directory = Path(directory)
+    manifest = read_manifest(directory)
+    allow(manifest.data.name, "the data set of the export", allow_code)
+    if manifest.metric is not None:
+        allow(manifest.metric, "the metric of the export", allow_code)
+    with tempfile.TemporaryDirectory(prefix="verify-", dir=cache_dir("verify")) as scratch_name:
+        scratch = Path(scratch_name)
+        checks, intact = _check_files(directory, manifest, scratch)
+        if ARCHITECTURE in intact:
+            described = Architecture.from_json(read_json_file(_folder(scratch, ARCHITECTURE), ARCHITECTURE))
+            allow(described.model, "the exported model", allow_code)
+        try:
+            bundle = _load_data(manifest, data_args or {})
+        except InputError as error:
+            if all(check.passed for check in checks):
+                raise
+            return VerifyReport((*checks, Check("data", "loads", False, str(error))))
+        run = _Verification(manifest, bundle, scratch, allow_code, timeout_s)
+        return VerifyReport((*checks, *run.checks(intact)))
+
+
+class _Verification:
+    """The runs of one export's artefacts over its test images."""
+
+    def __init__(
+        self, manifest: Manifest, bundle: DataBundle, scratch: Path, allow_code: bool, timeout_s: float
+    ) -> None:
+        self._manifest = manifest
+        self._bundle = bundle
+        self._scratch = scratch
+        self._allow_code = allow_code
+        self._timeout_s = timeout_s
+        self._metric: Metric = load_metric(manifest.metric)
+
+    def checks(self, intact: set[str]) -> list[Check]:
+        """Checks of the data, then of every artefact that is intact."""
+        manifest = self._manifest
+        checks = _check_data(manifest, self._bundle)
+        if any(not check.passed for check in checks):
+            return checks
+        images, labels = _arrays(self._bundle, manifest.verification.images)
+        path = self._scratch / "images.npy"
+        np.save(path, images)
+        reference = None
+        if intact.issuperset((ARCHITECTURE, WEIGHTS)):
+            ran = self._run(WEIGHTS, path)
+            reference = ran.outputs
+            checks += self._check_network(ran, labels)
+        for artefact in COMPILED:
+            if artefact in intact:
+                checks += self._check_compiled(artefact, self._run(artefact, path), reference, labels)
+        return checks
+
+    def _run(self, artefact: str, images: Path) -> Ran:
+        size = self._manifest.batch.get(artefact, "dynamic")
+        return run_artefact(
+            artefact,
+            _folder(self._scratch, artefact),
+            images,
+            batch=BATCH if size == "dynamic" else size,
+            threads=max((latency.threads for latency in self._manifest.latency.values()), default=1),
+            allow_code=self._allow_code,
+            timeout_s=self._timeout_s,
+        )
+
+    def _check_network(self, ran: Ran, labels: torch.Tensor) -> list[Check]:
+        if ran.outputs is None:
+            return [Check(WEIGHTS, "runs", False, ran.error or "")]
+        manifest = self._manifest
+        difference = ran.facts["policy"]
+        return [
+            _equal(WEIGHTS, "parameters", ran.facts["params"], manifest.params),
+            _equal(WEIGHTS, "MACs", ran.facts["macs"], manifest.macs),
+            self._check_accuracy(WEIGHTS, ran.outputs, labels),
+            self._told_latency(WEIGHTS, ran),
+            Check(POLICY, "fits the network", difference is None, difference or "same units kept"),
+        ]
+
+    def _check_compiled(
+        self, artefact: str, ran: Ran, reference: FloatArray | None, labels: torch.Tensor
+    ) -> list[Check]:
+        if ran.outputs is None:
+            return [Check(artefact, "runs", False, ran.error or "")]
+        return [
+            check_outputs(artefact, ran.outputs, reference),
+            self._check_accuracy(artefact, ran.outputs, labels),
+            self._told_latency(artefact, ran),
+        ]
+
+    def _check_accuracy(self, artefact: str, outputs: FloatArray, labels: torch.Tensor) -> Check:
+        stated = self._manifest.verification
+        if len(outputs) != len(labels):
+            return Check(artefact, "accuracy", False, f"{len(outputs)} outputs for {len(labels)} images")
+        found = self._metric(torch.from_numpy(outputs), labels)
+        passed = abs(found - stated.accuracy) <= MAX_ACCURACY_DIFFERENCE * max(1.0, abs(stated.accuracy))
+        of = f" of {stated.of}" if stated.of != stated.images else ""
+        figure = f"{found:.4f} over {stated.images}{of} test images, manifest {stated.accuracy:.4f}"
+        return Check(artefact, self._metric.name, passed, figure)
+
+    def _told_latency(self, artefact: str, ran: Ran) -> Check:
+        found = ran.facts["latency"]
+        stated = self._manifest.latency.get(ENGINES[artefact])
+        figure = (
+            f"{_ms(found['median_s'])} (p10 {_ms(found['p10_s'])}, p90 {_ms(found['p90_s'])}, {found['runs']} runs)"
+            + (f", manifest {_ms(stated.median_s)}" if stated else "")
+        )
+        return Check(artefact, "latency, batch 1", True, figure, judged=False)
+
+
+def check_outputs(artefact: str, outputs: FloatArray, reference: FloatArray | None) -> Check:
+    """Whether outputs [N, ...] are those of the rebuilt network: max|a - b| / max|a| of at most 1e-4."""
+    name = "outputs"
+    if reference is None:
+        return Check(artefact, name, False, f"nothing to compare with: {WEIGHTS} did not run")
+    if outputs.shape != reference.shape:
+        return Check(artefact, name, False, f"shape {list(outputs.shape)}, expected {list(reference.shape)}")
+    error = float(
+        np.max(np.abs(outputs - reference)) / max(float(np.max(np.abs(reference))), np.finfo(np.float32).tiny)
+    )
+    # written so that NaN fails
+    return Check(artefact, name, error <= MAX_ERROR, f"max|a-b|/max|a| = {error:.1e}, at most {MAX_ERROR:g}")
+
+
+def _check_files(directory: Path, manifest: Manifest, scratch: Path) -> tuple[list[Check], set[str]]:
+    """Size and digest of every file; the intact ones are copied to where they will be loaded from."""
+    checks: list[Check] = []
+    intact: set[str] = set()
+    for name in dict.fromkeys((*ARTEFACTS, *manifest.files)):
+        record = manifest.files.get(name)
+        if record is None:
+            reason = manifest.left_out.get(name)
+            told = Check(name, "left out", True, reason or "", judged=False)
+            checks.append(told if reason else Check(name, "size and digest", False, "not in the manifest"))
+            continue
+        folder = _folder(scratch, name)
+        folder.mkdir(exist_ok=True)
+        wrong = copy_verified(directory, name, record, folder / name)
+        checks.append(
+            Check(name, "size and digest", wrong is None, wrong or f"{record.bytes:,} bytes, {record.sha256[:12]}…")
+        )
+        if wrong is None:
+            intact.add(name)
+    return checks, intact
+
+
+def _check_data(manifest: Manifest, bundle: DataBundle) -> list[Check]:
+    """Whether the data set is the one that the accuracy was measured on."""
+    stated = manifest.verification
+    total = len(bundle.test)  # type: ignore[arg-type]  # torch's Dataset declares no __len__
+    checks = []
+    if manifest.data.digest is not None:
+        same = bundle.digest == manifest.data.digest
+        checks.append(
+            Check("data", "digest", same, bundle.digest[:12] if same else "not the data set that was exported with")
+        )
+    if total != stated.of or stated.images > total:
+        checks.append(Check("data", "test images", False, f"{total}, the manifest says {stated.images} of {stated.of}"))
+    if list(bundle.input_shape) != manifest.input.shape:
+        figure = f"{list(bundle.input_shape)}, the network reads {manifest.input.shape}"
+        checks.append(Check("data", "shape", False, figure))
+    return checks
+
+
+def _load_data(manifest: Manifest, given: Mapping[str, Any]) -> DataBundle:
+    record = manifest.data
+    for name in record.local:
+        if name not in given:
+            raise InputError(
+                f"{name!r} of the data set {record.name!r} is a path of the machine that exported and is not in the "
+                f"manifest; give it with --data {name}=PATH"
+            )
+    for name, value in record.args.items():
+        if is_machine_path(value) and name not in given:
+            raise InputError(
+                f"the manifest names the path {value!r} for {name!r} of its data set; paths are given with "
+                f"--data {name}=PATH"
+            )
+    return load_data(record.name, {**record.args, **given})
+
+
+def _arrays(bundle: DataBundle, images: int) -> tuple[FloatArray, torch.Tensor]:
+    """The first test images [N, C, H, W] and their labels [N]."""
+    batches = list(DataLoader(Subset(bundle.test, range(images)), batch_size=BATCH))
+    pixels = torch.cat([batch[0] for batch in batches]).to(torch.float32)
+    return pixels.numpy(), torch.cat([batch[1] for batch in batches])
+
+
+def _folder(scratch: Path, artefact: str) -> Path:
+    """Each artefact is loaded in a folder of its own; the parts of the rebuilt network share one."""
+    return scratch / ("network" if artefact in NETWORK_FILES else artefact)
+
+
+def _equal(artefact: str, check: str, found: int, stated: int) -> Check:
+    same = found == stated
+    return Check(artefact, check, same, f"{found:,}" if same else f"{found:,}, the manifest says {stated:,}")
+
+
+def _ms(seconds: float) -> str:
+    return f"{seconds * 1e3:.3f} ms"

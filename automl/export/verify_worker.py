@@ -1,0 +1,132 @@
+"""The throwaway process of `verify`: `python -m automl.export.verify_worker FOLDER`.
+
+Reads the request in the folder, loads one artefact, runs it on the images and leaves outputs and facts there.
+"""
+
+import json
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from automl.export import manifest
+from automl.export.manifest import POLICY, read_json_file
+from automl.export.onnx_export import load_onnx
+from automl.export.rebuild import Rebuilt, rebuild_network
+from automl.export.throwaway import OUTPUTS, REQUEST, RESULT
+from search_spaces.errors import InputError, TrimtabError
+from search_spaces.policy import CompressionPolicy
+
+FloatArray = npt.NDArray[np.float32]
+Run = Callable[[FloatArray], FloatArray]
+WARM_UP_RUNS, LEAST_RUNS, MOST_RUNS, TIMING_S = 10, 20, 300, 2.0
+
+
+def main(arguments: list[str]) -> int:
+    """Do what the request in the folder asks; a `TrimtabError` is told in one line on stderr, exit code 1."""
+    folder = Path(arguments[0])
+    request = json.loads((folder / REQUEST).read_text(encoding="utf-8"))
+    torch.set_num_threads(request["threads"])
+    try:
+        facts = _run(folder, request)
+    except TrimtabError as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
+    (folder / RESULT).write_text(json.dumps(facts), encoding="utf-8")
+    return 0
+
+
+def _run(folder: Path, request: dict[str, Any]) -> dict[str, Any]:
+    images: FloatArray = np.load(request["images"], mmap_mode="r", allow_pickle=False)
+    run, facts = _load(folder, request, np.ascontiguousarray(images[:1]))
+    size = request["batch"]
+    outputs = [run(np.ascontiguousarray(images[start : start + size])) for start in range(0, len(images), size)]
+    np.save(folder / OUTPUTS, np.concatenate(outputs))
+    return facts | {"latency": _time(run, np.ascontiguousarray(images[:1]))}
+
+
+def _load(folder: Path, request: dict[str, Any], image: FloatArray) -> tuple[Run, dict[str, Any]]:
+    """The artefact as a function from images to outputs, and what else is to be known of it."""
+    path = folder / request["artefact"]
+    match request["artefact"]:
+        case manifest.WEIGHTS:
+            rebuilt = rebuild_network(folder, allow_code=request["allow_code"])
+            return _torch_run(rebuilt.module), _facts(rebuilt, folder, image)
+        case manifest.PROGRAM:
+            return _torch_run(torch.export.load(path).module()), {}
+        case manifest.ONNX:
+            return load_onnx(path.read_bytes(), request["threads"]), {}
+        case manifest.LIBRARY:
+            from backends.tvm import load_library
+
+            return load_library(path), {}
+        case other:
+            raise InputError(f"{other!r} is no artefact that can be run")
+
+
+def _torch_run(module: nn.Module) -> Run:
+    def run(images: FloatArray) -> FloatArray:
+        with torch.no_grad():
+            output: FloatArray = module(torch.from_numpy(images)).numpy()
+        return output
+
+    return run
+
+
+def _facts(rebuilt: Rebuilt, folder: Path, image: FloatArray) -> dict[str, Any]:
+    """Parameters, MACs counted on the running network, and whether the policy says what the units say."""
+    return {
+        "params": sum(parameter.numel() for parameter in rebuilt.module.parameters()),
+        "macs": count_macs(rebuilt.module, torch.from_numpy(image)),
+        "policy": _policy_difference(rebuilt, folder) if (folder / POLICY).exists() else None,
+    }
+
+
+def count_macs(module: nn.Module, image: torch.Tensor) -> int:
+    """Multiply-accumulates of convolution and linear layers, counted by torch's flop counter (2 a MAC)."""
+    ops = torch.ops.aten
+    counted = (ops.convolution, ops._convolution, ops.addmm, ops.mm)
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        module(image)
+    flops = sum(count for op, count in counter.get_flop_counts()["Global"].items() if op in counted)
+    return int(flops) // 2
+
+
+def _policy_difference(rebuilt: Rebuilt, folder: Path) -> str | None:
+    """What `policy.json` says otherwise than `architecture.json`, None where they agree."""
+    try:
+        policy = CompressionPolicy.from_json(read_json_file(folder, POLICY).decode())
+        kept = rebuilt.network.graph.kept_units(policy)
+    except (InputError, UnicodeDecodeError) as error:
+        return str(error)
+    units = rebuilt.architecture.units
+    for group, count in zip(rebuilt.network.graph.groups, kept, strict=True):
+        found = len(units[group.name]) if group.name in units else group.width
+        if found != count:
+            return f"{group.name!r} keeps {count} units by the policy and {found} in the network"
+    return None
+
+
+def _time(run: Run, image: FloatArray) -> dict[str, float]:
+    """Seconds of one inference at batch 1: median and spread over runs that follow each other."""
+    for _ in range(WARM_UP_RUNS):
+        run(image)
+    seconds: list[float] = []
+    end = time.perf_counter() + TIMING_S
+    while len(seconds) < LEAST_RUNS or (len(seconds) < MOST_RUNS and time.perf_counter() < end):
+        start = time.perf_counter()
+        run(image)
+        seconds.append(time.perf_counter() - start)
+    p10, median, p90 = (float(value) for value in np.percentile(seconds, [10, 50, 90]))
+    return {"median_s": median, "p10_s": p10, "p90_s": p90, "runs": len(seconds)}
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

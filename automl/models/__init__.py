@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from automl.models import mobilenet, resnet
+from automl.models import alexnet, densenet, lenet, mobilenet, resnet, shufflenet, squeezenet, vgg
 from automl.models.external import EXTERNAL, build_external
 from automl.plugins import call_builder, call_plugin, is_reference, resolve
 from search_spaces.errors import InputError, did_you_mean
@@ -19,14 +19,22 @@ from search_spaces.errors import InputError, did_you_mean
 _MODELS: dict[str, Callable[..., nn.Module]] = {
     builder.__name__: builder
     for builder in (
+        lenet.lenet300_100,
+        lenet.lenet5,
+        alexnet.alexnet_cifar,
+        vgg.vgg11,
+        vgg.vgg16,
+        resnet.plain20,
         resnet.resnet20,
         resnet.resnet32,
         resnet.resnet44,
         resnet.resnet56,
         resnet.resnet110,
-        resnet.plain20,
         mobilenet.mobilenet_v1,
         mobilenet.mobilenet_v2,
+        squeezenet.squeezenet,
+        shufflenet.shufflenet_v2,
+        densenet.densenet40,
     )
 }
 

@@ -5,9 +5,10 @@ from collections.abc import Mapping
 from types import ModuleType
 from typing import Any
 
+import torch
 from torch import nn
 
-from automl.plugins import call_plugin
+from automl.plugins import call_plugin, one_line
 from search_spaces.errors import InputError, did_you_mean
 
 EXTERNAL = ("torchvision", "timm")
@@ -51,8 +52,13 @@ def build_external(library: str, entry: str, args: Mapping[str, Any], *, classes
 def _installed(module: str, what: str) -> ModuleType:
     try:
         return importlib.import_module(module)
-    except ImportError as error:
+    except ModuleNotFoundError as error:
         raise InputError(f"{what} needs {module.partition('.')[0]}: pip install trimtab[vision]") from error
+    except Exception as error:  # a build for another torch fails in many ways while it is imported
+        raise InputError(
+            f"{what} needs a {module.partition('.')[0]} built for torch {torch.__version__}, the one installed fails "
+            f"({one_line(error)}): pip install trimtab[vision]"
+        ) from error
 
 
 def _close(entry: str, known: list[str]) -> str:

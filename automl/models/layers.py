@@ -33,3 +33,8 @@ def initialise(network: nn.Module) -> None:
         elif isinstance(module, nn.Linear):
             nn.init.normal_(module.weight, std=0.01)
             nn.init.zeros_(module.bias)
+
+
+def pooled(pixels: int) -> int:
+    """Size after 2x2 pooling."""
+    return pixels // 2

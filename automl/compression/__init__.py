@@ -1,1 +1,35 @@
-"""Applying a compression policy to a network."""
+"""Applies compression policies to networks."""
+
+from torch import Tensor, nn
+
+from automl.compression.pipeline import CompressionOptions, Compressor
+from search_spaces.capture import PrunableNetwork
+from search_spaces.policy import CompressionPolicy
+
+__all__ = ["CompressionOptions", "Compressor", "compress"]
+
+
+def compress(
+    model: nn.Module,
+    policy: CompressionPolicy,
+    example_input: Tensor,
+    calibration_data: Tensor | None = None,
+    options: CompressionOptions | None = None,
+) -> nn.Module:
+    """Apply a compression policy to a model; the model given is never changed.
+
+    Args:
+        model: any module that `torch.export` can take.
+        policy: what each layer keeps.
+        example_input: [N, C, H, W], for capture.
+        calibration_data: training images [N, C, H, W]; None means no least-squares reconstruction.
+        options: how to compress; by default with reconstruction wherever there is calibration data.
+
+    Returns:
+        The compressed network in eval mode, a plain module without masks.
+
+    Raises:
+        InputError: the model, the policy or the data cannot be used.
+    """
+    options = options or CompressionOptions(reconstruct=calibration_data is not None)
+    return Compressor(PrunableNetwork(model, example_input), calibration_data, options).apply(policy)

@@ -1,0 +1,177 @@
+"""From a policy to the compressed network: select, prune, reconstruct, recalibrate."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, fx, nn
+
+from automl.compression.recalibration import recalibrate_batch_norm
+from automl.compression.reconstruction import LayerReconstruction, gather
+from automl.compression.selection import rank_units
+from search_spaces.capture import PrunableNetwork
+from search_spaces.errors import InputError
+from search_spaces.policy import CompressionPolicy
+
+
+@dataclass(frozen=True)
+class CompressionOptions:
+    """How a policy is applied.
+
+    Attributes:
+        importance: criterion that ranks the units of a channel group (see `automl.compression.selection`).
+        reconstruct: whether layers are refitted after their input channels were pruned.
+        calibration_images: images that reconstruction samples, drawn from those given.
+        points_per_image: output positions sampled from each of them, for each layer.
+        recalibrate_images: images that batch norm is recalibrated on; 0 leaves it as it is.
+        seed: of the images and positions drawn.
+    """
+
+    importance: str = "magnitude"
+    reconstruct: bool = True
+    calibration_images: int = 1000
+    points_per_image: int = 10
+    recalibrate_images: int = 0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name, least in (("calibration_images", 1), ("points_per_image", 1), ("recalibrate_images", 0)):
+            if getattr(self, name) < least:
+                raise InputError(f"{name} is at least {least}, got {getattr(self, name)}")
+        if self.recalibrate_images == 1:
+            raise InputError("recalibrate_images is 0 (off) or at least 2, got 1: one image has no variance")
+
+
+class Compressor:
+    """Applies policies to one network. What the data can tell is gathered once; a policy then costs no forward pass
+    (but for `recalibrate_images`), and neither the network nor the order of policies changes what it gives.
+
+    Args:
+        network: the captured network, with the weights to compress.
+        calibration: training images [N, C, H, W]; None where neither reconstruction nor recalibration is wanted.
+        options: how to compress.
+
+    Raises:
+        InputError: weights or images that are not finite, images of another shape, an unknown importance, options
+            that ask for images where none were given.
+    """
+
+    def __init__(
+        self, network: PrunableNetwork, calibration: Tensor | None, options: CompressionOptions | None = None
+    ) -> None:
+        self.network = network
+        self.options = options = options or CompressionOptions()
+        original = network.prune({})
+        _check_weights(original)
+        self._ranked = rank_units(network, original, options.importance)
+        self._entries = _entry_indices(network)
+        self._layers: Mapping[str, LayerReconstruction] = {}
+        self._recalibration: Tensor | None = None
+        if not (options.reconstruct or options.recalibrate_images):
+            return
+        images = _check_images(calibration, network.graph.input_shape)
+        order = torch.randperm(len(images), generator=torch.Generator().manual_seed(options.seed))
+        if options.recalibrate_images:
+            if len(images) < 2:
+                raise InputError("batch-norm recalibration needs at least 2 calibration images, got 1")
+            self._recalibration = images[order[: options.recalibrate_images]]
+        if options.reconstruct:
+            listen = {
+                layer.name: layer.positions
+                for layer in network.graph.layers
+                if layer.in_extent.terms and not layer.depthwise
+            }
+            chosen = images[order[: options.calibration_images]]
+            self._layers = gather(original, listen, chosen, options.points_per_image, options.seed)
+
+    def kept(self, policy: CompressionPolicy) -> dict[str, list[int]]:
+        """The units that stay, sorted, by the name of the channel group.
+
+        Raises:
+            InputError: see `ModelGraph.kept_units`.
+        """
+        graph = self.network.graph
+        counts = graph.kept_units(policy)
+        return {
+            group.name: sorted(self._ranked[group.name][:count].tolist())
+            for group, count in zip(graph.groups, counts, strict=True)
+        }
+
+    def apply(self, policy: CompressionPolicy) -> fx.GraphModule:
+        """The compressed network in eval mode: a plain module without masks, with weights of its own.
+
+        Raises:
+            InputError: see `ModelGraph.kept_units`.
+            torch.linalg.LinAlgError: the reconstruction of a layer has no solution in floating point.
+        """
+        kept = self.kept(policy)
+        module = self.network.prune(kept)
+        self._reconstruct(module, kept)
+        if self._recalibration is not None:
+            recalibrate_batch_norm(module, self._recalibration)
+        return module
+
+    def _reconstruct(self, module: fx.GraphModule, kept: Mapping[str, Sequence[int]]) -> None:
+        """Correct the weights of the layers that lost inputs, in place."""
+        stay = torch.cat([*(_mask(kept[group.name], group.width) for group in self.network.graph.groups), _ALWAYS])
+        for name, layer in self._layers.items():
+            groups = len(layer.weight)
+            inputs, outputs = (stay[index].reshape(groups, -1) for index in self._entries[name])
+            if inputs.all():
+                continue
+            weight = module.get_parameter(f"{name}.weight").data
+            weight += layer.correction(inputs, outputs).reshape(weight.shape)
+
+
+_ALWAYS = torch.ones(1, dtype=torch.bool)
+
+
+def _mask(indices: Sequence[int], width: int) -> Tensor:
+    mask = torch.zeros(width, dtype=torch.bool)
+    mask[list(indices)] = True
+    return mask
+
+
+def _entry_indices(network: PrunableNetwork) -> dict[str, tuple[Tensor, Tensor]]:
+    """For each layer, where the units of its input and output channels stand among the units of all groups in a row.
+
+    Entries that no group can remove get -1: the last place, which always stays.
+    """
+    offsets = np.cumsum([0, *(group.width for group in network.graph.groups)])
+
+    def index(groups: npt.ArrayLike, units: npt.ArrayLike) -> Tensor:
+        groups = np.asarray(groups)
+        return torch.from_numpy(np.where(groups >= 0, offsets[groups] + np.asarray(units), -1))
+
+    return {
+        name: (index(units.in_group, units.in_unit), index(units.out_group, units.out_unit))
+        for name, units in network.units.items()
+    }
+
+
+def _check_weights(model: nn.Module) -> None:
+    for name, tensor in model.state_dict().items():
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            raise InputError(f"a network to compress has finite weights, {name!r} holds NaN or infinity")
+
+
+def _check_images(images: Tensor | None, shape: tuple[int, ...]) -> Tensor:
+    if images is None:
+        raise InputError(
+            "reconstruction and recalibration need calibration images; give some, or set reconstruct to false and "
+            "recalibrate_images to 0"
+        )
+    if not (isinstance(images, Tensor) and images.is_floating_point()):
+        raise InputError(
+            f"calibration images are a floating-point tensor, got {getattr(images, 'dtype', type(images))}"
+        )
+    if images.ndim != len(shape) + 1 or tuple(images.shape[1:]) != tuple(shape) or not len(images):
+        raise InputError(
+            f"calibration images have the shape [N, {', '.join(map(str, shape))}] of the network's input with N >= 1, "
+            f"got {list(images.shape)}"
+        )
+    if not torch.isfinite(images).all():
+        raise InputError("calibration images are finite numbers, some are NaN or infinite; leave those out")
+    return images

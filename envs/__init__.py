@@ -1,1 +1,8 @@
-"""How an agent walks through the layers of a network and is rewarded (Gymnasium)."""
+"""How an agent walks through the layers of a network and is rewarded (Gymnasium).
+
+Importing this package registers "trimtab/ChannelPruning-v0"; the environment itself is imported when it is made.
+"""
+
+import gymnasium
+
+gymnasium.register(id="trimtab/ChannelPruning-v0", entry_point="envs.channel_pruning:ChannelPruningEnv")

@@ -31,11 +31,13 @@ class SearchSpace:
         graph: the uncompressed network.
         least: fewest units of each group; its width where the group is protected.
         step: grid of each group; the width itself is always allowed.
+        lower_bound: the least keep ratio that `least` was rounded up from.
     """
 
     graph: ModelGraph
     least: tuple[int, ...]
     step: tuple[int, ...]
+    lower_bound: float = 0.2
 
     @classmethod
     def build(
@@ -67,7 +69,7 @@ class SearchSpace:
             protected = any(fnmatchcase(group.name, pattern) for pattern in protect)
             least.append(group.width if protected else floor)
             steps.append(step)
-        space = cls(graph, tuple(least), tuple(steps))
+        space = cls(graph, tuple(least), tuple(steps), lower_bound)
         if not any(low < group.width for low, group in zip(least, graph.groups, strict=True)):
             raise InputError("nothing is left to prune: every channel group is refused, protected or too narrow")
         return space

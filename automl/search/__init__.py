@@ -1,1 +1,102 @@
 """Search algorithms behind one ask/tell interface."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from automl.search.base import Searcher, State
+from automl.search.options import parse_options
+from automl.search.random import RandomSearcher
+from automl.search.uniform import UniformSearcher
+from envs.channel_pruning import ChannelPruningWalk
+from envs.reward import find_reward
+from search_spaces.errors import InputError, did_you_mean
+from search_spaces.objective import Constraint
+from search_spaces.space import SearchSpace
+
+__all__ = ["Searcher", "State", "make_searcher", "searcher_names"]
+
+
+@dataclass(frozen=True)
+class _Search:
+    """What `make_searcher` was asked for."""
+
+    space: SearchSpace
+    constraint: Constraint
+    seed: int
+    evaluations: int
+    mode: str
+    reward: str
+    faithful: bool
+    options: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class _NoOptions:
+    """Of searchers that have nothing to set."""
+
+
+def _ddpg(search: _Search) -> Searcher:
+    from automl.search.agents import DDPGOptions  # torch and stable-baselines3 only where they are needed
+    from automl.search.ddpg import DDPGSearcher
+
+    walk = ChannelPruningWalk(search.space, search.constraint, mode=search.mode, faithful=search.faithful)
+    options = parse_options(DDPGOptions, "ddpg", search.options)
+    return DDPGSearcher(walk, find_reward(search.reward, search.mode), search.seed, options)
+
+
+def _random(search: _Search) -> Searcher:
+    parse_options(_NoOptions, "random", search.options)
+    walk = ChannelPruningWalk(search.space, search.constraint, mode=search.mode)
+    return RandomSearcher(walk, find_reward(search.reward, search.mode), search.seed)
+
+
+def _uniform(search: _Search) -> Searcher:
+    parse_options(_NoOptions, "uniform", search.options)
+    return UniformSearcher(search.space, search.constraint, find_reward(search.reward, search.mode))
+
+
+_SEARCHERS: Mapping[str, tuple[str, Callable[[_Search], Searcher]]] = {
+    "ddpg": ("AMC's agent: DDPG over the layers' keep ratios (He et al. 2018)", _ddpg),
+    "random": ("random policies of the same budget", _random),
+    "uniform": ("one keep ratio for all layers, the largest that meets the budget", _uniform),
+}
+
+
+def searcher_names() -> list[tuple[str, str]]:
+    """Name and one-line description of every searcher."""
+    return [(name, description) for name, (description, _) in _SEARCHERS.items()]
+
+
+def make_searcher(
+    name: str,
+    *,
+    space: SearchSpace,
+    constraint: Constraint,
+    seed: int,
+    evaluations: int,
+    mode: str = "resource",
+    reward: str = "accuracy",
+    faithful: bool = False,
+    options: Mapping[str, Any] = {},
+) -> Searcher:
+    """The searcher of that name.
+
+    Args:
+        name: see `searcher_names`.
+        space: the numbers of units that each channel group may keep.
+        constraint: the budget.
+        seed: of everything random.
+        evaluations: how many proposals the search will have evaluated; schedules stretch to it.
+        mode: "resource" keeps the budget, "accuracy" has no hard limit.
+        reward: by name, see `envs.reward`.
+        faithful: as published, where that differs from what works best; only "ddpg" has such a thing.
+        options: of the searcher.
+
+    Raises:
+        InputError: an unknown name or option, a value out of range, or a budget below the cheapest policy.
+    """
+    if name not in _SEARCHERS:
+        raise InputError(f"there is no search algorithm {name!r}{did_you_mean(name, _SEARCHERS)}")
+    _, make = _SEARCHERS[name]
+    return make(_Search(space, constraint, seed, evaluations, mode, reward, faithful, options))

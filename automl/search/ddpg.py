@@ -1,0 +1,158 @@
+"""AMC's agent behind ask and tell: `ask` walks an episode, `tell` rewards it and trains."""
+
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from automl.search.agents import AmcDDPG, DDPGOptions, EpisodeReplay, FloatArray
+from automl.search.base import Searcher, State
+from envs.layerwise import LayerwiseEnv, LayerwiseWalk
+from envs.reward import Reward
+from search_spaces.errors import TrimtabError
+from search_spaces.objective import Evaluation
+from search_spaces.policy import CompressionPolicy
+
+NETWORKS = ("actor", "actor_target", "critic", "critic_target")
+REPLAY = ("observations", "next_observations", "actions", "rewards", "dones")
+Array = np.ndarray[Any, Any]
+
+
+@dataclass(frozen=True)
+class Episode:
+    """What an asked episode saw and did.
+
+    Attributes:
+        observations: float32 [steps + 1, features], the state after the last step included.
+        actions: float32 [steps, actions].
+    """
+
+    observations: FloatArray
+    actions: FloatArray
+
+
+class DDPGSearcher(Searcher):
+    """AMC's DDPG (He et al. 2018).
+
+    Args:
+        walk: leads through the layers.
+        reward: what an evaluation is worth.
+        seed: of everything random.
+        options: hyperparameters.
+    """
+
+    def __init__(self, walk: LayerwiseWalk, reward: Reward, seed: int, options: DDPGOptions) -> None:
+        self._walk = walk
+        self._reward = reward
+        self._agent = AmcDDPG(LayerwiseEnv(walk, _elsewhere, reward), walk.steps, options, seed)
+        self._asked = 0
+        self._told = 0
+        self._pending: deque[Episode] = deque()
+
+    def ask(self) -> CompressionPolicy:
+        """Walk one episode with the actor as it is now, and noise."""
+        observations, actions = [self._walk.reset()], []
+        done = False
+        while not done:
+            action = self._agent.explore(observations[-1][None], self._asked)[0]
+            observation, done = self._walk.step(action)
+            observations.append(observation)
+            actions.append(action)
+        self._asked += 1
+        self._pending.append(Episode(np.stack(observations), np.stack(actions)))
+        return self._walk.policy()
+
+    def tell(self, policy: CompressionPolicy, evaluation: Evaluation) -> float:
+        """Write the transitions of the oldest pending episode and, after the warm-up, train.
+
+        Raises:
+            TrimtabError: no proposal is pending.
+        """
+        if not self._pending:
+            raise TrimtabError("a result was told that no proposal is waiting for")
+        episode = self._pending.popleft()
+        reward = self._reward(evaluation)
+        steps = len(episode.actions)
+        for step, action in enumerate(episode.actions):
+            self._replay.add(
+                episode.observations[step][None],
+                episode.observations[step + 1][None],
+                action[None],
+                np.array([reward]),
+                np.array([step == steps - 1]),
+                [{}],
+            )
+        if self._told >= self._agent.options.warmup:
+            self._agent.train(steps, self._agent.batch_size)
+        self._told += 1
+        return reward
+
+    def state(self) -> State:
+        """Networks, Adam's moments, replay buffer, generators and the pending episodes."""
+        arrays: dict[str, Array] = {}
+        for name in NETWORKS:
+            for key, tensor in getattr(self._agent, name).state_dict().items():
+                arrays[f"{name}/{key}"] = tensor.numpy().copy()
+        for name in ("actor", "critic"):
+            for index, moments in getattr(self._agent, name).optimizer.state_dict()["state"].items():
+                for key, tensor in moments.items():
+                    arrays[f"{name}_adam/{index}/{key}"] = tensor.numpy().copy()
+        for name in REPLAY:
+            arrays[f"replay/{name}"] = getattr(self._replay, name)[: self._replay.size()].copy()
+        for index, episode in enumerate(self._pending):
+            arrays[f"pending/{index}/observations"] = episode.observations
+            arrays[f"pending/{index}/actions"] = episode.actions
+        values = {
+            "asked": self._asked,
+            "told": self._told,
+            "replay_position": self._replay.pos,
+            "baseline": self._replay.baseline,
+            "noise": self._agent.noise.bit_generator.state,
+            "batches": self._replay.generator.bit_generator.state,
+        }
+        return arrays, values
+
+    def restore(self, arrays: Mapping[str, Array], values: Mapping[str, Any]) -> None:
+        """Take over what `state` gave."""
+        for name in NETWORKS:
+            getattr(self._agent, name).load_state_dict(
+                {key: torch.tensor(array) for key, array in _under(arrays, f"{name}/").items()}
+            )
+        for name in ("actor", "critic"):
+            moments: dict[int, dict[str, torch.Tensor]] = {}
+            for key, array in _under(arrays, f"{name}_adam/").items():
+                index, moment = key.split("/")
+                moments.setdefault(int(index), {})[moment] = torch.tensor(array)
+            optimizer = getattr(self._agent, name).optimizer
+            optimizer.load_state_dict({**optimizer.state_dict(), "state": moments})
+        stored = len(arrays["replay/rewards"])
+        for name in REPLAY:
+            getattr(self._replay, name)[:stored] = arrays[f"replay/{name}"]
+        self._replay.pos = values["replay_position"]
+        self._replay.full = stored == self._replay.buffer_size
+        self._replay.baseline = values["baseline"]
+        self._replay.generator.bit_generator.state = values["batches"]
+        self._agent.noise.bit_generator.state = values["noise"]
+        self._asked, self._told = values["asked"], values["told"]
+        self._pending = deque(
+            Episode(np.asarray(arrays[f"pending/{index}/observations"]), np.asarray(arrays[f"pending/{index}/actions"]))
+            for index in range(self._asked - self._told)
+        )
+
+    @property
+    def _replay(self) -> EpisodeReplay:
+        replay = self._agent.replay_buffer
+        if not isinstance(replay, EpisodeReplay):
+            raise RuntimeError("the agent was built without its replay buffer")
+        return replay
+
+
+def _under(arrays: Mapping[str, Array], prefix: str) -> dict[str, Array]:
+    return {key[len(prefix) :]: array for key, array in arrays.items() if key.startswith(prefix)}
+
+
+def _elsewhere(policy: CompressionPolicy) -> Evaluation:
+    raise RuntimeError("a searcher's walk is evaluated by whoever asked for it")

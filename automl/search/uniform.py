@@ -1,0 +1,72 @@
+"""The same keep ratio everywhere: the second baseline that every search stands beside."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from automl.search.base import Searcher, State
+from envs.budget import check_reachable
+from envs.pricing import CountedCost
+from envs.reward import Reward
+from search_spaces.objective import Constraint, Evaluation
+from search_spaces.policy import CompressionPolicy
+from search_spaces.space import SearchSpace
+
+
+def uniform_policy(space: SearchSpace, constraint: Constraint) -> CompressionPolicy:
+    """One keep ratio for all channel groups, the largest that meets the budget.
+
+    Each group keeps the allowed number of units nearest to the ratio; protected groups stay whole.
+
+    Raises:
+        InputError: a budget below the cheapest policy of the space.
+    """
+    check_reachable(space, constraint)
+    cost = CountedCost(space.graph, constraint.metric)
+    choices = [np.array(space.choices(group), dtype=np.float64) for group in range(len(space.least))]
+    # The policy changes where a group's nearest choice does: at the midpoints between neighbours.
+    ratios = np.unique(
+        np.concatenate([[0.0], *((counts[:-1] + counts[1:]) / (2.0 * counts[-1]) for counts in choices)])
+    )
+
+    def kept(ratio: float) -> list[int]:
+        return [
+            int(counts[np.count_nonzero((counts[:-1] + counts[1:]) / (2.0 * counts[-1]) <= ratio)])
+            for counts in choices
+        ]
+
+    low, high = 0, len(ratios)  # the cost never falls with the ratio: ratios[low] fits, ratios[high] does not
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if cost(kept(float(ratios[middle]))) <= constraint.limit else (low, middle)
+    return space.graph.policy(kept(float(ratios[low])))
+
+
+class UniformSearcher(Searcher):
+    """Proposes `uniform_policy`, every time: one evaluation is enough.
+
+    Args:
+        space: the numbers of units that each group may keep.
+        constraint: the budget, kept in both modes of search.
+        reward: what `tell` returns.
+    """
+
+    def __init__(self, space: SearchSpace, constraint: Constraint, reward: Reward) -> None:
+        self._policy = uniform_policy(space, constraint)
+        self._reward = reward
+
+    def ask(self) -> CompressionPolicy:
+        """The uniform policy."""
+        return self._policy
+
+    def tell(self, policy: CompressionPolicy, evaluation: Evaluation) -> float:
+        """The reward; nothing is learned from it."""
+        return self._reward(evaluation)
+
+    def state(self) -> State:
+        """Nothing: all proposals are the same."""
+        return {}, {}
+
+    def restore(self, arrays: Mapping[str, np.ndarray[Any, Any]], values: Mapping[str, Any]) -> None:
+        """Nothing to take over."""

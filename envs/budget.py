@@ -1,0 +1,134 @@
+"""How a proposed keep ratio is bounded so that the whole network can still meet its budget (AMC, Algorithm 1)."""
+
+from abc import ABC, abstractmethod
+from math import ceil, floor, inf, sqrt
+
+import numpy as np
+
+from envs.pricing import CountedCost, FloatArray
+from search_spaces.errors import InputError
+from search_spaces.objective import Constraint
+from search_spaces.space import SearchSpace
+
+
+class Bounding(ABC):
+    """Turns the ratio proposed for a channel group into the number of units it keeps.
+
+    Attributes:
+        unvisited: units that each group is assumed to keep until its turn comes.
+        lowest: the least keep ratio of each group.
+    """
+
+    unvisited: FloatArray
+    lowest: FloatArray
+
+    @abstractmethod
+    def units(self, kept: FloatArray, group: int, ratio: float) -> int:
+        """Units that the group keeps.
+
+        Args:
+            kept: units of the groups visited so far; of the others, what `unvisited` assumes.
+            group: the group whose turn it is.
+            ratio: proposed keep ratio, in [0, 1].
+        """
+
+
+class LargestFeasible(Bounding):
+    """Trimtab's own bounding: counts after rounding, so no sequence of proposals overshoots the budget.
+
+    A group keeps the allowed number of units nearest to the proposal, at most the largest with which the network
+    stays within the budget when every later group keeps its least.
+
+    Args:
+        space: the numbers of units that each group may keep.
+        constraint: the budget; None where there is no hard limit.
+    """
+
+    def __init__(self, space: SearchSpace, constraint: Constraint | None) -> None:
+        self.unvisited = np.array(space.least, dtype=np.float64)
+        self.lowest = self.unvisited / [group.width for group in space.graph.groups]
+        self._choices = [np.array(space.choices(group), dtype=np.float64) for group in range(len(space.least))]
+        self._limit = constraint.limit if constraint else inf
+        self._cost = CountedCost(space.graph, constraint.metric) if constraint else None
+
+    def units(self, kept: FloatArray, group: int, ratio: float) -> int:
+        """The nearest allowed number of units that keeps the budget within reach."""
+        choices = self._choices[group]
+        nearest = int(np.argmin(np.abs(choices - ratio * choices[-1])))
+        if self._cost is not None:
+            c0, c1, c2 = self._cost.along(kept, group)
+            affordable = int(np.count_nonzero(c0 + c1 * choices + c2 * choices**2 <= self._limit))
+            nearest = max(0, min(nearest, affordable - 1))
+        return int(choices[nearest])
+
+
+class PublishedBounding(Bounding):
+    """AMC's bounding as published (He et al. 2018, Algorithm 1), extended from layers to channel groups.
+
+    Costs are real-valued: groups still to come keep exactly the lower bound, visited ones what they kept after
+    rounding. The largest ratio that meets the budget clips the proposal first, then the lower bound does. Rounding
+    comes last and goes up, so the result may overshoot the budget.
+
+    Args:
+        space: its `lower_bound` and `step` are the published code's `lbound` and `channel_round`.
+        constraint: the budget in MACs; None where there is no hard limit.
+    """
+
+    def __init__(self, space: SearchSpace, constraint: Constraint | None) -> None:
+        if constraint and constraint.metric != "macs":
+            raise InputError(
+                f"the published bounding counts MACs, got a budget in {constraint.metric!r}; "
+                "use a budget in macs or leave faithful off"
+            )
+        self._widths = [group.width for group in space.graph.groups]
+        self._steps = space.step
+        self.lowest = np.array(
+            [
+                1.0 if least == width else space.lower_bound
+                for least, width in zip(space.least, self._widths, strict=True)
+            ]
+        )
+        self.unvisited = self.lowest * self._widths
+        self._limit = constraint.limit if constraint else inf
+        self._cost = CountedCost(space.graph, constraint.metric) if constraint else None
+
+    def units(self, kept: FloatArray, group: int, ratio: float) -> int:
+        """The clipped ratio of the width, rounded half to even, then up to the grid."""
+        width, step = self._widths[group], self._steps[group]
+        ratio = min(max(ratio, 0.0), 1.0)
+        if self._cost is not None:
+            ratio = min(ratio, self._affordable(self._cost, kept, group))
+        ratio = max(ratio, float(self.lowest[group]))
+        if ratio == 1.0:
+            return width
+        units = step * ceil(max(1, round(width * ratio)) / step)
+        # The published code floors to the grid here; below one step it would keep nothing, so the width stays.
+        return units if units <= width else step * floor(width / step) or width
+
+    def _affordable(self, cost: CountedCost, kept: FloatArray, group: int) -> float:
+        """The real-valued ratio at which the budget is just met; above 1 where it does not bind."""
+        width = self._widths[group]
+        c0, c1, c2 = cost.along(kept, group)
+        left = self._limit - c0
+        if left <= 0.0:
+            return 0.0
+        if c2 == 0.0:  # the published case: no layer reads and writes the same group
+            return left / (c1 * width)
+        return 2.0 * left / ((c1 + sqrt(c1 * c1 + 4.0 * c2 * left)) * width)
+
+
+def check_reachable(space: SearchSpace, constraint: Constraint) -> None:
+    """Refuse a budget that no policy of the space can keep.
+
+    Raises:
+        InputError: gives the least cost that the space can reach.
+    """
+    cost = CountedCost(space.graph, constraint.metric)
+    least = cost(space.least)
+    if least > constraint.limit:
+        whole = cost([group.width for group in space.graph.groups])
+        raise InputError(
+            f"the budget of {constraint.limit:,.0f} {constraint.unit} cannot be kept: the cheapest policy of the space "
+            f"needs {least:,.0f} ({least / whole:.2%} of the network's {whole:,.0f}); raise the budget, or lower the "
+            "space's lower_bound"
+        )

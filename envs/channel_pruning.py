@@ -1,0 +1,152 @@
+"""AMC's environment: how many channels each group keeps (He et al., ECCV 2018)."""
+
+from typing import Literal
+
+import numpy as np
+from gymnasium import spaces
+
+from envs.budget import Bounding, LargestFeasible, PublishedBounding, check_reachable
+from envs.layerwise import Action, Evaluator, LayerwiseEnv, LayerwiseWalk, Observation, scalar
+from envs.observation import FEATURES, LayerObservations
+from envs.pricing import CountedCost
+from envs.reward import find_reward
+from search_spaces.errors import InputError, did_you_mean
+from search_spaces.graph import ModelGraph
+from search_spaces.objective import Constraint
+from search_spaces.policy import CompressionPolicy
+from search_spaces.space import SearchSpace
+
+Mode = Literal["resource", "accuracy"]
+MODES = ("resource", "accuracy")
+
+
+class ChannelPruningWalk(LayerwiseWalk):
+    """One decision for each channel group that can shrink, in the order of the first layer that reads it.
+
+    The state describes that layer. The action in [-1, 1] stands for a keep ratio, linearly: from the group's lower
+    bound to 1, or from 0 to 1 when `faithful` (what is below the lower bound then is clipped, as published).
+
+    Args:
+        space: the numbers of units that each group may keep.
+        constraint: the budget; in "accuracy" mode its metric counts, its limit does not.
+        mode: "resource" bounds every action so that the budget can be met; "accuracy" leaves them free.
+        faithful: AMC's own bounding and rounding, which may overshoot the budget.
+
+    Raises:
+        InputError: an unknown mode, a metric that cannot be counted, or a budget below the cheapest policy.
+    """
+
+    def __init__(
+        self, space: SearchSpace, constraint: Constraint, *, mode: str = "resource", faithful: bool = False
+    ) -> None:
+        if mode not in MODES:
+            raise InputError(f"there is no search mode {mode!r}{did_you_mean(mode, MODES)}")
+        graph = space.graph
+        limit = constraint if mode == "resource" else None
+        self._bounding: Bounding = (PublishedBounding if faithful else LargestFeasible)(space, limit)
+        if limit:
+            check_reachable(space, limit)
+        self._graph = graph
+        self._faithful = faithful
+        self._widths = np.array([group.width for group in graph.groups], dtype=np.float64)
+        position = {layer.name: index for index, layer in enumerate(graph.layers)}
+        reads = [
+            min((position[name] for name in group.consumers), default=position[group.producers[0]])
+            for group in graph.groups
+        ]
+        self.order = sorted(
+            (group for group, width in enumerate(self._widths) if space.least[group] < width),
+            key=lambda group: (reads[group], group),
+        )
+        self._observations = LayerObservations(graph.layers, [reads[group] for group in self.order], constraint.metric)
+        self._cost = CountedCost(graph, constraint.metric)
+        self._whole_cost = self._cost(self._widths)
+        self.steps = len(self.order)
+        self.observation_space = spaces.Box(0.0, 1.0, (len(FEATURES),), np.float32)
+        self.action_space = spaces.Box(-1.0, 1.0, (1,), np.float32)
+        self.reset()
+
+    def reset(self) -> Observation:
+        """Start over with nothing decided."""
+        self._step = 0
+        self._bounded = self._bounding.unvisited.copy()  # what the budget is bounded with
+        self._decided = self._widths.copy()  # what has been decided; groups to come still whole
+        return self._observations.observe(0, 0.0, 1.0)
+
+    def step(self, action: Action) -> tuple[Observation, bool]:
+        """Decide on the group whose turn it is; see `keep`."""
+        return self.keep(self.ratio(scalar(action)))
+
+    def keep(self, ratio: float) -> tuple[Observation, bool]:
+        """Propose a keep ratio in [0, 1] for the group whose turn it is; it is bounded and rounded.
+
+        Raises:
+            InputError: the walk has ended.
+        """
+        if self._step == self.steps:
+            raise InputError("the walk has ended: reset it before the next step")
+        group = self.order[self._step]
+        units = self._bounding.units(self._bounded, group, ratio)
+        self._bounded[group] = self._decided[group] = units
+        self._step += 1
+        done = self._step == self.steps
+        reduced = 1.0 - self._cost(self._decided) / self._whole_cost
+        kept = units / self._widths[group]
+        return self._observations.observe(self._step - done, reduced, kept), done
+
+    def ratio(self, action: float) -> float:
+        """Keep ratio that an action in [-1, 1] stands for at this step."""
+        low = self._lowest()
+        return low + (1.0 - low) * (action + 1.0) / 2.0
+
+    def action(self, ratio: float) -> float:
+        """The action that stands for a keep ratio at this step, the inverse of `ratio`."""
+        low = self._lowest()
+        return 2.0 * (ratio - low) / (1.0 - low) - 1.0
+
+    def policy(self) -> CompressionPolicy:
+        """Keep ratios after rounding, by channel group."""
+        return self._graph.policy(self.kept())
+
+    def kept(self) -> tuple[int, ...]:
+        """Units that each group keeps; those still to be decided are whole."""
+        return tuple(int(units) for units in self._decided)
+
+    def _lowest(self) -> float:
+        """Keep ratio that the action -1 stands for at this step."""
+        if self._faithful:
+            return 0.0
+        return float(self._bounding.lowest[self.order[min(self._step, self.steps - 1)]])
+
+
+class ChannelPruningEnv(LayerwiseEnv):
+    """Gymnasium environment "trimtab/ChannelPruning-v0": AMC's search for channel keep ratios.
+
+    Args:
+        graph: the uncompressed network.
+        space: the numbers of units its groups may keep.
+        constraint: the budget.
+        evaluator: says what a policy is worth; called once an episode.
+        mode: "resource" (within the budget) or "accuracy" (accuracy-guaranteed, no hard limit).
+        reward: by name, see `envs.reward`.
+        faithful: AMC's published bounding and rounding.
+
+    Raises:
+        InputError: what does not fit together, or a budget that cannot be met.
+    """
+
+    def __init__(
+        self,
+        graph: ModelGraph,
+        space: SearchSpace,
+        constraint: Constraint,
+        evaluator: Evaluator,
+        mode: str = "resource",
+        reward: str = "accuracy",
+        faithful: bool = False,
+    ) -> None:
+        if graph.digest != space.graph.digest:
+            raise InputError("the search space was built for another network; build it from this graph")
+        super().__init__(
+            ChannelPruningWalk(space, constraint, mode=mode, faithful=faithful), evaluator, find_reward(reward, mode)
+        )

@@ -1,0 +1,99 @@
+"""The episode that every environment shares: layer by layer through a network, and one evaluation at the end."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any
+
+import gymnasium
+import numpy as np
+import numpy.typing as npt
+from gymnasium import spaces
+
+from envs.reward import Reward
+from search_spaces.errors import InputError
+from search_spaces.objective import Evaluation
+from search_spaces.policy import CompressionPolicy
+
+Evaluator = Callable[[CompressionPolicy], Evaluation]
+Observation = npt.NDArray[np.float32]
+Action = npt.NDArray[np.floating[Any]]
+
+
+class LayerwiseWalk(ABC):
+    """One pass over the layers, without any evaluation: actions in, a compression policy out.
+
+    An environment evaluates the policy on the spot. A searcher walks in `ask` and leaves the evaluation to others.
+
+    Attributes:
+        steps: decisions an episode has.
+        observation_space: float32 Box in [0, 1], one-dimensional.
+        action_space: float32 Box in [-1, 1], one-dimensional.
+    """
+
+    steps: int
+    observation_space: spaces.Space[Observation]
+    action_space: spaces.Space[Action]
+
+    @abstractmethod
+    def reset(self) -> Observation:
+        """Start over; returns what the agent sees at the first step."""
+
+    @abstractmethod
+    def step(self, action: Action) -> tuple[Observation, bool]:
+        """Decide on one layer.
+
+        Returns:
+            What the agent sees next (at the end, the last layer once more), and whether the walk has ended.
+        """
+
+    @abstractmethod
+    def policy(self) -> CompressionPolicy:
+        """What a finished walk decided."""
+
+
+class LayerwiseEnv(gymnasium.Env[Observation, Action]):
+    """A walk as a Gymnasium environment: reward 0 until the last layer, then that of the policy's evaluation.
+
+    The last step's info holds "policy", "evaluation" and "cost".
+
+    Args:
+        walk: leads through the layers.
+        evaluator: says what a policy is worth.
+        reward: makes a number of it.
+    """
+
+    def __init__(self, walk: LayerwiseWalk, evaluator: Evaluator, reward: Reward) -> None:
+        self.walk = walk
+        self.observation_space = walk.observation_space
+        self.action_space = walk.action_space
+        self._evaluator = evaluator
+        self._reward = reward
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Observation, dict[str, Any]]:
+        """Start an episode; nothing in it is random."""
+        super().reset(seed=seed)
+        return self.walk.reset(), {}
+
+    def step(self, action: Action) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
+        """Decide on one layer; the last decision has the policy evaluated."""
+        observation, done = self.walk.step(action)
+        if not done:
+            return observation, 0.0, False, False, {}
+        policy = self.walk.policy()
+        evaluation = self._evaluator(policy)
+        info = {"policy": policy, "evaluation": evaluation, "cost": dict(evaluation.cost)}
+        return observation, float(self._reward(evaluation)), True, False, info
+
+
+def scalar(action: Action) -> float:
+    """The one number of an action, clipped to [-1, 1].
+
+    Raises:
+        InputError: not one finite number.
+    """
+    values = np.asarray(action, dtype=np.float64).reshape(-1)
+    if values.size != 1 or not np.isfinite(values[0]):
+        raise InputError(f"an action is one finite number in [-1, 1], got {action!r}")
+    return min(max(float(values[0]), -1.0), 1.0)

@@ -1,0 +1,62 @@
+"""What an evaluation is worth to an agent, by name."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from math import log
+
+from search_spaces.errors import InputError, did_you_mean
+from search_spaces.objective import Evaluation
+
+
+@dataclass(frozen=True, slots=True)
+class Reward:
+    """A reward.
+
+    Attributes:
+        name: as configs spell it.
+        description: one line for people.
+        counts_cost: whether it falls with rising cost; without a hard budget only such a reward makes sense.
+        function: gives the reward of an evaluation.
+    """
+
+    name: str
+    description: str
+    counts_cost: bool
+    function: Callable[[Evaluation], float]
+
+    def __call__(self, evaluation: Evaluation) -> float:
+        """Reward of the evaluation."""
+        return self.function(evaluation)
+
+
+def _accuracy(evaluation: Evaluation) -> float:
+    return evaluation.accuracy
+
+
+def _accuracy_flops(evaluation: Evaluation) -> float:
+    return -(1.0 - evaluation.accuracy) * log(evaluation.cost["macs"])
+
+
+REWARDS: Mapping[str, Reward] = {
+    reward.name: reward
+    for reward in (
+        Reward("accuracy", "accuracy; for searches under a budget (AMC, section 3.2)", False, _accuracy),
+        Reward("accuracy_flops", "-error * log(FLOPs); for searches that guard accuracy (AMC)", True, _accuracy_flops),
+    )
+}
+
+
+def find_reward(name: str, mode: str = "resource") -> Reward:
+    """The reward of that name.
+
+    Raises:
+        InputError: there is none, or it makes no sense in that mode of search.
+    """
+    if name not in REWARDS:
+        raise InputError(f"there is no reward {name!r}{did_you_mean(name, REWARDS)}")
+    reward = REWARDS[name]
+    if mode == "accuracy" and not reward.counts_cost:
+        raise InputError(
+            f"mode 'accuracy' has no hard limit, so the reward {name!r} would never prune; use reward 'accuracy_flops'"
+        )
+    return reward

@@ -1,0 +1,235 @@
+"""Latency read off a clock: compiled networks timed side by side in a process that is thrown away.
+
+An artefact is code, and code can crash or hang; so it is loaded in a child with bounded threads and a timeout, never
+here. Within one call the artefacts take turns, so a busy machine slows all of them alike and ratios stay true.
+"""
+
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+from filelock import FileLock, Timeout
+
+from search_spaces.errors import TrimtabError
+from search_spaces.graph import ModelGraph
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+FloatArray = npt.NDArray[np.float32]
+
+TOLERANCE = 1e-4
+"""Largest max|a-b| / max|a| between an artefact's output and the expected one; a wrong answer has no latency."""
+
+_LOCK_WAIT_S = 600.0
+_UNSUPPORTED = {"lstm", "gru", "rnn"}
+
+
+@dataclass(frozen=True, slots=True)
+class Measurement:
+    """Time of one inference.
+
+    Attributes:
+        latency_s: median seconds of one call.
+        p10_s, p90_s: percentiles; far apart where the machine was busy.
+        runs: calls that were timed.
+        threads: threads the engine was allowed.
+        engine: "tvm", "onnxruntime" or "torch".
+        max_error: max|a-b| / max|a| against the expected output; None where none was given.
+        details: target, versions.
+    """
+
+    latency_s: float
+    p10_s: float
+    p90_s: float
+    runs: int
+    threads: int
+    engine: str
+    max_error: float | None = None
+    details: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Artefact:
+    """A network in a file, and what runs it: "tvm" (.so), "onnxruntime" (.onnx) or "torch" (.pt2)."""
+
+    engine: str
+    path: Path
+
+
+def measure(
+    artefacts: Sequence[Artefact],
+    example: npt.NDArray[Any],
+    expected: npt.NDArray[Any] | None = None,
+    *,
+    threads: int = 1,
+    rounds: int = 100,
+    timeout_s: float = 120.0,
+) -> list[Measurement]:
+    """Times the artefacts in turns: in each round a sample of about a millisecond of each.
+
+    Args:
+        artefacts: what to time; each takes the same input.
+        example: [N, ...] the input, float32.
+        expected: the output each must give, to `TOLERANCE`; None to leave the outputs unchecked.
+        threads: threads each engine may use.
+        rounds: samples of each artefact.
+        timeout_s: after which the process is killed.
+
+    Raises:
+        TrimtabError: an artefact crashes, hangs, fails or answers wrongly (it is named), or another process keeps the
+            machine busy measuring.
+    """
+    with tempfile.TemporaryDirectory(prefix="trimtab-measure-") as name:
+        folder = Path(name)
+        np.save(folder / "example.npy", np.ascontiguousarray(example, dtype=np.float32))
+        job = {
+            "artefacts": [[a.engine, str(a.path.resolve())] for a in artefacts],
+            "threads": threads,
+            "rounds": rounds,
+        }
+        (folder / "job.json").write_text(json.dumps(job), encoding="utf-8")
+        with _machine_lock():
+            _run_worker(folder, artefacts, threads, timeout_s)
+        report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+        outputs = [np.load(folder / f"output{i}.npy", allow_pickle=False) for i in range(len(artefacts))]
+    errors = [None if expected is None else _checked(a, o, expected) for a, o in zip(artefacts, outputs, strict=True)]
+    return [
+        _measurement(artefact, timing, error, threads, report["details"])
+        for artefact, timing, error in zip(artefacts, report["timings"], errors, strict=True)
+    ]
+
+
+def relative_error(output: npt.NDArray[Any], expected: npt.NDArray[Any]) -> float:
+    """max|output - expected| / max|expected|; infinite where shapes differ or a value is not finite."""
+    if output.shape != expected.shape or not np.isfinite(output).all():
+        return float("inf")
+    scale = float(np.abs(expected).max(initial=0.0))
+    return float(np.abs(output - expected).max(initial=0.0)) / (scale or 1.0)
+
+
+class TvmBackend:
+    """Networks compiled by `backends.tvm` and timed on this machine's CPU."""
+
+    name = "tvm"
+
+    def __init__(self, threads: int = 1) -> None:
+        self.threads = threads
+
+    def supports(self, graph: ModelGraph) -> tuple[str, ...]:
+        """Reasons why the network cannot be measured; empty where it can. It refuses rather than flatters."""
+        return tuple(
+            f"operator '{operator.name}' is recurrent ({operator.kind}): this release of TVM computes it wrongly"
+            for operator in graph.operators
+            if operator.kind in _UNSUPPORTED
+        )
+
+    def measure(self, module: "nn.Module", example_input: "torch.Tensor") -> Measurement:
+        """Compiles the network in evaluation mode, checks its output against torch's, and times it.
+
+        Raises:
+            InputError: torch cannot export the network.
+            TrimtabError: it cannot be compiled, or the compiled code fails or answers wrongly.
+        """
+        from backends.torch_reference import reference_output
+        from backends.tvm import compile_module
+
+        with tempfile.TemporaryDirectory(prefix="trimtab-tvm-") as name:
+            library = Path(name) / "model.so"
+            compile_module(module, example_input, threads=self.threads).export(library)
+            expected = reference_output(module, example_input)
+            example = example_input.detach().cpu().numpy()
+            return measure([Artefact("tvm", library)], example, expected, threads=self.threads)[0]
+
+
+def _run_worker(folder: Path, artefacts: Sequence[Artefact], threads: int, timeout_s: float) -> None:
+    """Runs the child on the job in the folder; what it was at when it failed stands in the file `current`."""
+    environment = os.environ | {
+        "OMP_NUM_THREADS": str(threads),
+        "TVM_NUM_THREADS": str(threads),
+        "TVM_USE_RUNTIME_LIB": "1",
+        "PYTHONPATH": os.pathsep.join(filter(None, [str(_source_root()), os.environ.get("PYTHONPATH", "")])),
+    }
+    command = [sys.executable, "-m", "backends.measuring_worker", str(folder)]
+    try:
+        child = subprocess.run(
+            command, env=environment, capture_output=True, text=True, errors="replace", timeout=timeout_s, check=False
+        )
+    except subprocess.TimeoutExpired as error:
+        raise TrimtabError(
+            f"{_current(folder, artefacts)} did not finish within {timeout_s:g} s and was stopped"
+        ) from error
+    if child.returncode == 0:
+        return
+    reason = child.stderr.strip().splitlines()[-1:] or ["no message"]
+    ending = f"was killed by signal {-child.returncode}" if child.returncode < 0 else f"failed ({reason[0]})"
+    raise TrimtabError(f"{_current(folder, artefacts)} {ending} while it was measured; compile or export it again")
+
+
+def _current(folder: Path, artefacts: Sequence[Artefact]) -> str:
+    try:
+        artefact = artefacts[int((folder / "current").read_text(encoding="utf-8"))]
+    except (OSError, ValueError):
+        return "the measuring process"
+    return f"artefact {artefact.path} ({artefact.engine})"
+
+
+def _checked(artefact: Artefact, output: npt.NDArray[Any], expected: npt.NDArray[Any]) -> float:
+    error = relative_error(output, expected)
+    if error > TOLERANCE:
+        raise TrimtabError(
+            f"artefact {artefact.path} ({artefact.engine}) answers wrongly: relative error {error:.3g} against torch, "
+            f"at most {TOLERANCE:g} allowed; it was not measured"
+        )
+    return error
+
+
+def _measurement(
+    artefact: Artefact, timing: Mapping[str, Any], error: float | None, threads: int, details: Mapping[str, str]
+) -> Measurement:
+    samples = np.asarray(timing["seconds"], dtype=np.float64)
+    p10, median, p90 = (float(value) for value in np.percentile(samples, [10, 50, 90]))
+    calls = int(timing["calls"]) * len(samples)
+    return Measurement(median, p10, p90, calls, threads, artefact.engine, error, {**details, "cpu": cpu_name()})
+
+
+def cpu_name() -> str:
+    """The processor's name, as the system tells it."""
+    try:
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass  # not Linux
+    return platform.processor() or platform.machine()
+
+
+@contextmanager
+def _machine_lock() -> Iterator[None]:
+    """One measurement at a time on this machine, over all processes that share the cache."""
+    root = os.environ.get("TRIMTAB_CACHE")
+    path = (Path(root) if root else Path.home() / ".cache" / "trimtab") / "measuring.lock"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(path, timeout=_LOCK_WAIT_S):
+            yield
+    except Timeout as error:
+        raise TrimtabError(
+            f"another process has been measuring for {_LOCK_WAIT_S:g} s (lock {path}); stop it"
+        ) from error
+
+
+def _source_root() -> Path:
+    """The folder that holds the packages, for a child started elsewhere."""
+    return Path(__file__).resolve().parent.parent

@@ -1,0 +1,122 @@
+"""The process that `backends.measuring` throws away: loads the artefacts of a job, runs and times them in turns.
+
+    python -m backends.measuring_worker FOLDER
+
+FOLDER holds job.json and example.npy; report.json and the outputs are written there. `current` says which artefact
+is being run, for the parent to name should this process die.
+"""
+
+import importlib.metadata
+import json
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Call = Callable[[], Any]
+Reader = Callable[[], npt.NDArray[Any]]
+
+_SAMPLE_S = 1e-3
+_WARM_UP_S = 0.05
+
+
+def main(folder: Path) -> None:
+    """Does the job of the folder."""
+    job = json.loads((folder / "job.json").read_text(encoding="utf-8"))
+    example = np.load(folder / "example.npy", allow_pickle=False)
+    calls: list[Call] = []
+    for index, (engine, path) in enumerate(job["artefacts"]):
+        (folder / "current").write_text(str(index), encoding="utf-8")
+        call, output = _ENGINES[engine](Path(path), example, int(job["threads"]))
+        call()
+        np.save(folder / f"output{index}.npy", output())
+        calls.append(call)
+    timings = time_in_turns(calls, int(job["rounds"]), lambda index: _note(folder, index))
+    engines = sorted({engine for engine, _ in job["artefacts"]})
+    report = {"timings": timings, "details": {name: _version(name) for name in engines}}
+    (folder / "report.json").write_text(json.dumps(report), encoding="utf-8")
+
+
+def time_in_turns(calls: Sequence[Call], rounds: int, note: Callable[[int], None]) -> list[dict[str, Any]]:
+    """For each call the seconds it took in each round, averaged over enough repetitions to fill a sample.
+
+    Args:
+        calls: what to time.
+        rounds: samples of each; every other round goes backwards, so that nobody always runs behind the same one.
+        note: told which call comes next, outside the timed part of the first, untimed round.
+    """
+    repetitions = []
+    for index, call in enumerate(calls):
+        note(index)
+        repetitions.append(_repetitions(call))
+    seconds: list[list[float]] = [[] for _ in calls]
+    for number in range(rounds):
+        for index in range(len(calls)) if number % 2 == 0 else reversed(range(len(calls))):
+            call, count = calls[index], repetitions[index]
+            call()  # its weights back into the cache
+            start = time.perf_counter()
+            for _ in range(count):
+                call()
+            seconds[index].append((time.perf_counter() - start) / count)
+    return [{"calls": count, "seconds": samples} for count, samples in zip(repetitions, seconds, strict=True)]
+
+
+def _repetitions(call: Call) -> int:
+    """Calls that fill one sample, by the quickest seen while warming up."""
+    quickest, begin = float("inf"), time.perf_counter()
+    while time.perf_counter() - begin < _WARM_UP_S or quickest == float("inf"):
+        start = time.perf_counter()
+        call()
+        quickest = min(quickest, time.perf_counter() - start)
+    return max(1, round(_SAMPLE_S / quickest))
+
+
+def _note(folder: Path, index: int) -> None:
+    (folder / "current").write_text(str(index), encoding="utf-8")
+
+
+def _load_tvm(path: Path, example: npt.NDArray[Any], threads: int) -> tuple[Call, Reader]:
+    from backends.tvm.library import device_array, load_machine
+
+    machine = load_machine(path)
+    function, x = machine["main"], device_array(example)
+    return lambda: function(x), lambda: np.asarray(function(x).numpy())
+
+
+def _load_onnxruntime(path: Path, example: npt.NDArray[Any], threads: int) -> tuple[Call, Reader]:
+    from backends.onnxruntime import bound_session
+
+    run, output = bound_session(path, example, threads)
+    return run, output
+
+
+def _load_torch(path: Path, example: npt.NDArray[Any], threads: int) -> tuple[Call, Reader]:
+    import torch
+
+    torch.set_num_threads(threads)
+    module, x = torch.export.load(path).module(), torch.from_numpy(example)
+
+    def run() -> Any:
+        with torch.inference_mode():
+            return module(x)
+
+    return run, lambda: run().numpy()
+
+
+_ENGINES: dict[str, Callable[[Path, npt.NDArray[Any], int], tuple[Call, Reader]]] = {
+    "tvm": _load_tvm,
+    "onnxruntime": _load_onnxruntime,
+    "torch": _load_torch,
+}
+
+
+def _version(engine: str) -> str:
+    return importlib.metadata.version({"tvm": "apache-tvm"}.get(engine, engine))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -1,0 +1,137 @@
+"""Operators on each element by itself: affine maps of channels, activations, sums."""
+
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+import numpy as np
+from tvm import te
+
+from backends.tvm.epilogue import IDENTITY, Activation
+from backends.tvm.kernel import Kernel, parallelize, product
+from backends.tvm.layout import Blocked, Features, Plain, Value, pack_channels
+from backends.tvm.lower import Lowering, activation_of, operator_name, shape_of
+from backends.tvm.target import Cpu
+
+
+@dataclass(frozen=True, slots=True)
+class Elementwise(Kernel):
+    """Over a buffer of any shape.
+
+    Attributes:
+        operation: "copy" (source), "add" (source + other), "multiply" (source * other), or "affine"
+            (source * scale + shift, with scale and shift [blocks, lanes], or [size] for a matrix).
+        activation: applied last.
+    """
+
+    kind: ClassVar[str] = "elementwise"
+
+    shape: tuple[int, ...]
+    operation: str
+    activation: Activation = IDENTITY
+
+    @property
+    def output_shape(self) -> tuple[int, ...]:
+        """That of the buffer."""
+        return self.shape
+
+    def declare(self, cpu: Cpu) -> list[Any]:
+        """One expression."""
+        source = te.placeholder(self.shape, name="source")
+        operands = [source]
+        if self.operation in ("add", "multiply"):
+            operands.append(te.placeholder(self.shape, name="other"))
+        elif self.operation == "affine":
+            channels = (self.shape[1], *self.shape[4:])
+            operands += [te.placeholder(channels, name="scale"), te.placeholder(channels, name="shift")]
+
+        def element(*index: Any) -> Any:
+            value = source[index]
+            channel = (index[1], *index[4:])
+            if self.operation == "add":
+                value = value + operands[1][index]
+            elif self.operation == "multiply":
+                value = value * operands[1][index]
+            elif self.operation == "affine":
+                value = value * operands[1][channel] + operands[2][channel]
+            return self.activation.apply(value)
+
+        return [*operands, te.compute(self.shape, element, name="out")]
+
+    def schedule(self, schedule: Any, cpu: Cpu) -> None:
+        """Vectors along the innermost axis, rows over threads."""
+        out = schedule.get_sblock("out")
+        loops = schedule.get_loops(out)
+        if len(self.shape) == 5:
+            schedule.vectorize(loops[-1])
+        else:
+            _, inner = schedule.split(loops[-1], [None, cpu.lanes])
+            schedule.vectorize(inner)
+        parallelize(schedule, loops[:2] if len(loops) > 2 else loops[:1], product(self.shape), cpu)
+
+
+def lower_activation(lowering: Lowering, binding: Any) -> Value | None:
+    """A clamp that nothing before it could take in."""
+    source, activation = lowering.value(binding.value.args[0]), activation_of(binding.value)
+    if activation is None or isinstance(source, tuple) or shape_of(binding.var) == ():
+        return None
+    if isinstance(source, Blocked):
+        source = lowering.stored(source)
+        kernel = Elementwise(source.buffer_shape, "copy", activation)
+        return lowering.blocks_of(kernel, source.channels, source.expr)
+    if isinstance(source, Plain) and source.expr.ty.dtype != "float32":
+        return None
+    shape = source.shape if isinstance(source, Plain) else (source.batch, source.size)
+    return replace(source, expr=lowering.call(Elementwise(shape, "copy", activation), source.expr))
+
+
+def lower_binary(lowering: Lowering, binding: Any) -> Value | None:
+    """A sum or product of two feature maps, or with a constant for each channel."""
+    left, right = binding.value.args
+    for source in (left, right):
+        if lowering.constant(source) is None and (value := lower_affine(lowering, binding, source)) is not None:
+            return value
+    name = operator_name(binding.value).removeprefix("relax.")
+    one, other = lowering.value(left), lowering.value(right)
+    if name not in ("add", "multiply") or not (isinstance(one, Blocked) or isinstance(other, Blocked)):
+        return None
+    first, second = lowering.blocked(one), lowering.blocked(other)
+    if first is None or second is None or first.shape != second.shape:
+        return None
+    if first.blocks != second.blocks or not np.array_equal(first.channels, second.channels) or not first.stored:
+        first, second = lowering.in_order(first), lowering.in_order(second)
+    tail = lowering.fuse_tail(binding, first.channels.size, residual=False, affine=False)
+    kernel = Elementwise(first.buffer_shape, name, tail.activation)
+    return lowering.blocks_of(kernel, first.channels, first.expr, second.expr)
+
+
+def lower_batch_norm(lowering: Lowering, binding: Any) -> Value | None:
+    """A batch norm in evaluation that no operator before it could take in."""
+    return lower_affine(lowering, binding, binding.value.args[0])
+
+
+def lower_affine(lowering: Lowering, binding: Any, source: Any) -> Value | None:
+    """source * scale + shift with a constant for each channel, and the clamp behind it."""
+    value = lowering.value(source)
+    target: Blocked | Features | None = lowering.features(value)
+    if target is None:
+        target = lowering.blocked(value)
+    if target is None or target.channels.ndim != 1:
+        return None
+    affine = lowering.affine_of(source, binding.value, target.channels.size)
+    if affine is None:
+        return None
+    scale, shift = affine
+    tail = lowering.fuse_tail(binding, target.channels.size, residual=False)
+    scale, shift = scale * tail.scale, shift * tail.scale + tail.shift
+    if isinstance(target, Blocked):
+        target = lowering.stored(target)
+    if len(np.unique(target.channels)) < target.channels.size:
+        if isinstance(target, Features):
+            return None
+        target = lowering.gathered(target)
+    blocks, lanes = (target.blocks, target.lanes) if isinstance(target, Blocked) else (1, target.size)
+    shape = target.buffer_shape if isinstance(target, Blocked) else (target.batch, target.size)
+    operands = [pack_channels(vector, target.channels, blocks, lanes) for vector in (scale, shift)]
+    if isinstance(target, Features):
+        operands = [operand[0] for operand in operands]
+    return replace(target, expr=lowering.call(Elementwise(shape, "affine", tail.activation), target.expr, *operands))

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from automl.compression.inference import foldable_pairs, for_inference
+from automl.compression.inference import for_inference
 from automl.compression.pipeline import Compressor
 from automl.metrics import Metric
 from backends.base import HardwareBackend
@@ -48,7 +48,6 @@ class PolicyEvaluator:
         self.constraint = constraint
         self.backend = backend
         self.metric = metric
-        self._pairs = foldable_pairs(compressor.network.prune({}))
         self._batches = _Batches(val)
 
     def cost(self, policy: CompressionPolicy) -> dict[str, float]:
@@ -76,7 +75,7 @@ class PolicyEvaluator:
         return Evaluation(accuracy, cost, self.constraint.violation(cost), time.perf_counter() - start, error)
 
     def _accuracy(self, policy: CompressionPolicy) -> float:
-        module = for_inference(self.compressor.apply(policy), self._pairs)
+        module = for_inference(self.compressor.apply(policy))
         with torch.inference_mode():
             outputs = [(module(images), labels) for images, labels in self._batches]
             logits = torch.cat([output for output, _ in outputs])

@@ -1,0 +1,97 @@
+"""From an `nn.Module` to its graph, and from kept channels to a smaller network."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from search_spaces.channels import ChannelStructure
+from search_spaces.describe import describe
+from search_spaces.errors import InputError, did_you_mean
+from search_spaces.graph import ModelGraph
+from search_spaces.labels import IntArray, LabelPropagation
+from search_spaces.proof import prove as prove_groups
+from search_spaces.rebuild import build
+from search_spaces.trace import trace
+
+
+@dataclass(frozen=True)
+class LayerUnits:
+    """For each entry of a layer's channel dimensions: its channel group (-1 where it stays) and unit in that group."""
+
+    in_group: IntArray
+    in_unit: IntArray
+    out_group: IntArray
+    out_unit: IntArray
+
+
+class PrunableNetwork:
+    """A captured network: its graph, and the means to cut channels out of it for good.
+
+    The model given is copied, never changed.
+
+    Args:
+        model: a network of one input and one output tensor.
+        example_input: [N, ...]; its shape without the batch is the network's input shape.
+        prove: check each channel group against the zeroed network, and refuse those that fail.
+
+    Attributes:
+        graph: the uncompressed `ModelGraph`.
+        units: by layer name, which unit each of its channels is.
+
+    Raises:
+        InputError: torch cannot run or export the model on the example input.
+    """
+
+    def __init__(self, model: nn.Module, example_input: torch.Tensor, *, prove: bool = True) -> None:
+        self._template = trace(model, example_input)
+        labels = LabelPropagation(self._template).run()
+        structure = ChannelStructure(self._template, labels)
+        if prove:
+            structure = prove_groups(structure, model, example_input)
+        self._structure = structure
+        self.graph: ModelGraph = describe(structure)
+        self.units: Mapping[str, LayerUnits] = {
+            name: LayerUnits(*(part for side in (sides.inputs, sides.outputs) for part in self._place(side)))
+            for name, sides in labels.layers.items()
+        }
+        self._group_index = {group.name: index for index, group in enumerate(structure.groups)}
+
+    def prune(self, kept: Mapping[str, npt.ArrayLike]) -> torch.fx.GraphModule:
+        """The network without the units that are not kept.
+
+        Args:
+            kept: by group name, the rising indices of the units that stay; a group that is absent keeps all.
+
+        Returns:
+            A plain network in eval mode with tensors of its own; the names of its tensors are the model's.
+
+        Raises:
+            InputError: an unknown group, an index out of range or twice, or none at all.
+        """
+        chosen = {}
+        for name, units in kept.items():
+            if name not in self._group_index:
+                raise InputError(f"the network has no channel group {name!r}{did_you_mean(name, self._group_index)}")
+            index = np.asarray(units, dtype=np.int64).reshape(-1)
+            group = self._group_index[name]
+            width = self._structure.groups[group].width
+            if not len(index) or index[0] < 0 or index[-1] >= width or (np.diff(index) <= 0).any():
+                raise InputError(
+                    f"channel group {name!r} keeps rising unit indices from 0 to {width - 1}, at least one; "
+                    f"got {index[:8].tolist()}{'...' if len(index) > 8 else ''}"
+                )
+            chosen[group] = index
+        return build(self._structure, self._template, chosen)
+
+    def _place(self, labels: torch.Tensor) -> tuple[IntArray, IntArray]:
+        units = self._structure.unit_ids(labels)
+        return self._structure.group_of[units], self._structure.index_of[units]
+
+
+def capture_graph(model: nn.Module, example_input: torch.Tensor) -> ModelGraph:
+    """The graph of a network with its proven channel groups; see `PrunableNetwork`."""
+    return PrunableNetwork(model, example_input).graph

@@ -1,0 +1,415 @@
+"""Which channels can only be removed together: label tensors propagated through a network.
+
+Every layer that makes channels gives each of them a fresh label. A label tensor has the shape of an activation and
+holds, at every position, the label of the channel that stands there. Operators that move things (reshape, transpose,
+slice, concatenate, pad) are run on the label tensors as they are, so shuffles, slices and option-A shortcuts need no
+rule of their own; where tensors meet element by element, the labels that meet are linked. What is linked belongs to
+one unit. An operator that is not understood freezes the labels it touches.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+from torch import Tensor, fx, nn
+
+from search_spaces.trace import Template, arguments, op_name
+
+IntArray = npt.NDArray[np.int64]
+
+MOVES = {
+    "reshape", "flatten", "permute", "transpose", "t", "movedim", "swapaxes", "slice", "select", "unsqueeze",
+    "expand", "flip", "roll", "index_select", "index", "repeat", "repeat_interleave", "channel_shuffle", "native_channel_shuffle",
+}  # fmt: skip
+"""Operators that only move, repeat or drop entries: run literally on label tensors."""
+
+_PASSES = {
+    "contiguous", "clone", "to", "_to_copy", "type_as", "dropout", "hardswish", "log_sigmoid", "rrelu",
+    "zeros_like", "ones_like", "full_like",
+}  # fmt: skip
+"""Operators that work entry by entry on their first argument, though torch does not tag them so."""
+
+_SPATIAL = ("max_pool", "avg_pool", "adaptive_avg_pool", "adaptive_max_pool", "lp_pool", "upsample_", "_upsample_")
+_REDUCTIONS = {"mean", "sum", "amax", "amin", "max", "min", "var", "std", "logsumexp", "median"}
+_ALONG = {"softmax", "log_softmax", "cumsum", "sort"}
+
+
+@dataclass(frozen=True, slots=True)
+class LayerLabels:
+    """Labels of a layer's weight tensor: of each input and each output channel."""
+
+    inputs: Tensor
+    outputs: Tensor
+
+
+@dataclass(frozen=True)
+class Units:
+    """What the labels of a network amount to.
+
+    Attributes:
+        of_label: [labels] the unit of each label.
+        frozen: unit -> the reason why it has to stay.
+    """
+
+    of_label: IntArray
+    frozen: dict[int, str]
+
+
+@dataclass
+class LabelPropagation:
+    """Runs a template on label tensors.
+
+    Attributes:
+        values: the label tensor of each node, batch dimension first where it has one (stride 0); a list for a node
+            with several outputs, None for one that gives no tensor.
+        layers: labels of the convolutions and linear layers, by name, in execution order.
+        carriers: labels of the batch norms, by name.
+    """
+
+    template: Template
+    values: dict[fx.Node, Any] = field(default_factory=dict)
+    layers: dict[str, LayerLabels] = field(default_factory=dict)
+    carriers: dict[str, Tensor] = field(default_factory=dict)
+    _count: int = 0
+    _links: list[tuple[Tensor, Tensor]] = field(default_factory=list)
+    _frozen: list[tuple[Tensor, str]] = field(default_factory=list)
+
+    def run(self) -> "LabelPropagation":
+        """Propagate from the input to the output."""
+        for node in self.template.graph.nodes:
+            if node.op == "placeholder":
+                labels = self._along(self.fresh(node.meta["shape"][1]), 1, node.meta["shape"])
+                self.freeze(labels, "they are the network's input")
+                self.values[node] = labels
+            elif node.op == "get_attr":
+                self.values[node] = self._leaf(node)
+            elif node.op == "call_module":
+                self.values[node] = self._module(node)
+            elif node.op == "output":
+                self.freeze(self.values[node.args[0]], "they are the network's output")
+            else:
+                self.values[node] = self._operator(node)
+        return self
+
+    def units(self) -> Units:
+        """Connected labels, and which of them are frozen."""
+        pairs = [torch.stack([a, b]) for a, b in self._links if a.numel()]
+        edges = torch.cat(pairs, dim=1).numpy() if pairs else np.zeros((2, 0), dtype=np.int64)
+        matrix = coo_array((np.ones(edges.shape[1], dtype=np.int8), (edges[0], edges[1])), (self._count, self._count))
+        _, unit = connected_components(matrix, directed=False)
+        of_label = unit.astype(np.int64)
+        frozen: dict[int, str] = {}
+        for labels, reason in self._frozen:
+            for index in np.unique(of_label[labels.numpy()]).tolist():
+                frozen.setdefault(index, reason)
+        return Units(of_label, frozen)
+
+    # -- labels ----------------------------------------------------------------------------------------------------
+
+    def fresh(self, number: int) -> Tensor:
+        """New labels, one for each channel."""
+        labels = torch.arange(self._count, self._count + number)
+        self._count += number
+        return labels
+
+    def link(self, first: Tensor, second: Tensor) -> None:
+        """Entries that meet can only be removed together."""
+        self._links.append((first.reshape(-1), second.reshape(-1)))
+
+    def freeze(self, labels: Any, reason: str) -> None:
+        """These channels have to stay."""
+        for tensor in labels if isinstance(labels, list) else [labels]:
+            if isinstance(tensor, Tensor) and tensor.numel():
+                self._frozen.append((torch.unique(_reduced(tensor)), reason))
+
+    @staticmethod
+    def _along(labels: Tensor, axis: int, shape: Sequence[int]) -> Tensor:
+        """Labels along one axis of a tensor, the same at all positions of the others."""
+        sizes = [1] * len(shape)
+        sizes[axis] = -1
+        return labels.reshape(sizes).expand(tuple(shape))
+
+    # -- nodes -----------------------------------------------------------------------------------------------------
+
+    def _leaf(self, node: fx.Node) -> Tensor | None:
+        """A parameter or constant: each entry may go where what it meets goes."""
+        shape = node.meta.get("shape")
+        return None if shape is None else self.fresh(int(np.prod(shape))).reshape(shape)
+
+    def _module(self, node: fx.Node) -> Tensor:
+        name = str(node.target)
+        module = self.template.modules[name]
+        source: Tensor = self.values[node.args[0]]
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            return self._batch_norm(node, name, source)
+        if not isinstance(module, nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d):
+            return source
+        axis = source.ndim - 1 if isinstance(module, nn.Linear) else 1
+        width = module.weight.shape[1] * (1 if isinstance(module, nn.Linear) else module.groups)
+        inputs = channel_vector(source, axis)
+        if inputs is None or not node.meta["batched"]:
+            self.freeze(source, f"layer {name!r} reads them along another axis")
+            inputs = self.fresh(width)
+            self.freeze(inputs, f"layer {name!r} reads them along another axis")
+        known = self.layers.get(name)
+        groups = 1 if isinstance(module, nn.Linear) else module.groups
+        if groups == width and groups > 1:  # depthwise: hands its channels on
+            outputs = inputs.repeat_interleave(module.weight.shape[0] // width)
+        else:
+            outputs = known.outputs if known else self.fresh(module.weight.shape[0])
+            for side in (inputs, outputs) if groups > 1 else ():
+                rows = side.reshape(groups, -1)
+                self.link(rows[:1].expand_as(rows), rows)
+        if known:
+            self.link(known.inputs, inputs)
+            self.link(known.outputs, outputs)
+        else:
+            self.layers[name] = LayerLabels(inputs, outputs)
+        return self._along(outputs, axis, node.meta["shape"])
+
+    def _batch_norm(self, node: fx.Node, name: str, source: Tensor) -> Tensor:
+        labels = channel_vector(source, 1)
+        if labels is None or not node.meta["batched"]:
+            return self._opaque(node, "batch_norm")  # type: ignore[no-any-return]
+        known = self.carriers.setdefault(name, labels)
+        if known is not labels:
+            self.link(known, labels)
+        return source
+
+    def _operator(self, node: fx.Node) -> Any:
+        name = op_name(node)
+        if "items" not in node.meta and "shape" not in node.meta:
+            return None
+        sources = [self.values[source] for source in node.all_input_nodes]
+        if not name and isinstance(sources[0], list) and len(sources) == 1:
+            return sources[0][int(node.args[1])]  # type: ignore[call-overload]
+        rule = self._rule(node, name)
+        known = node.meta.get("batched", False) or not node.meta["fed"]
+        if rule is None or not known or not sources or not all(isinstance(source, Tensor) for source in sources):
+            return self._opaque(node, name or str(node.target))
+        result = rule(node)
+        return self._opaque(node, name) if result is None else result
+
+    def _rule(self, node: fx.Node, name: str) -> Callable[[fx.Node], Tensor | None] | None:
+        tags = getattr(node.target, "tags", ())
+        if name in MOVES:
+            return self._move
+        if name in ("cat", "concat", "stack"):
+            return self._concatenate
+        if name in ("pad", "constant_pad_nd"):
+            return self._pad
+        if name == "prelu":
+            return self._prelu
+        if name == "glu":
+            return self._glu
+        if name in ("pixel_shuffle", "pixel_unshuffle"):
+            return self._pixels
+        if name.startswith(_SPATIAL):
+            return self._space
+        if name in _REDUCTIONS:
+            return self._reduce
+        if name in _ALONG:
+            return self._normalise
+        if torch.Tag.pointwise in tags or name in _PASSES:
+            return self._pointwise
+        return None
+
+    def _opaque(self, node: fx.Node, name: str) -> Any:
+        """An operator that is not understood: what it reads and what it gives has to stay."""
+        where = node.meta.get("where")
+        reason = f"operator {name!r}" + (f" in {where!r}" if where else "") + " needs them all"
+        for source in node.all_input_nodes:
+            self.freeze(self.values[source], reason)
+        label = self.fresh(1)
+        self.freeze(label, reason)
+        if "items" in node.meta:
+            return [None if shape is None else label.expand(shape) for shape in node.meta["items"]]
+        shape = node.meta["shape"]
+        return label.reshape([1] * len(shape)).expand(shape)
+
+    # -- rules: each gives None where it does not apply -------------------------------------------------------------
+
+    def _move(self, node: fx.Node) -> Tensor | None:
+        return run_move(self.template, node, self.values[node.all_input_nodes[0]])
+
+    def _concatenate(self, node: fx.Node) -> Tensor | None:
+        sources = [self.values[source] for source in node.args[0]]  # type: ignore[union-attr]
+        dim = arguments(node)["dim"]
+        if op_name(node) == "stack":
+            dim %= sources[0].ndim + 1
+            sources = [source.unsqueeze(dim) for source in sources]
+        dim %= sources[0].ndim
+        if node.meta["batched"] and dim == 0:
+            return None
+        sources = [source for source in sources if source.ndim == len(node.meta["shape"])]
+        narrow = []
+        for axis in range(sources[0].ndim):
+            if axis != dim and all(source.stride(axis) == 0 or source.shape[axis] == 1 for source in sources):
+                narrow.append(axis)
+        for axis in narrow:
+            sources = [source.narrow(axis, 0, 1) for source in sources]
+        return torch.cat(sources, dim).expand(node.meta["shape"])
+
+    def _pad(self, node: fx.Node) -> Tensor | None:
+        """Channels that are added have fresh labels; space that is added belongs to its channel."""
+        result: Tensor = self.values[node.args[0]]
+        found = arguments(node)
+        amounts = found["pad"]
+        axes = [axis for axis in range(result.ndim) if varies(result, axis)]
+        for position in range(len(amounts) // 2):
+            axis = result.ndim - 1 - position
+            before, after = amounts[2 * position : 2 * position + 2]
+            if axis not in axes:
+                continue
+            if before == after == 0:
+                continue
+            if min(before, after) < 0 or axes != [axis] or found.get("mode", "constant") != "constant":
+                return None
+            line = result.movedim(axis, 0).reshape(result.shape[axis], -1)[:, 0]
+            line = torch.cat([self.fresh(before), line, self.fresh(after)])
+            shape = list(result.shape)
+            shape[axis] = len(line)
+            result = self._along(line, axis, shape)
+        return _first(result, [axis for axis in range(result.ndim) if axis not in axes]).expand(node.meta["shape"])
+
+    def _space(self, node: fx.Node) -> Tensor | None:
+        source: Tensor = self.values[node.args[0]]
+        axes = range(2, source.ndim)
+        if "items" in node.meta or any(varies(source, axis) for axis in axes):
+            return None
+        return _first(source, axes).expand(node.meta["shape"])
+
+    def _reduce(self, node: fx.Node) -> Tensor | None:
+        source: Tensor = self.values[node.args[0]]
+        found = arguments(node)
+        dims = found.get("dim")
+        if dims is None or dims == [] or "items" in node.meta:
+            return None
+        axes = [axis % source.ndim for axis in (dims if isinstance(dims, list | tuple) else [dims])]
+        if (node.meta["batched"] and 0 in axes) or any(varies(source, axis) for axis in axes):
+            return None
+        result = _first(source, axes)
+        if not found.get("keepdim"):
+            for axis in sorted(axes, reverse=True):
+                result = result.squeeze(axis)
+        return result
+
+    def _normalise(self, node: fx.Node) -> Tensor | None:
+        source: Tensor = self.values[node.args[0]]
+        axis = arguments(node)["dim"] % source.ndim
+        return None if axis == 0 or varies(source, axis) or "items" in node.meta else source
+
+    def _prelu(self, node: fx.Node) -> Tensor | None:
+        source, weight = (self.values[argument] for argument in node.args)
+        if weight.numel() == 1:
+            return source  # type: ignore[no-any-return]
+        return self.meet([source, weight.reshape([-1] + [1] * (source.ndim - 2))])
+
+    def _glu(self, node: fx.Node) -> Tensor | None:
+        source: Tensor = self.values[node.args[0]]
+        value, gate = source.chunk(2, arguments(node)["dim"])
+        return self.meet([value, gate])
+
+    def _pixels(self, node: fx.Node) -> Tensor | None:
+        """Pixel shuffle: the channels that make up one block of pixels stay or go together."""
+        source = channel_vector(self.values[node.args[0]], 1)
+        if source is None:
+            return None
+        if op_name(node) == "pixel_unshuffle":
+            labels = source.repeat_interleave(node.args[1] ** 2)  # type: ignore[operator]
+        else:
+            rows = source.reshape(-1, node.args[1] ** 2)  # type: ignore[operator]
+            self.link(rows[:, :1].expand_as(rows), rows)
+            labels = rows[:, 0]
+        return self._along(labels, 1, node.meta["shape"])
+
+    def _pointwise(self, node: fx.Node) -> Tensor | None:
+        return self.meet([self.values[source] for source in node.all_input_nodes])
+
+    def meet(self, sources: Sequence[Tensor]) -> Tensor:
+        """Tensors that are combined entry by entry: link the labels that meet.
+
+        Where a tensor of one channel is broadcast over many (a spatial mask), its channel has to stay, but binds
+        nobody.
+        """
+        if len(sources) == 1:
+            return sources[0]
+        shape = torch.broadcast_shapes(*(source.shape for source in sources))
+        aligned = [source.reshape([1] * (len(shape) - source.ndim) + list(source.shape)) for source in sources]
+        varying = [[varies(source, axis) for axis in range(len(shape))] for source in aligned]
+        bound = []
+        for source, own in zip(aligned, varying, strict=True):
+            broadcast = any(
+                source.shape[axis] == 1 and size > 1 and any(other[axis] for other in varying)
+                for axis, size in enumerate(shape)
+            )
+            if broadcast:
+                self.freeze(source, "they are broadcast over other channels")
+            else:
+                bound.append((sum(own), source.expand(shape)))
+        if not bound:
+            label = self.fresh(1)
+            self.freeze(label, "they are broadcast over other channels")
+            return label.reshape([1] * len(shape)).expand(shape)
+        bound.sort(key=lambda item: item[0])
+        kept = [source for _, source in bound]
+        still = [axis for axis in range(len(shape)) if all(source.stride(axis) == 0 for source in kept)]
+        lines = [_first(source, still) for source in kept]
+        for other in lines[1:]:
+            self.link(lines[0], other)
+        return kept[0]
+
+
+def run_move(template: Template, node: fx.Node, source: Tensor) -> Tensor | None:
+    """Run a moving operator on an integer tensor; None where it mixes the batch with something else."""
+    first, *indices = node.all_input_nodes
+    found: dict[fx.Node, Any] = {first: source}
+    for index in indices:  # of index_select: constants
+        if index.op != "get_attr":
+            return None
+        found[index] = template.tensors[str(index.target)]
+    args = fx.map_arg(node.args, found.__getitem__)
+    kwargs = fx.map_arg(dict(node.kwargs), found.__getitem__)
+    result: Tensor = node.target(*args, **kwargs)  # type: ignore[operator]
+    if tuple(result.shape) != tuple(node.meta["shape"]):
+        return None
+    if node.meta["batched"]:
+        if varies(result, 0):
+            return None
+        result = result[:1].expand(result.shape)
+    still = [axis for axis in range(result.ndim) if not varies(result, axis)]
+    return _first(result, still).expand(result.shape)
+
+
+def varies(labels: Tensor, axis: int) -> bool:
+    """Whether labels differ along an axis."""
+    if labels.shape[axis] <= 1 or labels.stride(axis) == 0:
+        return False
+    first = _reduced(labels, but=axis)
+    return bool((first != first.narrow(axis, 0, 1)).any())
+
+
+def channel_vector(labels: Tensor, axis: int) -> Tensor | None:
+    """[channels] the labels along an axis; None where they differ along another axis."""
+    if any(varies(labels, other) for other in range(labels.ndim) if other != axis):
+        return None
+    return labels.movedim(axis, 0).reshape(labels.shape[axis], -1)[:, 0].clone()
+
+
+def _first(labels: Tensor, axes: Sequence[int]) -> Tensor:
+    """The first entry along some axes, which stay with size 1."""
+    for axis in axes:
+        labels = labels.narrow(axis, 0, 1)
+    return labels
+
+
+def _reduced(labels: Tensor, but: int = -1) -> Tensor:
+    """Without the repetition along axes of stride 0."""
+    return _first(
+        labels, [axis for axis in range(labels.ndim) if axis != but and labels.stride(axis) == 0 and labels.shape[axis]]
+    )

@@ -4,6 +4,7 @@ from abc import ABC, abstractmethod
 from math import ceil, floor, inf, sqrt
 
 import numpy as np
+import numpy.typing as npt
 
 from envs.pricing import CountedCost, FloatArray
 from search_spaces.errors import InputError
@@ -15,10 +16,12 @@ class Bounding(ABC):
     """Turns the ratio proposed for a channel group into the number of units it keeps.
 
     Attributes:
+        free: the groups that there is something to decide about.
         unvisited: units that each group is assumed to keep until its turn comes.
         lowest: the least keep ratio of each group.
     """
 
+    free: tuple[int, ...]
     unvisited: FloatArray
     lowest: FloatArray
 
@@ -45,8 +48,12 @@ class LargestFeasible(Bounding):
     """
 
     def __init__(self, space: SearchSpace, constraint: Constraint | None) -> None:
+        widths = [group.width for group in space.graph.groups]
+        self.free = tuple(group for group, width in enumerate(widths) if space.least[group] < width)
         self.unvisited = np.array(space.least, dtype=np.float64)
-        self.lowest = self.unvisited / [group.width for group in space.graph.groups]
+        self.lowest = self.unvisited / widths
+        if constraint:
+            check_reachable(space, constraint)
         self._choices = [np.array(space.choices(group), dtype=np.float64) for group in range(len(space.least))]
         self._limit = constraint.limit if constraint else inf
         self._cost = CountedCost(space.graph, constraint.metric) if constraint else None
@@ -82,15 +89,13 @@ class PublishedBounding(Bounding):
             )
         self._widths = [group.width for group in space.graph.groups]
         self._steps = space.step
-        self.lowest = np.array(
-            [
-                1.0 if least == width else space.lower_bound
-                for least, width in zip(space.least, self._widths, strict=True)
-            ]
-        )
+        self.free = tuple(group for group in range(len(self._widths)) if group not in space.protected)
+        self.lowest = np.array([space.lower_bound if group in self.free else 1.0 for group in range(len(self._widths))])
         self.unvisited = self.lowest * self._widths
         self._limit = constraint.limit if constraint else inf
         self._cost = CountedCost(space.graph, constraint.metric) if constraint else None
+        if self._cost and self._cost(self.unvisited) > self._limit:
+            raise _unreachable(space, constraint, self._cost, self.unvisited)
 
     def units(self, kept: FloatArray, group: int, ratio: float) -> int:
         """The clipped ratio of the width, rounded half to even, then up to the grid."""
@@ -124,11 +129,14 @@ def check_reachable(space: SearchSpace, constraint: Constraint) -> None:
         InputError: gives the least cost that the space can reach.
     """
     cost = CountedCost(space.graph, constraint.metric)
-    least = cost(space.least)
-    if least > constraint.limit:
-        whole = cost([group.width for group in space.graph.groups])
-        raise InputError(
-            f"the budget of {constraint.limit:,.0f} {constraint.unit} cannot be kept: the cheapest policy of the space "
-            f"needs {least:,.0f} ({least / whole:.2%} of the network's {whole:,.0f}); raise the budget, or lower the "
-            "space's lower_bound"
-        )
+    if cost(space.least) > constraint.limit:
+        raise _unreachable(space, constraint, cost, space.least)
+
+
+def _unreachable(space: SearchSpace, constraint: Constraint, cost: CountedCost, cheapest: npt.ArrayLike) -> InputError:
+    least, whole = cost(cheapest), cost([group.width for group in space.graph.groups])
+    return InputError(
+        f"the budget of {constraint.limit:,.0f} {constraint.unit} cannot be kept: the cheapest policy of the space "
+        f"needs {least:,.0f} ({least / whole:.2%} of the network's {whole:,.0f}); raise the budget, or lower the "
+        "space's lower_bound"
+    )

@@ -5,7 +5,7 @@ from typing import Literal
 import numpy as np
 from gymnasium import spaces
 
-from envs.budget import Bounding, LargestFeasible, PublishedBounding, check_reachable
+from envs.budget import Bounding, LargestFeasible, PublishedBounding
 from envs.layerwise import Action, Evaluator, LayerwiseEnv, LayerwiseWalk, Observation, scalar
 from envs.observation import FEATURES, LayerObservations
 from envs.pricing import CountedCost
@@ -44,8 +44,6 @@ class ChannelPruningWalk(LayerwiseWalk):
         graph = space.graph
         limit = constraint if mode == "resource" else None
         self._bounding: Bounding = (PublishedBounding if faithful else LargestFeasible)(space, limit)
-        if limit:
-            check_reachable(space, limit)
         self._graph = graph
         self._faithful = faithful
         self._widths = np.array([group.width for group in graph.groups], dtype=np.float64)
@@ -54,10 +52,7 @@ class ChannelPruningWalk(LayerwiseWalk):
             min((position[name] for name in group.consumers), default=position[group.producers[0]])
             for group in graph.groups
         ]
-        self.order = sorted(
-            (group for group, width in enumerate(self._widths) if space.least[group] < width),
-            key=lambda group: (reads[group], group),
-        )
+        self.order = sorted(self._bounding.free, key=lambda group: (reads[group], group))
         self._observations = LayerObservations(graph.layers, [reads[group] for group in self.order], constraint.metric)
         self._cost = CountedCost(graph, constraint.metric)
         self._whole_cost = self._cost(self._widths)

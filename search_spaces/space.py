@@ -32,12 +32,14 @@ class SearchSpace:
         least: fewest units of each group; its width where the group is protected.
         step: grid of each group; the width itself is always allowed.
         lower_bound: the least keep ratio that `least` was rounded up from.
+        protected: indices of the groups that stay whole because they were asked to.
     """
 
     graph: ModelGraph
     least: tuple[int, ...]
     step: tuple[int, ...]
     lower_bound: float = 0.2
+    protected: frozenset[int] = frozenset()
 
     @classmethod
     def build(
@@ -63,13 +65,15 @@ class SearchSpace:
             if not any(fnmatchcase(name, pattern) for name in names):
                 raise InputError(f"no channel group matches protect={pattern!r}; groups: {', '.join(names) or 'none'}")
         least, steps = [], []
-        for group in graph.groups:
+        guarded = frozenset(
+            index for index, name in enumerate(names) if any(fnmatchcase(name, pattern) for pattern in protect)
+        )
+        for index, group in enumerate(graph.groups):
             step = min(group.width, channel_step(group.width) if round_to is None else round_to)
             floor = min(group.width, step * ceil(lower_bound * group.width / step - ROUNDING_ERROR))
-            protected = any(fnmatchcase(group.name, pattern) for pattern in protect)
-            least.append(group.width if protected else floor)
+            least.append(group.width if index in guarded else floor)
             steps.append(step)
-        space = cls(graph, tuple(least), tuple(steps), lower_bound)
+        space = cls(graph, tuple(least), tuple(steps), lower_bound, guarded)
         if not any(low < group.width for low, group in zip(least, graph.groups, strict=True)):
             raise InputError("nothing is left to prune: every channel group is refused, protected or too narrow")
         return space

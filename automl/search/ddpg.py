@@ -17,6 +17,7 @@ from search_spaces.objective import Evaluation
 from search_spaces.policy import CompressionPolicy
 
 NETWORKS = ("actor", "actor_target", "critic", "critic_target")
+MOMENTS = ("exp_avg", "exp_avg_sq")
 REPLAY = ("observations", "next_observations", "actions", "rewards", "dones")
 Array = np.ndarray[Any, Any]
 
@@ -96,10 +97,12 @@ class DDPGSearcher(Searcher):
         for name in NETWORKS:
             for key, tensor in getattr(self._agent, name).state_dict().items():
                 arrays[f"{name}/{key}"] = tensor.numpy().copy()
+        updates = 0
         for name in ("actor", "critic"):
             for index, moments in getattr(self._agent, name).optimizer.state_dict()["state"].items():
-                for key, tensor in moments.items():
-                    arrays[f"{name}_adam/{index}/{key}"] = tensor.numpy().copy()
+                updates = int(moments["step"])
+                for key in MOMENTS:
+                    arrays[f"{name}_adam/{index}/{key}"] = moments[key].numpy().copy()
         for name in REPLAY:
             arrays[f"replay/{name}"] = getattr(self._replay, name)[: self._replay.size()].copy()
         for index, episode in enumerate(self._pending):
@@ -108,6 +111,7 @@ class DDPGSearcher(Searcher):
         values = {
             "asked": self._asked,
             "told": self._told,
+            "updates": updates,
             "replay_position": self._replay.pos,
             "baseline": self._replay.baseline,
             "noise": self._agent.noise.bit_generator.state,
@@ -121,11 +125,13 @@ class DDPGSearcher(Searcher):
             getattr(self._agent, name).load_state_dict(
                 {key: torch.tensor(array) for key, array in _under(arrays, f"{name}/").items()}
             )
+        updates = torch.tensor(float(values["updates"]), dtype=torch.float32)
         for name in ("actor", "critic"):
             moments: dict[int, dict[str, torch.Tensor]] = {}
             for key, array in _under(arrays, f"{name}_adam/").items():
                 index, moment = key.split("/")
-                moments.setdefault(int(index), {})[moment] = torch.tensor(array)
+                entry = moments.setdefault(int(index), {"step": updates.clone()})
+                entry[moment] = torch.tensor(array)
             optimizer = getattr(self._agent, name).optimizer
             optimizer.load_state_dict({**optimizer.state_dict(), "state": moments})
         stored = len(arrays["replay/rewards"])

@@ -1,0 +1,41 @@
+"""The faithful walk reproduces AMC's budget bounding on MobileNetV1 at 224 x 224."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from automl.testing.problems import mobilenet_v1
+from envs.channel_pruning import ChannelPruningWalk
+from search_spaces.objective import Constraint
+from search_spaces.space import SearchSpace
+
+ORACLE = Path(__file__).parents[2].parent / "shared/oracles/amc_action_bounding.json"
+
+
+@pytest.fixture(scope="module")
+def oracle() -> dict[str, Any]:
+    if not ORACLE.exists():
+        pytest.skip("../shared/oracles is not there")
+    loaded: dict[str, Any] = json.loads(ORACLE.read_text(encoding="utf-8"))
+    return loaded
+
+
+@pytest.mark.parametrize("through_action", [False, True], ids=["ratio", "action"])
+def test_every_published_case(oracle: dict[str, Any], through_action: bool) -> None:
+    graph = mobilenet_v1()
+    assert graph.macs == oracle["macs_dense"]
+    space = SearchSpace.build(graph, oracle["lower_bound"], oracle["round_to"])
+    for case in oracle["cases"]:
+        walk = ChannelPruningWalk(space, Constraint("macs", case["budget_ratio"] * graph.macs), faithful=True)
+        done = False
+        while not done:
+            if through_action:
+                _, done = walk.step(np.array([walk.action(case["proposed"])], dtype=np.float32))
+            else:
+                _, done = walk.keep(case["proposed"])
+        assert [3, *walk.kept()] == case["channels"]
+        assert graph.with_kept(walk.kept()).macs == case["macs"]
+        assert graph.apply(walk.policy()).macs == case["macs"]

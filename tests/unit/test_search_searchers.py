@@ -1,0 +1,72 @@
+"""Every searcher of the project passes the conformance kit; `make_searcher` refuses what it does not know."""
+
+from typing import Any
+
+import pytest
+
+from automl.search import Searcher, make_searcher, searcher_names
+from automl.testing.problems import conv_chain
+from automl.testing.searchers import SearcherConformance
+from search_spaces.errors import InputError
+from search_spaces.objective import Constraint
+from search_spaces.space import SearchSpace
+
+SMALL_AGENT = {"warmup": 4, "hidden": 24, "batch": 16}
+
+
+class TestRandom(SearcherConformance):
+    def make(self, space: SearchSpace, constraint: Constraint, seed: int) -> Searcher:
+        return make_searcher("random", space=space, constraint=constraint, seed=seed, evaluations=self.evaluations)
+
+
+class TestUniform(SearcherConformance):
+    def make(self, space: SearchSpace, constraint: Constraint, seed: int) -> Searcher:
+        return make_searcher("uniform", space=space, constraint=constraint, seed=seed, evaluations=self.evaluations)
+
+
+class TestDDPG(SearcherConformance):
+    def make(self, space: SearchSpace, constraint: Constraint, seed: int) -> Searcher:
+        return make_searcher(
+            "ddpg",
+            space=space,
+            constraint=constraint,
+            seed=seed,
+            evaluations=self.evaluations,
+            options=SMALL_AGENT,
+        )
+
+
+def build(name: str = "random", **changes: Any) -> Searcher:
+    graph = conv_chain()
+    arguments = {"constraint": Constraint("macs", 0.5 * graph.macs), "seed": 0, "evaluations": 4, **changes}
+    return make_searcher(name, space=SearchSpace.build(graph), **arguments)
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "message"),
+    [
+        ("rando", {}, "did you mean 'random'"),
+        ("ddpg", {"options": {"warm_up": 3}}, "did you mean 'warmup'"),
+        ("ddpg", {"options": {"warmup": 3.5}}, "of type int, got 3.5"),
+        ("ddpg", {"options": {"warmup": True}}, "of type int, got True"),
+        ("ddpg", {"options": {"tau": 0}}, r"tau lies in \(0, 1\]"),
+        ("random", {"options": {"warmup": 3}}, "no option 'warmup'"),
+        ("random", {"reward": "acuracy"}, "did you mean 'accuracy'"),
+        ("random", {"mode": "resorce"}, "did you mean 'resource'"),
+        ("random", {"mode": "accuracy"}, "use reward 'accuracy_flops'"),
+        ("uniform", {"constraint": Constraint("macs", 1.0)}, "cheapest policy of the space needs"),
+        ("random", {"constraint": Constraint("latency_s", 1.0)}, "got metric 'latency_s'"),
+        ("ddpg", {"constraint": Constraint("params", 1e6), "faithful": True}, "published bounding counts MACs"),
+    ],
+)
+def test_bad_input_is_refused_in_one_line(name: str, changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message) as refusal:
+        build(name, **changes)
+    assert "\n" not in str(refusal.value)
+
+
+def test_every_listed_searcher_can_be_made() -> None:
+    assert {name for name, _ in searcher_names()} >= {"ddpg", "random", "uniform"}
+    for name, description in searcher_names():
+        assert description
+        build(name).ask()

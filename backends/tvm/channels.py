@@ -1,14 +1,14 @@
 """Operators that only rearrange: on packed values most of them change the map of channels and move nothing."""
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from backends.tvm.constants import scalar
 from backends.tvm.layout import ZERO, Blocked, Features, Plain, Value, block_count
-from backends.tvm.lower import Lowering, ints, shape_of
+from backends.tvm.lower import Lowering, ints, operator_name, shape_of
 from backends.tvm.movement import Concat
 
 _SLACK = 1.5  # times the blocks needed; beyond it a value is compacted before its blocks are copied
@@ -69,46 +69,102 @@ def lower_take(lowering: Lowering, binding: Any) -> Value | None:
     return replace(value, channels=value.channels.take(indices.astype(np.int64), axis))
 
 
+@dataclass(slots=True)
+class _Picked:
+    """Channels, rows and columns picked out of a value by slices and pads, before anything is moved."""
+
+    value: Blocked
+    offset: list[int]
+    stride: list[int]
+    size: list[int]
+
+    @classmethod
+    def all_of(cls, value: Blocked) -> "_Picked":
+        return cls(value, [0, 0], [1, 1], [value.height, value.width])
+
+    @property
+    def whole(self) -> bool:
+        """Whether every row and column stands where it stood."""
+        return self.offset == [0, 0] and self.stride == [1, 1] and self.size == [self.value.height, self.value.width]
+
+    def slice(self, call: Any) -> bool:
+        """Whether a strided_slice could be taken in."""
+        axes, begins, ends, *steps = ([int(scalar(field)) for field in argument.fields] for argument in call.args[1:])
+        rank, channels = len(self.value.shape), self.value.channels
+        offset, stride, size = self.offset.copy(), self.stride.copy(), self.size.copy()
+        for axis, begin, end, step in zip(axes, begins, ends, steps[0] if steps else [1] * len(axes), strict=True):
+            pixel = axis % rank - rank + 2
+            extent = size[pixel] if pixel >= 0 else self.value.shape[axis]
+            chosen = range(extent)[begin:end:step]
+            if step < 1 or not chosen or (axis % rank == 0 and len(chosen) < extent):
+                return False
+            if pixel >= 0:
+                offset[pixel] += chosen.start * stride[pixel]
+                stride[pixel] *= step
+                size[pixel] = len(chosen)
+            elif axis % rank > 0:
+                channels = channels.take(np.asarray(chosen), axis % rank - 1)
+        self.offset, self.stride, self.size = offset, stride, size
+        self.value = replace(self.value, channels=channels)
+        return True
+
+    def pad_channels(self, call: Any) -> bool:
+        """Whether a pad of channels with zeros could be taken in."""
+        batch0, batch1, before, after, *border = ints(call.attrs.pad_width)
+        if batch0 or batch1 or any(border) or min(before, after) < 0 or not _constant_pad(call):
+            return False
+        if float(call.attrs.pad_value) and (before or after):
+            return False
+        channels = np.pad(self.value.channels, (before, after), constant_values=ZERO)
+        self.value = replace(self.value, channels=channels)
+        return True
+
+    def moved(self, lowering: Lowering) -> Blocked:
+        """The value, gathered where a map of channels cannot say it."""
+        if self.whole:
+            return self.value
+        (rows, columns), (top, left), (down, right) = self.size, self.offset, self.stride
+        return lowering.gathered(self.value, (rows, columns), (top, left), (down, right))
+
+
 def lower_strided_slice(lowering: Lowering, binding: Any) -> Value | None:
-    """Every so manyeth channel, row or column."""
+    """Every so manyeth channel, row or column; with the slices and the pad of channels behind it, which together are
+    the shortcut of a ResNet of option A, it is one gather, or none where only channels are picked."""
     value = lowering.value(binding.value.args[0])
     if not isinstance(value, Blocked):
         return None
-    axes, *limits = ([int(scalar(field)) for field in argument.fields] for argument in binding.value.args[1:])
-    begins, ends = limits[:2]
-    strides = limits[2] if len(limits) > 2 else [1] * len(axes)
-    rank = len(value.shape)
-    offset, stride, size = [0, 0], [1, 1], [value.height, value.width]
-    channels = value.channels
-    for axis, begin, end, step in zip(axes, begins, ends, strides, strict=True):
-        axis %= rank
-        chosen = range(value.shape[axis])[begin:end:step]
-        if (axis == 0 and len(chosen) < value.batch) or step < 1 or len(chosen) == 0:
-            return None
-        if axis >= rank - 2:
-            pixel = axis - rank + 2
-            offset[pixel], stride[pixel], size[pixel] = chosen.start, step, len(chosen)
-        elif axis > 0:
-            channels = channels.take(np.asarray(chosen), axis - 1)
-    value = replace(value, channels=channels)
-    if size == [value.height, value.width]:
-        return value
-    return lowering.gathered(value, (size[0], size[1]), (offset[0], offset[1]), (stride[0], stride[1]))
+    picked = _Picked.all_of(value)
+    if not picked.slice(binding.value):
+        return None
+    if not picked.whole:
+        lowering.fuse_while(binding, lambda call: _take_in(picked, call))
+    return picked.moved(lowering)
+
+
+def _take_in(picked: _Picked, call: Any) -> bool:
+    name = operator_name(call)
+    if name == "relax.strided_slice":
+        return picked.slice(call)
+    return name == "relax.nn.pad" and picked.value.channels.ndim == 1 and picked.pad_channels(call)
 
 
 def lower_pad(lowering: Lowering, binding: Any) -> Value | None:
     """A constant border; channels of zeros cost nothing."""
-    value, attrs = lowering.value(binding.value.args[0]), binding.value.attrs
-    if not isinstance(value, Blocked) or value.channels.ndim != 1 or str(attrs.pad_mode) != "constant":
+    value, call = lowering.value(binding.value.args[0]), binding.value
+    if not isinstance(value, Blocked) or value.channels.ndim != 1 or len(call.attrs.pad_width) != 8:
         return None
-    batch0, batch1, channel0, channel1, top, bottom, left, right = ints(attrs.pad_width)
-    fill = float(attrs.pad_value)
-    if batch0 or batch1 or (fill and (channel0 or channel1)) or min(ints(attrs.pad_width)) < 0:
+    picked = _Picked.all_of(value)
+    if picked.pad_channels(call):
+        return picked.value
+    top, bottom, left, right = ints(call.attrs.pad_width)[4:]
+    if not _constant_pad(call) or any(ints(call.attrs.pad_width)[:4]) or min(top, bottom, left, right) < 0:
         return None
-    if top or bottom or left or right:
-        size = value.height + top + bottom, value.width + left + right
-        value = lowering.gathered(value, size, (-top, -left), fill=fill)
-    return replace(value, channels=np.pad(value.channels, (channel0, channel1), constant_values=ZERO))
+    size = value.height + top + bottom, value.width + left + right
+    return lowering.gathered(value, size, (-top, -left), fill=float(call.attrs.pad_value))
+
+
+def _constant_pad(call: Any) -> bool:
+    return str(call.attrs.pad_mode) == "constant"
 
 
 def lower_concat(lowering: Lowering, binding: Any) -> Value | None:

@@ -1,25 +1,35 @@
 """Fully connected layers."""
 
 from dataclasses import dataclass
+from functools import reduce
+from operator import add
 from typing import Any, ClassVar
 
 import numpy as np
 from tvm import te
 
 from backends.tvm.epilogue import NO_EPILOGUE, Epilogue
-from backends.tvm.kernel import Kernel, parallelize, product
+from backends.tvm.kernel import Kernel, parallelize
 from backends.tvm.layout import Features, Span, Value, block_count, pack_channels, pack_dense, plan_reduction
 from backends.tvm.lower import Lowering
 from backends.tvm.target import Cpu
-from backends.tvm.tiles import choose_tile
+from backends.tvm.tiles import Tile, choose_vector_tile
 
 
 @dataclass(frozen=True, slots=True)
 class Dense(Kernel):
     """Matrix product with constant weights, bias and activation: [batch, size] -> [batch, outputs].
 
-    Operands: input, weight [blocks, steps, width, lanes], bias [blocks, lanes], where the span is irregular the table
-    int32 [steps].
+    Operands: input, weight [blocks / tile.blocks, steps, width, tile.blocks, lanes] (one stream in the order it is
+    read), bias [blocks, lanes], where the span is irregular the table int32 [steps].
+
+    Attributes:
+        batch, size: shape of the input buffer.
+        span: how the reduction walks over the input's features.
+        outputs: features that come out.
+        blocks: blocks that are computed, perhaps more than the outputs need.
+        tile: blocks, and rows of the matrix in the place of columns, that are computed at once.
+        partial: partial sums of each output.
     """
 
     kind: ClassVar[str] = "dense"
@@ -28,7 +38,10 @@ class Dense(Kernel):
     size: int
     span: Span
     outputs: int
+    blocks: int
     lanes: int
+    tile: Tile
+    partial: int = 1
     epilogue: Epilogue = NO_EPILOGUE
 
     @property
@@ -37,59 +50,59 @@ class Dense(Kernel):
         return self.batch, self.outputs
 
     def declare(self, cpu: Cpu) -> list[Any]:
-        """Sums in blocks of a vector, then the epilogue into a plain matrix."""
-        blocks = block_count(self.outputs, self.lanes)
+        """Partial sums in blocks of a vector, then the epilogue into a plain matrix."""
+        span, stream = self.span, self.tile.blocks
         source = te.placeholder((self.batch, self.size), name="source")
-        weight = te.placeholder((blocks, self.span.steps, self.span.width, self.lanes), name="weight")
-        bias = te.placeholder((blocks, self.lanes), name="bias")
+        weight_shape = (self.blocks // stream, span.steps, span.width, stream, self.lanes)
+        weight = te.placeholder(weight_shape, name="weight")
+        bias = te.placeholder((self.blocks, self.lanes), name="bias")
         operands = [source, weight, bias]
         table = None
-        if self.span.start is None:
-            table = te.placeholder((self.span.steps,), name="table", dtype="int32")
+        if span.start is None:
+            table = te.placeholder((span.steps,), name="table", dtype="int32")
             operands.append(table)
-        step, lane = te.reduce_axis((0, self.span.steps), "step"), te.reduce_axis((0, self.span.width), "lane")
+        step, part = te.reduce_axis((0, span.steps), "step"), te.reduce_axis((0, span.width // self.partial), "part")
 
-        def element(n: Any) -> Any:
-            first = table[step] if table is not None else self.span.start + step * self.span.width
-            return source[n, first + lane]
+        def term(n: Any, o: Any, p: Any, v: Any) -> Any:
+            first = table[step] if table is not None else span.start + step * span.width
+            lane = part * self.partial + p
+            return source[n, first + lane] * weight[o // stream, step, lane, o % stream, v]
 
         sums = te.compute(
-            (self.batch, blocks, self.lanes),
-            lambda n, o, v: te.sum(element(n) * weight[o, step, lane, v], axis=[step, lane]),
+            (self.batch, self.blocks, self.partial, self.lanes),
+            lambda n, o, p, v: te.sum(term(n, o, p, v), axis=[step, part]),
             name="sum",
         )
-        out = te.compute(
-            self.output_shape,
-            lambda n, j: self.epilogue.apply(
-                sums[n, j // self.lanes, j % self.lanes], bias[j // self.lanes, j % self.lanes], None
-            ),
-            name="out",
-        )
-        return [*operands, out]
+
+        def element(n: Any, j: Any) -> Any:
+            o, v = j // self.lanes, j % self.lanes
+            total = reduce(add, (sums[n, o, p, v] for p in range(self.partial)))
+            return self.epilogue.apply(total, bias[o, v], None)
+
+        return [*operands, te.compute(self.output_shape, element, name="out")]
 
     def schedule(self, schedule: Any, cpu: Cpu) -> None:
-        """The tile of a convolution, with the batch in the place of pixels."""
+        """The tile's partial sums in registers, the whole reduction around them; stored, then added up."""
         sums = schedule.get_sblock("sum")
-        tile = choose_tile(block_count(self.outputs, self.lanes), 1, self.batch, cpu)
-        n, o, v, step, lane = schedule.get_loops(sums)
-        o_outer, o_inner = schedule.split(o, [None, tile.blocks])
-        n_outer, n_inner = schedule.split(n, [None, tile.columns])
-        schedule.reorder(o_outer, n_outer, step, lane, n_inner, o_inner, v)
-        schedule.vectorize(v)
-        schedule.unroll(n_inner)
-        schedule.unroll(o_inner)
+        n, o, p, v, step, part = schedule.get_loops(sums)
+        o_outer, o_inner = schedule.split(o, [None, self.tile.blocks])
+        n_outer, n_inner = schedule.split(n, [None, self.tile.columns])
+        schedule.reorder(o_outer, n_outer, step, part, p, n_inner, o_inner, v)
         store = schedule.cache_write(sums, 0, "local")
         schedule.reverse_compute_at(store, n_outer, preserve_unit_loops=True)
-        *_, first, second, last = schedule.get_loops(store)
-        schedule.vectorize(last)
-        schedule.unroll(first)
-        schedule.unroll(second)
-        *_, first, second, last = schedule.get_loops(schedule.decompose_reduction(sums, step))
-        schedule.vectorize(last)
-        schedule.unroll(first)
-        schedule.unroll(second)
-        work = self.batch * self.outputs * product((self.span.steps, self.span.width))
+        _in_registers(schedule, store)
+        _in_registers(schedule, sums)
+        _in_registers(schedule, schedule.decompose_reduction(sums, step))
+        work = self.batch * self.outputs * self.span.steps * self.span.width
         parallelize(schedule, (o_outer, n_outer), work, cpu)
+
+
+def _in_registers(schedule: Any, block: Any) -> None:
+    """Unrolls the loops of a block over the tile's accumulators."""
+    *_, first, second, third, lanes = schedule.get_loops(block)
+    schedule.vectorize(lanes)
+    for loop in (first, second, third):
+        schedule.unroll(loop)
 
 
 def lower_matmul(lowering: Lowering, binding: Any) -> Value | None:
@@ -101,14 +114,10 @@ def lower_matmul(lowering: Lowering, binding: Any) -> Value | None:
     outputs, lanes = weight.shape[1], lowering.cpu.lanes
     tail = lowering.fuse_tail(binding, outputs, residual=False)
     span, order, starts = plan_reduction(source.channels, lanes)
-    kernel = Dense(source.batch, source.size, span, outputs, lanes, tail.epilogue)
+    tile, blocks, partial = choose_vector_tile(block_count(outputs, lanes), source.batch, span.width, lowering.cpu)
+    kernel = Dense(source.batch, source.size, span, outputs, blocks, lanes, tile, partial, tail.epilogue)
     in_order = np.arange(outputs, dtype=np.int64)
     table = [] if span.start is not None else [starts.astype(np.int32)]
-    expr = lowering.call(
-        kernel,
-        source.expr,
-        pack_dense(weight.T * tail.scale[:, None], order, span.width, lanes),
-        pack_channels(tail.shift, in_order, block_count(outputs, lanes), lanes),
-        *table,
-    )
-    return Features(expr, in_order, source.batch, outputs)
+    packed = pack_dense(weight.T * tail.scale[:, None], order, span.width, lanes, blocks, tile.blocks)
+    bias = pack_channels(tail.shift, in_order, blocks, lanes)
+    return Features(lowering.call(kernel, source.expr, packed, bias, *table), in_order, source.batch, outputs)

@@ -48,15 +48,15 @@ class PerChannel(Kernel):
 
     @abstractmethod
     def finish(self, sums: Any, operands: list[Any]) -> Any:
-        """The tensor named "out"."""
+        """The tensor named "out"; may append to the operands."""
 
     def declare(self, cpu: Cpu) -> list[Any]:
         """Pad, reduce, finish."""
         source = te.placeholder(self.source, name="source")
         operands = [source]
         image = padded(source, self.window, *self.size, self.fill)
-        sums = self.reduction(image, operands)
-        return [*operands, self.finish(sums, operands)]
+        out = self.finish(self.reduction(image, operands), operands)
+        return [*operands, out]
 
     def window_axes(self) -> tuple[Any, Any]:
         """The reduction axes."""

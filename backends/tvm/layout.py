@@ -175,10 +175,15 @@ def pack_convolution(weight: npt.NDArray[Any], order: IntArray, width: int, lane
     return np.ascontiguousarray(blocked.transpose(0, 2, 4, 5, 3, 1), dtype=np.float32)
 
 
-def pack_dense(weight: npt.NDArray[Any], order: IntArray, width: int, lanes: int) -> FloatArray:
-    """Weights [O, I] -> [O blocks, steps, width, lanes], inputs in the order of the span."""
-    packed = pack_convolution(weight[:, :, None, None], order, width, lanes)
-    return np.ascontiguousarray(packed[:, :, 0, 0])
+def pack_dense(
+    weight: npt.NDArray[Any], order: IntArray, width: int, lanes: int, blocks: int, stream: int
+) -> FloatArray:
+    """Weights [O, I] -> [blocks/stream, steps, width, stream, lanes], inputs in the order of the span; outputs beyond
+    O are zero."""
+    padded = np.zeros((blocks * lanes, len(order)), dtype=np.float32)
+    padded[: len(weight)] = weight[:, order]
+    split = padded.reshape(blocks // stream, stream, lanes, len(order) // width, width)
+    return np.ascontiguousarray(split.transpose(0, 3, 4, 1, 2))
 
 
 def pack_channels(values: npt.NDArray[Any], channels: IntArray, blocks: int, lanes: int) -> FloatArray:

@@ -231,13 +231,19 @@ class Lowering:
             affine: whether it can fold an affine map into its weights.
         """
         tail = FusedTail.of(channels)
+        self._follow(binding, lambda source, following: self._absorb(tail, source, following, residual, affine))
+        return tail
+
+    def fuse_while(self, binding: Any, take_in: Callable[[Any], bool]) -> None:
+        """Offers the calls that follow the binding, each the only user of the one before, until one is not taken in;
+        the variables of the others get the value of the binding."""
+        self._follow(binding, lambda _, following: take_in(following.value))
+
+    def _follow(self, binding: Any, take_in: Callable[[Any, Any], bool]) -> None:
         current = binding
-        while (following := self._only_user(current.var)) is not None:
-            if not self._absorb(tail, current.var, following, residual, affine):
-                break
+        while (following := self._only_user(current.var)) is not None and take_in(current.var, following):
             self._fused[following.var] = binding.var
             current = following
-        return tail
 
     def _absorb(self, tail: FusedTail, source: Any, binding: Any, residual: bool, affine: bool) -> bool:
         """Whether the tail could be extended by the operator of the binding."""

@@ -72,6 +72,38 @@ def round_columns(columns: int) -> int:
     >>> round_columns(32), round_columns(31)
     (32, 32)
     """
-    if columns <= _MOST_COLUMNS or any(columns % width == 0 for width in range(_FEWEST_COLUMNS, _MOST_COLUMNS + 1)):
-        return columns
-    return min(-(-columns // width) * width for width in range(_FEWEST_COLUMNS + 1, _MOST_COLUMNS + 1))
+    return _round_up(columns, _FEWEST_COLUMNS, _MOST_COLUMNS)
+
+
+def _round_up(extent: int, least: int, most: int) -> int:
+    """The least number not below the extent that is at most `most` or has a divisor in [least, most]."""
+    if extent <= most:
+        return extent
+    return min(-(-extent // width) * width for width in range(least, most + 1))
+
+
+def choose_vector_tile(blocks: int, rows: int, steps: int, cpu: Cpu) -> tuple[Tile, int, int]:
+    """How to tile a matrix product, whose rows stand in the place of columns of pixels.
+
+    A single row reuses no weight, so the tile is as many blocks as fit; where they are too few to hide the latency of
+    a multiply-add, several partial sums of each do it.
+
+    Args:
+        blocks: output blocks.
+        rows: of the matrix.
+        steps: neighbouring inputs that partial sums can share out.
+        cpu: the processor.
+
+    Returns:
+        The tile, the blocks to compute (a multiple of the tile's), and the partial sums of each output, a divisor of
+        the steps.
+    """
+    most = min(_MOST_BLOCKS, (cpu.registers - 1) // 2)
+    computed = _round_up(blocks, most // 2, most) if rows == 1 else blocks
+    tile = choose_tile(computed, 1, rows, cpu)
+    partial = 1
+    for candidate in divisors(steps):
+        enough = partial * tile.accumulators >= cpu.latency_accumulators
+        if not enough and candidate * tile.accumulators + tile.blocks + 1 <= cpu.registers:
+            partial = candidate
+    return tile, computed, partial

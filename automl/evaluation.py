@@ -1,5 +1,6 @@
 """What a policy is worth: compress, measure accuracy on the search-validation slice, price."""
 
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -105,12 +106,16 @@ class _Batches:
             yield images.contiguous(memory_format=torch.channels_last), labels
 
 
+_THREAD_SETTING = threading.Lock()
+
+
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Run torch on one thread, then on as many as before."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
+    """Run torch on one thread, then on as many as before. One caller at a time: the setting is the process's."""
+    with _THREAD_SETTING:
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(threads)

@@ -164,9 +164,8 @@ def _check_images(images: Tensor | None, shape: tuple[int, ...]) -> Tensor:
             "recalibrate_images to 0"
         )
     if not (isinstance(images, Tensor) and images.is_floating_point()):
-        raise InputError(
-            f"calibration images are a floating-point tensor, got {getattr(images, 'dtype', type(images))}"
-        )
+        kind = images.dtype if isinstance(images, Tensor) else type(images).__name__
+        raise InputError(f"calibration images are a floating-point tensor, got {kind}")
     if images.ndim != len(shape) + 1 or tuple(images.shape[1:]) != tuple(shape) or not len(images):
         raise InputError(
             f"calibration images have the shape [N, {', '.join(map(str, shape))}] of the network's input with N >= 1, "

@@ -1,0 +1,156 @@
+"""What a worker process of a run does: evaluate policies, then finish the networks that are compared in the end."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import safetensors.torch
+import torch
+from torch import nn
+
+from automl.baseline import load_weights
+from automl.config import Config
+from automl.errors import TrimtabError
+from automl.export.onnx_export import save_onnx
+from automl.export.torch_export import capture_program
+from automl.finalists import Compiled, Finalist, read_result
+from automl.problem import Problem, example_input, training_options
+from automl.run_directory import write_atomically, write_json
+from automl.training import EpochReport, evaluate, train
+from backends.measuring import TOLERANCE, relative_error
+from search_spaces.objective import Evaluation
+from search_spaces.policy import CompressionPolicy
+
+
+class Worker:
+    """One process, one thread, one thing at a time; knows the problem and nothing of searches.
+
+    Args:
+        config: of the run.
+        baseline: file of the baseline's weights.
+    """
+
+    def __init__(self, config: Config, baseline: Path) -> None:
+        torch.set_num_threads(1)
+        self._problem = Problem.load(config, baseline)
+        self._compressor = self._problem.compressor()
+        self._evaluator = self._problem.evaluator(self._compressor)
+
+    def evaluate(self, policy: CompressionPolicy) -> Evaluation:
+        """The policy's evaluation; what goes wrong in it is part of the answer."""
+        try:
+            return self._evaluator(policy)
+        except Exception as error:  # a user's metric or module may raise anything, and the search goes on
+            cost = self._evaluator.cost(policy)
+            reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+            return Evaluation(0.0, cost, self._problem.constraint.violation(cost), 0.0, reason)
+
+    def finish(self, finalist: Finalist, folder: Path, scratch: Path | None) -> tuple[Compiled | None, str | None]:
+        """Prune, train and test a network, and compile it where there is a `scratch` directory.
+
+        The weights and the result stand in `folder`, the result written last; a folder that holds a result for the
+        same policy is left as it is.
+
+        Returns:
+            The machine code, or why there is none.
+
+        Raises:
+            TrimtabError: training diverged.
+        """
+        if read_result(folder, finalist) is None:
+            folder.mkdir(parents=True, exist_ok=True)
+            self._train_and_test(finalist, folder)
+        if scratch is None:
+            return None, None
+        try:
+            return self._compile(finalist, folder, scratch), None
+        except TrimtabError as error:
+            return None, str(error)
+
+    def _train_and_test(self, finalist: Finalist, folder: Path) -> None:
+        data, metric = self._problem.data, self._problem.metric
+        module, epochs = self._trained(finalist, _notes(folder))
+        found = finalist.search_accuracy
+        if found is None:
+            found = evaluate(module, data.val, metric)
+        elif not metric.maximise:
+            found = -found  # evaluations are stored so that larger is better
+        result = {
+            "policy": finalist.policy.digest,
+            "accuracy": evaluate(module, data.test, metric),
+            "search_accuracy": found,
+            "fine_tune_epochs": epochs,
+        }
+        state = {name: tensor.detach().clone().contiguous() for name, tensor in module.state_dict().items()}
+        write_atomically(folder / "model.safetensors", safetensors.torch.save(state))
+        write_json(folder / "result.json", result)
+        (folder / "progress.json").unlink(missing_ok=True)
+
+    def _trained(self, finalist: Finalist, on_epoch: Callable[[EpochReport], None]) -> tuple[nn.Module, int]:
+        """The finalist's network and the epochs it was trained for."""
+        config = self._problem.config
+        if finalist.name == "baseline":
+            return self._problem.network.prune({}), 0
+        options = training_options(config.fine_tune)
+        if finalist.name == "from_scratch":
+            module: nn.Module = self._problem.network.prune(self._compressor.kept(finalist.policy))
+            reinitialise(module, options.seed)
+            options = training_options(config.fine_tune.model_copy(update={"lr": config.baseline.lr}))
+        else:
+            module = self._compressor.apply(finalist.policy)
+        train(module, self._problem.data, options, on_epoch=on_epoch)
+        return module, options.epochs
+
+    def _compile(self, finalist: Finalist, folder: Path, scratch: Path) -> Compiled:
+        """Machine code in `scratch`, checked against torch.
+
+        Raises:
+            TrimtabError: the network cannot be compiled, or the code computes something else.
+        """
+        from backends.tvm import compile_module
+
+        module = load_finalist(self._problem, finalist, folder)
+        example = example_input(self._problem.data)
+        compiled = compile_module(module, example, threads=self._problem.config.measure.threads)
+        with torch.no_grad():
+            error = relative_error(compiled.run(example.numpy()), module(example).numpy())
+        if not error <= TOLERANCE:
+            raise TrimtabError(f"compiled code may deviate from torch by {TOLERANCE:g}, it does by {error:.2g}")
+        library = scratch / f"{finalist.name}.so"
+        compiled.export(library)
+        onnx: Path | None = None
+        if finalist.name in ("baseline", "best"):
+            onnx = scratch / f"{finalist.name}.onnx"
+            try:
+                save_onnx(capture_program(module, example)[0], onnx)
+            except TrimtabError:  # the comparison with ONNX Runtime is left out; the export says why
+                onnx = None
+        return Compiled(finalist.name, library, onnx, error)
+
+
+def load_finalist(problem: Problem, finalist: Finalist, folder: Path) -> nn.Module:
+    """A finished network, from its folder."""
+    module = problem.network.prune(problem.kept(finalist.policy))
+    load_weights(module, folder / "model.safetensors")
+    return module.eval()
+
+
+def reinitialise(module: nn.Module, seed: int) -> None:
+    """Forget what was learned: fresh weights as torch initialises each layer, drawn from the seed."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        for child in module.modules():
+            reset = getattr(child, "reset_parameters", None)
+            if callable(reset):
+                reset()
+
+
+def _notes(folder: Path) -> Callable[[EpochReport], None]:
+    """Leaves a note of every epoch in the folder, for whoever shows progress."""
+
+    def note(report: EpochReport) -> None:
+        temporary = folder / ".progress.json"
+        temporary.write_text(json.dumps({"epoch": report.epoch, "epochs": report.epochs}), encoding="utf-8")
+        temporary.replace(folder / "progress.json")
+
+    return note

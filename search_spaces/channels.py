@@ -8,12 +8,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
+import numpy.typing as npt
 import torch
-from torch import fx, nn
+from torch import fx
 
 from search_spaces.graph import ChannelGroup, Extent, Refusal
 from search_spaces.labels import MOVES, IntArray, LabelPropagation, Units, run_move, varies
-from search_spaces.trace import Template, op_name
+from search_spaces.template import PADS, Conv, Template, arguments, op_name, source_of
 
 _RESIZED = {
     "reshape", "flatten", "permute", "transpose", "t", "movedim", "swapaxes", "slice", "select", "unsqueeze", "expand",
@@ -66,7 +67,17 @@ class ChannelStructure:
 
     def unit_ids(self, labels: torch.Tensor) -> IntArray:
         """Unit of each label."""
-        return self.units.of_label[labels.numpy()]
+        units: IntArray = self.units.of_label[labels.numpy()]
+        return units
+
+    def alive(self, kept: Mapping[int, IntArray]) -> npt.NDArray[np.bool_]:
+        """[units] which units stay where group i keeps its units kept[i]; all of a group that is absent."""
+        alive = np.ones(self.count, dtype=bool)
+        for group, units in kept.items():
+            members = np.array(self.members[group])
+            alive[members] = False
+            alive[members[units]] = True
+        return alive
 
     def channel_axis(self, node: fx.Node) -> int | None:
         """The axis of a node's output (batch dimension counted) that shrinks; None where none does."""
@@ -126,15 +137,15 @@ class ChannelStructure:
     def _sound(self, node: fx.Node) -> bool:
         """Whether a moving operator stays right for any policy once its sizes are rewritten."""
         name = op_name(node)
-        source = node.all_input_nodes[0]
+        source = source_of(node)
         if self._axes(source) == 0 and self._axes(node) == 0:
             return True
-        if name not in _RESIZED and name not in ("pad", "constant_pad_nd"):
+        if name not in _RESIZED and name not in PADS:
             return False
         if name in ("slice", "select"):
-            dim = int(node.args[1])  # type: ignore[arg-type]
-            differs = varies(torch.from_numpy(self._movable(self.unit_arrays[source])), dim)
-            if differs and (name == "select" or node.args[4] != 1):
+            found = arguments(node)
+            differs = varies(torch.from_numpy(self._movable(self.unit_arrays[source])), found["dim"])
+            if differs and (name == "select" or found["step"] != 1):
                 return False
         return self._axes(node) <= 1
 
@@ -149,8 +160,8 @@ class ChannelStructure:
             if all(_moves(user) for user in node.users):
                 continue
             chain = [node]
-            while _moves(chain[0].all_input_nodes[0]):
-                chain.insert(0, chain[0].all_input_nodes[0])
+            while _moves(source_of(chain[0])):
+                chain.insert(0, source_of(chain[0]))
             unsound = [position for position, step in enumerate(chain) if not self._sound(step)]
             if not unsound:
                 continue
@@ -159,7 +170,7 @@ class ChannelStructure:
                 gathers[found.chain[-1]] = found
                 continue
             for position in unsound:
-                self._stay(chain[position], [chain[position], chain[position].all_input_nodes[0]])
+                self._stay(chain[position], [chain[position], source_of(chain[position])])
         return {node: gather for node, gather in gathers.items() if not all(self._sound(step) for step in gather.chain)}
 
     def _stay(self, node: fx.Node, touched: list[fx.Node]) -> None:
@@ -175,7 +186,7 @@ class ChannelStructure:
         for start in range(first + 1):
             for end in range(len(chain), last, -1):
                 part = chain[start:end]
-                source = part[0].all_input_nodes[0]
+                source = source_of(part[0])
                 index = self._net_effect(source, part)
                 if index is not None:
                     return Gather(source, tuple(part), index)
@@ -204,7 +215,7 @@ class ChannelStructure:
     def _run(self, chain: list[fx.Node], positions: torch.Tensor) -> torch.Tensor | None:
         value: torch.Tensor | None = positions
         for node in chain:
-            if op_name(node) in ("pad", "constant_pad_nd"):
+            if op_name(node) in PADS:
                 value = torch.nn.functional.pad(value, node.args[1], value=-1)  # type: ignore[arg-type]
             else:
                 value = run_move(self.template, node, value)  # type: ignore[arg-type]
@@ -250,7 +261,7 @@ class ChannelStructure:
         ]
         arrays += [self.unit_ids(labels) for labels in self.labels.carriers.values()]
         sides = len(arrays)
-        arrays += [units for units in self.unit_arrays.values()]
+        arrays += list(self.unit_arrays.values())
         signatures: dict[int, list[tuple[int, int]]] = {}
         seen: set[bytes] = set()
         for index, array in enumerate(arrays):
@@ -297,10 +308,10 @@ class ChannelStructure:
     def depthwise(self, name: str) -> bool:
         """Whether a layer is a depthwise convolution."""
         module = self.template.modules[name]
-        return isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d) and module.groups == module.in_channels > 1
+        return isinstance(module, Conv) and module.groups == module.in_channels > 1
 
 
 def _moves(node: fx.Node) -> bool:
     """Whether a node moves the entries of one tensor that came from the input."""
     name = op_name(node)
-    return (name in MOVES or name in ("pad", "constant_pad_nd", "contiguous", "clone")) and bool(node.meta.get("fed"))
+    return (name in MOVES or name in (*PADS, "contiguous", "clone")) and bool(node.meta.get("fed"))

@@ -6,162 +6,248 @@ from torch import fx, nn
 
 from search_spaces.channels import ChannelStructure
 from search_spaces.graph import Extent, LayerSpec, ModelGraph, Operator
-from search_spaces.trace import arguments, op_name
+from search_spaces.template import BatchNorm, Conv, Template, Weighted, arguments, op_name, source_of
 
+_FUNCTIONS = {"conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d", "linear"}
 _KINDS = {
-    "hardtanh": "hardtanh", "concat": "cat", "constant_pad_nd": "pad", "mean": "mean", "index_select": "channel_gather",
-    "channel_shuffle": "channel_shuffle", "native_channel_shuffle": "channel_shuffle",
-}  # fmt: skip
+    "concat": "cat",
+    "constant_pad_nd": "pad",
+    "index_select": "channel_gather",
+    "native_channel_shuffle": "channel_shuffle",
+}
 
 
 def describe(structure: ChannelStructure) -> ModelGraph:
-    """The uncompressed graph of a template."""
-    return _Describer(structure).run()
+    """The uncompressed graph of a captured network."""
+    layers = _Layers(structure)
+    operators = _Operators(structure, layers).run()
+    image = next(node.meta["shape"][1:] for node in structure.template.graph.nodes if node.op == "placeholder")
+    return ModelGraph.build(operators, layers.specs(), structure.groups, structure.refusals, image)
 
 
-class _Describer:
+class _Layers:
+    """The layers: modules, and convolutions and products with weights that are no module's own, which stay whole."""
+
     def __init__(self, structure: ChannelStructure) -> None:
         self.structure = structure
-        self.template = structure.template
-        self.names: dict[fx.Node, str] = {}
-        self.operators: list[Operator] = []
-        self.counted: set[str] = set()
-
-    def run(self) -> ModelGraph:
-        inside = {step for gather in self.structure.gathers.values() for step in gather.chain[:-1]}
+        self.template: Template = structure.template
+        self.calls: dict[str, list[fx.Node]] = {}
+        self.name_of: dict[fx.Node, str] = {}
+        self.weight_nodes: set[fx.Node] = set()
         for node in self.template.graph.nodes:
-            if node.op == "get_attr" or (node in inside and self._hidden(node)):
+            if node.op == "call_module" and isinstance(self.template.module(node), Weighted):
+                self._call(node, str(node.target))
+            elif op_name(node) in _FUNCTIONS:
+                self._call(node, self._free_name(node))
+                self._mark_weights([arguments(node)["weight"], arguments(node)["bias"]])
+
+    def _call(self, node: fx.Node, name: str) -> None:
+        self.calls.setdefault(name, []).append(node)
+        self.name_of[node] = name
+
+    def _free_name(self, node: fx.Node) -> str:
+        """`attn.in_proj` for `attn.in_proj_weight`; else that of the module whose code it is."""
+        weight = arguments(node)["weight"]
+        name = str(weight.target) if weight.op == "get_attr" else f"{node.meta['where']}.{op_name(node)}".lstrip(".")
+        name = name.removesuffix("weight").rstrip("._") or name
+        while name in self.template.modules:
+            name += "_"
+        return name
+
+    def _mark_weights(self, nodes: list[fx.Node | None]) -> None:
+        """What a weight is computed from: counted by its layer, as the weight it comes to."""
+        for node in nodes:
+            if node is not None and not node.meta["fed"] and node not in self.weight_nodes:
+                self.weight_nodes.add(node)
+                self._mark_weights(list(node.all_input_nodes))
+
+    def specs(self) -> list[LayerSpec]:
+        return [
+            self._module(name, nodes) if nodes[0].op == "call_module" else self._function(name, nodes)
+            for name, nodes in self.calls.items()
+        ]
+
+    def _module(self, name: str, nodes: list[fx.Node]) -> LayerSpec:
+        module = self.template.modules[name]
+        sides = self.structure.labels.layers[name]
+        extents = [self.structure.extent(self.structure.unit_ids(side)) for side in (sides.inputs, sides.outputs)]
+        if isinstance(module, Conv):
+            return _conv(name, nodes, module, (extents[0], extents[1]))
+        weight = tuple(module._parameters["weight"].shape)  # type: ignore[union-attr]
+        return _linear(name, nodes, weight, module.bias is not None, (extents[0], extents[1]))
+
+    def _function(self, name: str, nodes: list[fx.Node]) -> LayerSpec:
+        found = arguments(nodes[0])
+        weight, bias = found["weight"].meta["shape"], found["bias"] is not None
+        if op_name(nodes[0]) == "linear":
+            return _linear(name, nodes, weight, bias, (Extent(weight[1]), Extent(weight[0])))
+        transposed = "output_padding" in found
+        groups = found["groups"]
+        inputs, outputs = (weight[0], weight[1] * groups) if transposed else (weight[1] * groups, weight[0])
+        dims = len(weight) - 2
+        stride, dilation = (_each(found[key], dims) for key in ("stride", "dilation"))
+        read = [source_of(node) if transposed else node for node in nodes]
+        return LayerSpec(
+            name=name,
+            kind="conv_transpose" if transposed else "conv",
+            in_channels=inputs,
+            out_channels=outputs,
+            kernel=tuple(weight[2:]),
+            stride=stride,
+            padding=_padding(found["padding"], weight[2:], dilation),
+            dilation=dilation,
+            groups=groups,
+            input_size=tuple(source_of(nodes[0]).meta["shape"][2:]),
+            output_size=tuple(nodes[0].meta["shape"][2:]),
+            positions=sum(prod(node.meta["shape"][2:]) for node in read),
+            bias=bias,
+            in_extent=Extent(inputs),
+            out_extent=Extent(outputs),
+        )
+
+
+def _linear(
+    name: str, nodes: list[fx.Node], weight: tuple[int, ...], bias: bool, extents: tuple[Extent, Extent]
+) -> LayerSpec:
+    return LayerSpec(
+        name=name,
+        kind="linear",
+        in_channels=weight[1],
+        out_channels=weight[0],
+        kernel=(),
+        stride=(),
+        padding=(),
+        dilation=(),
+        groups=1,
+        input_size=(),
+        output_size=(),
+        positions=sum(prod(node.meta["shape"][1:-1]) for node in nodes),
+        bias=bias,
+        in_extent=extents[0],
+        out_extent=extents[1],
+    )
+
+
+def _conv(name: str, nodes: list[fx.Node], module: Conv, extents: tuple[Extent, Extent]) -> LayerSpec:
+    return LayerSpec(
+        name=name,
+        kind="conv",
+        in_channels=module.in_channels,
+        out_channels=module.out_channels,
+        kernel=tuple(module.kernel_size),
+        stride=tuple(module.stride),
+        padding=_padding(module.padding, module.kernel_size, module.dilation),
+        dilation=tuple(module.dilation),
+        groups=module.groups,
+        input_size=tuple(source_of(nodes[0]).meta["shape"][2:]),
+        output_size=tuple(nodes[0].meta["shape"][2:]),
+        positions=sum(prod(node.meta["shape"][2:]) for node in nodes),
+        bias=module.bias is not None,
+        in_extent=extents[0],
+        out_extent=extents[1],
+    )
+
+
+def _padding(
+    padding: str | int | tuple[int, ...], kernel: tuple[int, ...], dilation: tuple[int, ...]
+) -> tuple[int, ...]:
+    if isinstance(padding, str):
+        pairs = zip(kernel, dilation, strict=True)
+        return tuple(spread * (size - 1) // 2 if padding == "same" else 0 for size, spread in pairs)
+    return _each(padding, len(kernel))
+
+
+def _each(value: int | tuple[int, ...], dims: int) -> tuple[int, ...]:
+    values = (value,) if isinstance(value, int) else tuple(value)
+    return values * dims if len(values) == 1 else values
+
+
+class _Operators:
+    """Every operator, its shape for one image and the parameters that no layer counts."""
+
+    def __init__(self, structure: ChannelStructure, layers: _Layers) -> None:
+        self.structure = structure
+        self.template = structure.template
+        self.layers = layers
+        self.operators: dict[fx.Node, Operator] = {}
+
+    def run(self) -> list[Operator]:
+        for node in self.template.graph.nodes:
+            if node in self.layers.weight_nodes or not ({"shape", "items"} & node.meta.keys() or node.op == "output"):
                 continue
-            if node.op == "output":
-                source = node.args[0]
-                self._add(node, "output", [source], like=source)
-            elif "shape" in node.meta or "items" in node.meta:
-                gather = self.structure.gathers.get(node)
-                if gather is not None:
-                    self._add(node, "channel_gather", [gather.source])
-                else:
-                    self._add(node, self._kind(node), node.all_input_nodes)
-        shape = next(node.meta["shape"] for node in self.template.graph.nodes if node.op == "placeholder")
-        return ModelGraph.build(
-            self.operators, self._layers(), self.structure.groups, self.structure.refusals, shape[1:]
-        )
+            gather = self.structure.gathers.get(node)
+            if gather is not None:
+                self._add(node, "channel_gather", [gather.source])
+            elif node not in self._inside():
+                self._add(node, self._kind(node), list(node.all_input_nodes))
+        return list(self.operators.values())
 
-    def _hidden(self, node: fx.Node) -> bool:
-        """Whether all that reads a node is a chain shown as one gather."""
+    def _inside(self) -> set[fx.Node]:
+        """Nodes that only serve a chain shown as one gather."""
         chains = [gather.chain for gather in self.structure.gathers.values()]
-        return all(any(user in chain and node in chain for chain in chains) for user in node.users)
+        inner = {node for chain in chains for node in chain[:-1]}
+        ends = {chain[-1] for chain in chains}
+        for node in reversed(self.template.graph.nodes):
+            if node in inner and not all(user in ends or user in inner for user in node.users):
+                inner.discard(node)
+        return inner
 
-    def _add(self, node: fx.Node, kind: str, sources: list[fx.Node], like: fx.Node | None = None) -> None:
-        shown = like or node
-        axis = self.structure.channel_axis(shown)
-        shape = shown.meta.get("shape", ())
+    def _add(self, node: fx.Node, kind: str, sources: list[fx.Node]) -> None:
+        shown = source_of(node) if kind == "output" else node
         batched = shown.meta.get("batched", False)
-        per_channel, fixed = self._params(node)
+        shape = shown.meta.get("shape", ())
+        axis = self.structure.channel_axis(shown)
         extent = Extent() if axis is None else self.structure.extent(self.structure.unit_arrays[shown].reshape(-1))
-        if axis is None and per_channel:
-            fixed += per_channel * self.template.modules[str(node.target)].num_features  # type: ignore[operator]
-            per_channel = 0
-        self.names[node] = node.name
-        self.operators.append(
-            Operator(
-                name=node.name,
-                kind=kind,
-                inputs=tuple(self.names[source] for source in sources if source in self.names),
-                shape=tuple(shape[1:] if batched else shape),
-                dtype=str(shown.meta.get("dtype", "")).removeprefix("torch."),
-                layer=str(node.target)
-                if node.op == "call_module" and kind in ("conv", "linear", "batch_norm")
-                else None,
-                axis=None if axis is None else axis - int(batched),
-                extent=extent,
-                channel_params=per_channel,
-                fixed_params=fixed,
-            )
+        params = self._params(node)
+        layer = self.layers.name_of.get(node)
+        self.operators[node] = Operator(
+            name=node.name,
+            kind=kind,
+            inputs=tuple(self.operators[source].name for source in sources if source in self.operators),
+            shape=tuple(shape[1:] if batched else shape),
+            dtype=str(shown.meta.get("dtype", "")).removeprefix("torch."),
+            layer=str(node.target) if kind == "batch_norm" and node.op == "call_module" else layer,
+            axis=None if axis is None else axis - int(batched),
+            extent=extent,
+            channel_params=0 if axis is None else params // shape[axis],
+            fixed_params=params if axis is None else 0,
         )
 
-    def _params(self, node: fx.Node) -> tuple[int, int]:
-        """Parameters an operator has beside those of convolution and linear layers: by channel, and fixed."""
-        if node.op == "call_module":
-            module = self.template.modules[str(node.target)]
-            if isinstance(module, nn.modules.batchnorm._BatchNorm) and str(node.target) not in self.counted:
-                self.counted.add(str(node.target))
-                return sum(1 for _ in module.parameters()), 0
-            return 0, 0
-        fixed = 0
-        for source in node.all_input_nodes:
-            name = str(source.target)
-            value = self.template.tensors.get(name) if source.op == "get_attr" else None
-            if isinstance(value, nn.Parameter) and name not in self.counted:
-                self.counted.add(name)
-                fixed += value.numel()
-        return 0, fixed
+    def _params(self, node: fx.Node) -> int:
+        """Parameters of batch norms and of free tensors, at their first use."""
+        if any(other.op == node.op and other.target == node.target for other in self.operators):
+            return 0
+        if node.op == "get_attr":
+            value = self.template.tensors[str(node.target)]
+            return value.numel() if isinstance(value, nn.Parameter) else 0
+        if node.op == "call_module" and isinstance(self.template.module(node), BatchNorm):
+            return sum(parameter.numel() for parameter in self.template.module(node).parameters())
+        return 0
 
     def _kind(self, node: fx.Node) -> str:
-        if node.op == "placeholder":
-            return "input"
-        if node.op == "call_module":
-            module = self.template.modules[str(node.target)]
-            if isinstance(module, nn.Linear):
-                return "linear"
-            if isinstance(module, nn.modules.batchnorm._BatchNorm):
-                return "batch_norm"
-            return "conv" if isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d) else "dropout"
+        if node.op != "call_function":
+            return self._plain_kind(node)
         name = op_name(node)
-        shape, source = node.meta.get("shape", ()), node.all_input_nodes[0].meta.get("shape", ()) if node.args else ()
+        shape, source = (
+            node.meta.get("shape", ()),
+            source_of(node).meta.get("shape", ()) if node.all_input_nodes else (),
+        )
+        if node in self.layers.name_of:
+            return "linear" if name == "linear" else "conv_transpose" if "transpose" in name else "conv"
         if name == "hardtanh":
             found = arguments(node)
             return "relu6" if (found["min_val"], found["max_val"]) == (0, 6) else name
         if name.startswith("adaptive_avg_pool") and prod(shape[2:]) == 1:
             return "global_avg_pool"
-        if name == "mean" and len(source) > 2 and shape and prod(shape) == prod(source[:2]) and shape[1] == source[1]:
+        if name == "mean" and len(source) > 2 and tuple(shape[:2]) == tuple(source[:2]) and prod(shape[2:]) == 1:
             return "global_avg_pool"
-        for pool in ("max_pool", "avg_pool"):
-            if name in (f"{pool}{dims}d" for dims in (1, 2, 3)):
-                return pool
+        if name in {f"{pool}_pool{dims}d" for pool in ("max", "avg") for dims in (1, 2, 3)}:
+            return name[:-2]
         return _KINDS.get(name, name or getattr(node.target, "__name__", str(node.target)))
 
-    def _layers(self) -> list[LayerSpec]:
-        calls: dict[str, list[fx.Node]] = {}
-        for node in self.template.graph.nodes:
-            if node.op == "call_module" and str(node.target) in self.structure.labels.layers:
-                calls.setdefault(str(node.target), []).append(node)
-        return [self._layer(name, nodes) for name, nodes in calls.items()]
-
-    def _layer(self, name: str, calls: list[fx.Node]) -> LayerSpec:
-        module = self.template.modules[name]
-        sides = self.structure.labels.layers[name]
-        inputs, outputs = (
-            self.structure.extent(self.structure.unit_ids(side)) for side in (sides.inputs, sides.outputs)
-        )
-        source, result = calls[0].args[0].meta["shape"], calls[0].meta["shape"]  # type: ignore[union-attr]
-        if isinstance(module, nn.Linear):
-            positions = sum(prod(call.meta["shape"][1:-1]) for call in calls)
-            return LayerSpec(
-                name, "linear", module.in_features, module.out_features, (), (), (), (), 1, (), (), positions,
-                module.bias is not None, inputs, outputs,
-            )  # fmt: skip
-        assert isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d)
-        return LayerSpec(
-            name=name,
-            kind="conv",
-            in_channels=module.in_channels,
-            out_channels=module.out_channels,
-            kernel=tuple(module.kernel_size),
-            stride=tuple(module.stride),
-            padding=_padding(module),
-            dilation=tuple(module.dilation),
-            groups=module.groups,
-            input_size=tuple(source[2:]),
-            output_size=tuple(result[2:]),
-            positions=sum(prod(call.meta["shape"][2:]) for call in calls),
-            bias=module.bias is not None,
-            in_extent=inputs,
-            out_extent=outputs,
-        )
-
-
-def _padding(module: nn.Conv1d | nn.Conv2d | nn.Conv3d) -> tuple[int, ...]:
-    if isinstance(module.padding, str):
-        pairs = zip(module.kernel_size, module.dilation, strict=True)
-        return tuple(dilation * (kernel - 1) // 2 if module.padding == "same" else 0 for kernel, dilation in pairs)
-    return tuple(module.padding)
+    def _plain_kind(self, node: fx.Node) -> str:
+        if node.op == "call_module":
+            module = self.template.module(node)
+            kinds = ((Conv, "conv"), (nn.Linear, "linear"), (BatchNorm, "batch_norm"))
+            return next((kind for type_, kind in kinds if isinstance(module, type_)), "dropout")
+        return {"placeholder": "input", "get_attr": "constant"}.get(node.op, node.op)

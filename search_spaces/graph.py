@@ -158,7 +158,7 @@ class ModelGraph:
 
     Attributes:
         full_operators: every operator in execution order, with the shapes of the uncompressed network.
-        layers: the convolution and linear layers in execution order, as they stand after the policy.
+        full_layers: the convolution and linear layers in execution order, as they stand in it.
         groups: the channel groups that can be pruned, in the order of their first producer.
         refusals: the channels that cannot, with the reason.
         input_shape: of one image.
@@ -167,7 +167,7 @@ class ModelGraph:
     """
 
     full_operators: tuple[Operator, ...]
-    layers: tuple[LayerSpec, ...]
+    full_layers: tuple[LayerSpec, ...]
     groups: tuple[ChannelGroup, ...]
     refusals: tuple[Refusal, ...]
     input_shape: tuple[int, ...]
@@ -237,22 +237,7 @@ class ModelGraph:
 
     def with_kept(self, kept: Sequence[int]) -> "ModelGraph":
         """The graph where group i keeps kept[i] units."""
-        layers = []
-        for spec in self.layers:
-            if not (spec.in_extent.terms or spec.out_extent.terms):
-                layers.append(spec)
-                continue
-            inputs = spec.in_extent.size(kept)
-            outputs = spec.out_extent.size(kept)
-            layers.append(
-                replace(
-                    spec,
-                    in_channels=inputs,
-                    out_channels=outputs,
-                    groups=inputs if spec.depthwise else spec.groups,
-                )
-            )
-        return replace(self, layers=tuple(layers), kept=tuple(kept))
+        return replace(self, kept=tuple(kept))
 
     def policy(self, kept: Sequence[int] | None = None) -> CompressionPolicy:
         """The policy that keeps kept[i] units of group i (by default what this graph keeps)."""
@@ -264,12 +249,26 @@ class ModelGraph:
     def real_macs(self, kept: Sequence[float]) -> float:
         """MACs for unrounded numbers of units, the quantity that AMC's Algorithm 1 bounds."""
         total = 0.0
-        for spec in self.layers:
+        for spec in self.full_layers:
             inputs = spec.in_extent.real_size(kept)
             outputs = spec.out_extent.real_size(kept)
             groups = inputs if spec.depthwise else spec.groups
             total += inputs / groups * outputs * prod(spec.kernel) * spec.positions
         return total
+
+    @cached_property
+    def layers(self) -> tuple[LayerSpec, ...]:
+        """The convolution and linear layers in execution order, as they stand after the policy."""
+        layers = []
+        for spec in self.full_layers:
+            if not (spec.in_extent.terms or spec.out_extent.terms):
+                layers.append(spec)
+                continue
+            inputs = spec.in_extent.size(self.kept)
+            outputs = spec.out_extent.size(self.kept)
+            groups = inputs if spec.depthwise else spec.groups
+            layers.append(replace(spec, in_channels=inputs, out_channels=outputs, groups=groups))
+        return tuple(layers)
 
     @cached_property
     def operators(self) -> tuple[Operator, ...]:

@@ -18,13 +18,14 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from torch import Tensor, fx, nn
 
-from search_spaces.trace import Template, arguments, op_name
+from search_spaces.template import PADS, BatchNorm, Template, Weighted, arguments, op_name, source_of
 
 IntArray = npt.NDArray[np.int64]
 
 MOVES = {
     "reshape", "flatten", "permute", "transpose", "t", "movedim", "swapaxes", "slice", "select", "unsqueeze",
-    "expand", "flip", "roll", "index_select", "index", "repeat", "repeat_interleave", "channel_shuffle", "native_channel_shuffle",
+    "expand", "flip", "roll", "index_select", "index", "repeat", "repeat_interleave", "channel_shuffle",
+    "native_channel_shuffle",
 }  # fmt: skip
 """Operators that only move, repeat or drop entries: run literally on label tensors."""
 
@@ -91,7 +92,7 @@ class LabelPropagation:
             elif node.op == "call_module":
                 self.values[node] = self._module(node)
             elif node.op == "output":
-                self.freeze(self.values[node.args[0]], "they are the network's output")
+                self.freeze(self.values[source_of(node)], "they are the network's output")
             else:
                 self.values[node] = self._operator(node)
         return self
@@ -144,10 +145,10 @@ class LabelPropagation:
     def _module(self, node: fx.Node) -> Tensor:
         name = str(node.target)
         module = self.template.modules[name]
-        source: Tensor = self.values[node.args[0]]
-        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+        source: Tensor = self.values[source_of(node)]
+        if isinstance(module, BatchNorm):
             return self._batch_norm(node, name, source)
-        if not isinstance(module, nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d):
+        if not isinstance(module, Weighted):
             return source
         axis = source.ndim - 1 if isinstance(module, nn.Linear) else 1
         width = module.weight.shape[1] * (1 if isinstance(module, nn.Linear) else module.groups)
@@ -187,7 +188,7 @@ class LabelPropagation:
             return None
         sources = [self.values[source] for source in node.all_input_nodes]
         if not name and isinstance(sources[0], list) and len(sources) == 1:
-            return sources[0][int(node.args[1])]  # type: ignore[call-overload]
+            return sources[0][node.args[1]]  # type: ignore[index]
         rule = self._rule(node, name)
         known = node.meta.get("batched", False) or not node.meta["fed"]
         if rule is None or not known or not sources or not all(isinstance(source, Tensor) for source in sources):
@@ -201,7 +202,7 @@ class LabelPropagation:
             return self._move
         if name in ("cat", "concat", "stack"):
             return self._concatenate
-        if name in ("pad", "constant_pad_nd"):
+        if name in PADS:
             return self._pad
         if name == "prelu":
             return self._prelu
@@ -211,11 +212,11 @@ class LabelPropagation:
             return self._pixels
         if name.startswith(_SPATIAL):
             return self._space
-        if name in _REDUCTIONS:
+        if name in _REDUCTIONS and "other" not in arguments(node):
             return self._reduce
         if name in _ALONG:
             return self._normalise
-        if torch.Tag.pointwise in tags or name in _PASSES:
+        if torch.Tag.pointwise in tags or name in _PASSES or name in _REDUCTIONS:
             return self._pointwise
         return None
 
@@ -238,8 +239,8 @@ class LabelPropagation:
         return run_move(self.template, node, self.values[node.all_input_nodes[0]])
 
     def _concatenate(self, node: fx.Node) -> Tensor | None:
-        sources = [self.values[source] for source in node.args[0]]  # type: ignore[union-attr]
-        dim = arguments(node)["dim"]
+        found = arguments(node)
+        sources, dim = [self.values[source] for source in found["tensors"]], found["dim"]
         if op_name(node) == "stack":
             dim %= sources[0].ndim + 1
             sources = [source.unsqueeze(dim) for source in sources]
@@ -257,7 +258,7 @@ class LabelPropagation:
 
     def _pad(self, node: fx.Node) -> Tensor | None:
         """Channels that are added have fresh labels; space that is added belongs to its channel."""
-        result: Tensor = self.values[node.args[0]]
+        result: Tensor = self.values[source_of(node)]
         found = arguments(node)
         amounts = found["pad"]
         axes = [axis for axis in range(result.ndim) if varies(result, axis)]
@@ -278,14 +279,14 @@ class LabelPropagation:
         return _first(result, [axis for axis in range(result.ndim) if axis not in axes]).expand(node.meta["shape"])
 
     def _space(self, node: fx.Node) -> Tensor | None:
-        source: Tensor = self.values[node.args[0]]
+        source: Tensor = self.values[source_of(node)]
         axes = range(2, source.ndim)
         if "items" in node.meta or any(varies(source, axis) for axis in axes):
             return None
         return _first(source, axes).expand(node.meta["shape"])
 
     def _reduce(self, node: fx.Node) -> Tensor | None:
-        source: Tensor = self.values[node.args[0]]
+        source: Tensor = self.values[source_of(node)]
         found = arguments(node)
         dims = found.get("dim")
         if dims is None or dims == [] or "items" in node.meta:
@@ -300,36 +301,38 @@ class LabelPropagation:
         return result
 
     def _normalise(self, node: fx.Node) -> Tensor | None:
-        source: Tensor = self.values[node.args[0]]
+        source: Tensor = self.values[source_of(node)]
         axis = arguments(node)["dim"] % source.ndim
         return None if axis == 0 or varies(source, axis) or "items" in node.meta else source
 
     def _prelu(self, node: fx.Node) -> Tensor | None:
-        source, weight = (self.values[argument] for argument in node.args)
+        source, weight = (self.values[argument] for argument in node.all_input_nodes)
         if weight.numel() == 1:
             return source  # type: ignore[no-any-return]
         return self.meet([source, weight.reshape([-1] + [1] * (source.ndim - 2))])
 
     def _glu(self, node: fx.Node) -> Tensor | None:
-        source: Tensor = self.values[node.args[0]]
+        source: Tensor = self.values[source_of(node)]
         value, gate = source.chunk(2, arguments(node)["dim"])
         return self.meet([value, gate])
 
     def _pixels(self, node: fx.Node) -> Tensor | None:
         """Pixel shuffle: the channels that make up one block of pixels stay or go together."""
-        source = channel_vector(self.values[node.args[0]], 1)
+        source = channel_vector(self.values[source_of(node)], 1)
         if source is None:
             return None
-        if op_name(node) == "pixel_unshuffle":
-            labels = source.repeat_interleave(node.args[1] ** 2)  # type: ignore[operator]
+        found = arguments(node)
+        if "downscale_factor" in found:
+            labels = source.repeat_interleave(found["downscale_factor"] ** 2)
         else:
-            rows = source.reshape(-1, node.args[1] ** 2)  # type: ignore[operator]
+            rows = source.reshape(-1, found["upscale_factor"] ** 2)
             self.link(rows[:, :1].expand_as(rows), rows)
             labels = rows[:, 0]
         return self._along(labels, 1, node.meta["shape"])
 
     def _pointwise(self, node: fx.Node) -> Tensor | None:
-        return self.meet([self.values[source] for source in node.all_input_nodes])
+        sources = [self.values[source] for source in node.all_input_nodes]
+        return sources[0] if op_name(node) in _PASSES else self.meet(sources)
 
     def meet(self, sources: Sequence[Tensor]) -> Tensor:
         """Tensors that are combined entry by entry: link the labels that meet.
@@ -339,7 +342,7 @@ class LabelPropagation:
         """
         if len(sources) == 1:
             return sources[0]
-        shape = torch.broadcast_shapes(*(source.shape for source in sources))
+        shape = np.broadcast_shapes(*(tuple(source.shape) for source in sources))
         aligned = [source.reshape([1] * (len(shape) - source.ndim) + list(source.shape)) for source in sources]
         varying = [[varies(source, axis) for axis in range(len(shape))] for source in aligned]
         bound = []

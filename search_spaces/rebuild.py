@@ -2,6 +2,8 @@
 
 import copy
 from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -10,7 +12,7 @@ from torch import fx, nn
 
 from search_spaces.channels import ChannelStructure, Gather
 from search_spaces.labels import IntArray
-from search_spaces.trace import Template, drop_unused, op_name
+from search_spaces.template import PADS, Template, Weighted, arguments, drop_unused, op_name, source_of
 
 aten = torch.ops.aten
 BoolArray = npt.NDArray[np.bool_]
@@ -29,12 +31,21 @@ def build(
     Returns:
         A network in eval mode with tensors of its own.
     """
-    alive = np.ones(structure.count, dtype=bool)
-    for group, units in kept.items():
-        members = np.array(structure.members[group])
-        alive[members] = False
-        alive[members[units]] = True
-    return _Builder(structure, template, alive).run()
+    return _Builder(structure, template, structure.alive(kept)).run()
+
+
+def with_tensors(template: Template, tensors: Mapping[str, torch.Tensor]) -> Template:
+    """The same template on copies of other tensors, given by qualified name."""
+    modules = {}
+    for name, module in template.modules.items():
+        modules[name] = slice_layer(module, None, None)
+        for store in (modules[name]._parameters, modules[name]._buffers):
+            for key, value in store.items():
+                if value is not None:
+                    other = tensors.get(f"{name}.{key}", value)
+                    store[key] = _parameter(value, other.detach().clone())
+    free = {name: tensors.get(name, value) for name, value in template.tensors.items()}
+    return replace(template, modules=modules, tensors=free)
 
 
 def slice_layer(module: nn.Module, inputs: IntArray | None, outputs: IntArray | None) -> nn.Module:
@@ -49,7 +60,7 @@ def slice_layer(module: nn.Module, inputs: IntArray | None, outputs: IntArray | 
     for key, value in module.__dict__.items():
         if isinstance(value, dict | set):  # hooks, parameters: never shared with the template
             new.__dict__[key] = value.copy()
-    if isinstance(module, nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d):
+    if isinstance(module, Weighted):
         _slice_weighted(module, new, inputs, outputs)
     else:
         for store in (new._parameters, new._buffers):
@@ -62,7 +73,7 @@ def slice_layer(module: nn.Module, inputs: IntArray | None, outputs: IntArray | 
 
 
 def _slice_weighted(
-    module: nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d,
+    module: Weighted,
     new: nn.Module,
     inputs: IntArray | None,
     outputs: IntArray | None,
@@ -182,18 +193,18 @@ class _Builder:
         mask = self._mask(node)
         if mask is None:
             return np.ones(size, dtype=bool)
-        line = mask.any(axis=tuple(other for other in range(mask.ndim) if other != axis))
+        line: BoolArray = np.asarray(mask.any(axis=tuple(other for other in range(mask.ndim) if other != axis)))
         return line if len(line) == size else np.broadcast_to(line, (size,))
 
     def _fits(self, node: fx.Node) -> bool:
         """Whether a moving operator is right for these channels once its sizes are rewritten."""
-        source = node.all_input_nodes[0]
+        source = source_of(node)
         masks = [self._mask(source), self._mask(node)]
         if all(mask is None or mask.all() for mask in masks):
             return True
         name = op_name(node)
         if name in ("roll", "index_select", "index", "channel_shuffle", "native_channel_shuffle", "select") or (
-            name == "slice" and node.args[4] != 1
+            name == "slice" and arguments(node)["step"] != 1
         ):
             return False
         return all(mask is None or _rectangular(mask) for mask in masks)
@@ -202,7 +213,7 @@ class _Builder:
         name = op_name(node)
         mask = self._mask(node)
         shrinks = mask is not None and not mask.all()
-        args: tuple[object, ...] | None = None
+        args: tuple[Any, ...] | None = None
         if name in ("reshape", "expand") and shrinks:
             given = node.args[1]
             args = (
@@ -212,9 +223,9 @@ class _Builder:
                     for axis, size in enumerate(given)  # type: ignore[arg-type]
                 ],
             )
-        elif name == "slice" and node.args[0] in self.env:
+        elif name == "slice":
             args = self._slice(node)
-        elif name in ("pad", "constant_pad_nd") and shrinks:
+        elif name in PADS and shrinks:
             args = self._pad(node)
         new = self.graph.node_copy(node, self.env.__getitem__)
         new.meta = {}
@@ -222,14 +233,16 @@ class _Builder:
             new.args = fx.map_arg(args, self.env.__getitem__)
         return new
 
-    def _slice(self, node: fx.Node) -> tuple[object, ...] | None:
-        source, dim, start, end, step = node.args
-        line = self._line(source, dim)  # type: ignore[arg-type]
-        if line.all():
+    def _slice(self, node: fx.Node) -> tuple[Any, ...] | None:
+        found = arguments(node)
+        source, dim = source_of(node), found["dim"]
+        line = self._line(source, dim) if "shape" in source.meta else None
+        if line is None or line.all():
             return None
-        return (source, dim, int(line[:start].sum()), int(line[:end].sum()), step)
+        start, end = int(line[: found["start"]].sum()), int(line[: found["end"]].sum())
+        return (source, dim, start, end, found["step"])
 
-    def _pad(self, node: fx.Node) -> tuple[object, ...]:
+    def _pad(self, node: fx.Node) -> tuple[Any, ...]:
         amounts = list(node.args[1])  # type: ignore[arg-type]
         rank = len(node.meta["shape"])
         for position in range(len(amounts) // 2):

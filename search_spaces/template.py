@@ -1,0 +1,74 @@
+"""The normal form of a captured network, and how to read its nodes."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+Weighted = nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d
+Conv = nn.Conv1d | nn.Conv2d | nn.Conv3d
+BatchNorm = nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d
+
+PADS = ("pad", "constant_pad_nd")
+
+
+@dataclass
+class Template:
+    """A network in eval mode whose layers are modules and whose other operators are functional ATen operators.
+
+    Node metadata: "shape" (of the trace) and "dtype"; "batched", whether dimension 0 is the batch; "items", the shapes
+    where a node has several outputs; "where", the module whose code it is; "fed", whether it depends on the input.
+
+    Attributes:
+        graph: the operators; each layer a `call_module` node.
+        modules: layers and dropouts by qualified name, holding the network's own tensors.
+        tensors: parameters, buffers and constants that no layer holds (or subgraphs), by qualified name.
+        saved: those of `tensors` that belong in a state dict.
+        batch: batch size of the trace.
+        any_batch: whether other batch sizes work too.
+    """
+
+    graph: fx.Graph
+    modules: dict[str, nn.Module]
+    tensors: dict[str, Tensor | nn.Module]
+    saved: set[str]
+    batch: int
+    any_batch: bool
+
+    def module(self, node: fx.Node) -> nn.Module:
+        """The module that a `call_module` node runs."""
+        return self.modules[str(node.target)]
+
+
+def op_name(node: fx.Node) -> str:
+    """Name of the ATen operator without its overload ("conv2d"); "" for anything else."""
+    if isinstance(node.target, torch._ops.OpOverload) and node.target.namespace == "aten":
+        return str(node.target._schema.name).split("::")[1]
+    return ""
+
+
+def arguments(node: fx.Node) -> dict[str, Any]:
+    """Arguments of an operator node by name, defaults filled in; empty for other nodes."""
+    found: dict[str, Any] = {}
+    if isinstance(node.target, torch._ops.OpOverload):
+        for position, argument in enumerate(node.target._schema.arguments):
+            if position < len(node.args):
+                found[argument.name] = node.args[position]
+            elif argument.name in node.kwargs:
+                found[argument.name] = node.kwargs[argument.name]
+            else:
+                found[argument.name] = argument.default_value if argument.has_default_value() else None
+    return found
+
+
+def source_of(node: fx.Node) -> fx.Node:
+    """The first node that a node reads."""
+    return node.all_input_nodes[0]
+
+
+def drop_unused(graph: fx.Graph) -> None:
+    """Remove the nodes whose result nobody reads."""
+    for node in reversed(graph.nodes):
+        if not node.users and node.op not in ("placeholder", "output"):
+            graph.erase_node(node)

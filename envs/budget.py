@@ -94,7 +94,7 @@ class PublishedBounding(Bounding):
         self.unvisited = self.lowest * self._widths
         self._limit = constraint.limit if constraint else inf
         self._cost = CountedCost(space.graph, constraint.metric) if constraint else None
-        if self._cost and self._cost(self.unvisited) > self._limit:
+        if constraint and self._cost and self._cost(self.unvisited) > self._limit:
             raise _unreachable(space, constraint, self._cost, self.unvisited)
 
     def units(self, kept: FloatArray, group: int, ratio: float) -> int:

@@ -15,7 +15,7 @@ def parse_options(kind: type[Options], searcher: str, given: Mapping[str, Any]) 
     Raises:
         InputError: an unknown option, or a value that is not a number (a whole one where the default is).
     """
-    defaults = {field.name: field.default for field in fields(kind)}  # type: ignore[arg-type]
+    defaults: dict[str, Any] = {field.name: field.default for field in fields(kind)}  # type: ignore[arg-type]
     values: dict[str, Any] = {}
     for name, value in given.items():
         if name not in defaults:

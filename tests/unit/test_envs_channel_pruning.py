@@ -1,0 +1,209 @@
+"""The channel-pruning environment: Gymnasium's and stable-baselines3's contracts, observations, rewards, both modes."""
+
+import math
+import warnings
+from typing import Any
+
+import gymnasium
+import numpy as np
+import pytest
+from gymnasium.utils.env_checker import check_env as check_gymnasium
+from stable_baselines3.common.env_checker import check_env as check_sb3
+
+import envs
+from automl.testing.problems import AdditiveEvaluator, GraphBuilder, cifar_resnet, conv_chain, mobilenet_v1
+from envs.channel_pruning import ChannelPruningEnv, ChannelPruningWalk
+from envs.observation import FEATURES
+from envs.reward import REWARDS, find_reward
+from search_spaces.errors import InputError
+from search_spaces.graph import ModelGraph
+from search_spaces.objective import Constraint, Evaluation
+from search_spaces.policy import CompressionPolicy
+from search_spaces.space import SearchSpace
+
+
+def make(graph: ModelGraph, **changes: Any) -> gymnasium.Env[Any, Any]:
+    constraint = Constraint("macs", 0.5 * graph.macs)
+    arguments = {
+        "space": SearchSpace.build(graph),
+        "constraint": constraint,
+        "evaluator": AdditiveEvaluator(graph, constraint),
+        **changes,
+    }
+    return gymnasium.make("trimtab/ChannelPruning-v0", graph=graph, **arguments)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"faithful": True}, {"mode": "accuracy", "reward": "accuracy_flops"}],
+    ids=["resource", "faithful", "accuracy"],
+)
+@pytest.mark.parametrize("graph", [conv_chain(), cifar_resnet(8), conv_chain((16,))], ids=["chain", "resnet", "single"])
+def test_both_checkers_pass_without_a_warning(graph: ModelGraph, options: dict[str, Any]) -> None:
+    assert envs.__name__ == "envs"  # importing the package registered the environment
+    env = make(graph, **options)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        check_gymnasium(env.unwrapped)
+        check_sb3(env)
+
+
+def test_an_episode_ends_with_the_evaluation_of_its_policy() -> None:
+    graph = cifar_resnet(8)
+    env = make(graph)
+    env.reset(seed=0)
+    walk = env.unwrapped.walk  # type: ignore[attr-defined]
+    for step in range(walk.steps):
+        observation, reward, terminated, truncated, info = env.step(np.array([0.3], dtype=np.float32))
+        assert env.observation_space.contains(observation)
+        assert terminated == (step == walk.steps - 1)
+        assert not truncated
+        if not terminated:
+            assert reward == 0.0
+            assert info == {}
+    pruned = graph.apply(info["policy"])
+    assert info["evaluation"].feasible
+    assert reward == info["evaluation"].accuracy
+    assert info["cost"]["macs"] == pruned.macs <= 0.5 * graph.macs
+
+
+def test_observations_are_the_eleven_features_of_the_first_consumer() -> None:
+    graph = mobilenet_v1()
+    space = SearchSpace.build(graph, 0.2, 8)
+    walk = ChannelPruningWalk(space, Constraint("macs", 0.5 * graph.macs))
+    assert len(FEATURES) == 11
+    layers = [graph.layer(f"pw{index}") for index in range(13)] + [graph.layer("classifier")]
+    macs = np.array([layer.macs for layer in layers])
+    position = {layer.name: index for index, layer in enumerate(graph.layers)}
+    observation = walk.reset()
+    units = [32, 64, 128, 128, 256, 256, *[512] * 6, 1024, 1024]
+    kept: list[int] = []
+    for step, layer in enumerate(layers):
+        rest = sum(later.macs for later in graph.layers[position[layer.name] + 1 :])
+        expected = [
+            step / 13,
+            (layer.out_channels - 64) / (1024 - 64),
+            (layer.in_channels - 32) / (1024 - 32),
+            ((layer.input_size or (1,))[0] - 1) / (112 - 1),
+            ((layer.input_size or (1,))[0] - 1) / (112 - 1),
+            (layer.stride or (0,))[0],
+            0.0,  # every one of them is 1 x 1
+            (layer.macs - macs.min()) / (macs.max() - macs.min()),
+            1.0 - graph.with_kept([*kept, *units[step:]]).macs / graph.macs,
+            rest / graph.macs,
+            kept[-1] / units[step - 1] if step else 1.0,
+        ]
+        assert observation == pytest.approx(np.array(expected), abs=1e-6)
+        assert observation.dtype == np.float32
+        observation, _ = walk.keep(0.6)
+        kept = list(walk.kept()[: step + 1])
+
+
+def test_protected_groups_are_no_decision_and_stay_whole() -> None:
+    graph = cifar_resnet(8)
+    space = SearchSpace.build(graph, protect=["stem", "stage1.*"])
+    for faithful in (False, True):
+        walk = ChannelPruningWalk(space, Constraint("macs", 0.6 * graph.macs), faithful=faithful)
+        names = [graph.groups[group].name for group in walk.order]
+        assert names == ["stage0.0.conv1", "stage2.0.conv1", "stage2.0.conv2"]
+        while not walk.keep(0.1)[1]:
+            pass
+        whole = {group.name for group, kept in zip(graph.groups, walk.kept(), strict=True) if kept == group.width}
+        assert whole == {group.name for group in graph.groups} - set(names)
+
+
+def test_decisions_follow_the_first_consumer_not_the_producer() -> None:
+    builder = GraphBuilder()
+    stem = builder.conv("stem", 16)
+    builder.conv("inner", 16)
+    builder.conv("sum", 16, into=stem)
+    builder.linear("classifier", 10)
+    graph = builder.build()
+    walk = ChannelPruningWalk(SearchSpace.build(graph), Constraint("macs", 0.5 * graph.macs))
+    assert [graph.groups[group].name for group in walk.order] == ["stem", "inner"]
+
+
+def test_ratio_and_action_are_inverse() -> None:
+    graph = conv_chain()
+    constraint = Constraint("macs", 0.5 * graph.macs)
+    space = SearchSpace.build(graph, 0.3, 2)
+    walk = ChannelPruningWalk(space, constraint)
+    least = space.least[0] / graph.groups[0].width
+    assert (walk.ratio(-1.0), walk.ratio(1.0)) == pytest.approx((least, 1.0))
+    faithful = ChannelPruningWalk(space, constraint, faithful=True)
+    assert (faithful.ratio(-1.0), faithful.ratio(1.0)) == (0.0, 1.0)
+    for ratio in (0.4, 0.8):
+        assert walk.ratio(walk.action(ratio)) == pytest.approx(ratio)
+        assert faithful.ratio(faithful.action(ratio)) == pytest.approx(ratio)
+
+
+def test_accuracy_mode_has_no_hard_limit() -> None:
+    graph = conv_chain()
+    constraint = Constraint("macs", 1.0)  # no policy could keep it
+    walk = ChannelPruningWalk(SearchSpace.build(graph), constraint, mode="accuracy")
+    while not walk.step(np.array([1.0]))[1]:
+        pass
+    assert graph.with_kept(walk.kept()).macs == graph.macs
+
+
+def test_rewards_are_amcs() -> None:
+    evaluation = Evaluation(0.8, {"macs": 1e6}, 0.0, 0.0)
+    assert REWARDS["accuracy"](evaluation) == 0.8
+    assert REWARDS["accuracy_flops"](evaluation) == pytest.approx(-0.2 * math.log(1e6))
+    assert find_reward("accuracy_flops", "accuracy").counts_cost
+
+
+@pytest.mark.parametrize("faithful", [False, True])
+def test_a_budget_below_the_cheapest_policy_names_that_minimum(faithful: bool) -> None:
+    graph = mobilenet_v1()
+    space = SearchSpace.build(graph, 0.2, 8)
+    cheapest = graph.with_kept(space.least).macs if not faithful else round(graph.real_macs([6.4, 12.8, *REAL]))
+    with pytest.raises(InputError, match=f"needs {cheapest:,}") as refusal:
+        ChannelPruningWalk(space, Constraint("macs", cheapest - 2), faithful=faithful)
+    assert "\n" not in str(refusal.value)
+    ChannelPruningWalk(space, Constraint("macs", cheapest + 2), faithful=faithful)
+
+
+REAL = [0.2 * width for width in (128, 128, 256, 256, *[512] * 6, 1024, 1024)]
+
+
+@pytest.mark.parametrize("action", [[np.nan], [0.1, 0.2], []])
+def test_an_action_is_one_finite_number(action: list[float]) -> None:
+    graph = conv_chain()
+    walk = ChannelPruningWalk(SearchSpace.build(graph), Constraint("macs", 0.5 * graph.macs))
+    with pytest.raises(InputError, match="one finite number"):
+        walk.step(np.array(action))
+
+
+def test_misuse_is_refused() -> None:
+    graph = conv_chain()
+    constraint = Constraint("macs", 0.5 * graph.macs)
+    space = SearchSpace.build(graph)
+    evaluator = AdditiveEvaluator(graph, constraint)
+    with pytest.raises(InputError, match="built for another network"):
+        ChannelPruningEnv(conv_chain((16, 32)), space, constraint, evaluator)
+    walk = ChannelPruningWalk(space, constraint)
+    while not walk.keep(0.5)[1]:
+        pass
+    with pytest.raises(InputError, match="reset it"):
+        walk.keep(0.5)
+    assert isinstance(walk.policy(), CompressionPolicy)
+
+
+def test_faithful_rounding_leaves_no_group_empty() -> None:
+    """Below one step of the grid the published code would keep no channel at all."""
+    graph = conv_chain((4, 16))
+    walk = ChannelPruningWalk(SearchSpace.build(graph, 0.2, 8), Constraint("macs", 0.9 * graph.macs), faithful=True)
+    while not walk.keep(0.5)[1]:
+        pass
+    assert walk.kept() == (4, 8)
+
+
+def test_faithful_rounding_floors_to_the_grid_above_the_width() -> None:
+    graph = conv_chain((20, 16))
+    walk = ChannelPruningWalk(SearchSpace.build(graph, 0.2, 8), Constraint("macs", graph.macs), faithful=True)
+    walk.keep(0.95)  # 19 channels round up to 24, more than there are
+    assert walk.kept()[0] == 16
+    walk.reset()
+    walk.keep(1.0)
+    assert walk.kept()[0] == 20

@@ -30,7 +30,7 @@ def main(folder: Path) -> None:
     example = np.load(folder / "example.npy", allow_pickle=False)
     calls: list[Call] = []
     for index, (engine, path) in enumerate(job["artefacts"]):
-        (folder / "current").write_text(str(index), encoding="utf-8")
+        _note(folder, index)
         call, output = _ENGINES[engine](Path(path), example, int(job["threads"]))
         call()
         np.save(folder / f"output{index}.npy", output())
@@ -47,7 +47,7 @@ def time_in_turns(calls: Sequence[Call], rounds: int, note: Callable[[int], None
     Args:
         calls: what to time.
         rounds: samples of each; every other round goes backwards, so that nobody always runs behind the same one.
-        note: told which call comes next, outside the timed part of the first, untimed round.
+        note: told which call comes next.
     """
     repetitions = []
     for index, call in enumerate(calls):
@@ -57,6 +57,7 @@ def time_in_turns(calls: Sequence[Call], rounds: int, note: Callable[[int], None
     for number in range(rounds):
         for index in range(len(calls)) if number % 2 == 0 else reversed(range(len(calls))):
             call, count = calls[index], repetitions[index]
+            note(index)
             call()  # its weights back into the cache
             start = time.perf_counter()
             for _ in range(count):

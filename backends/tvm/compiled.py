@@ -65,7 +65,7 @@ def compile_module(
     try:
         executable = tvm.compile(lowered, target=lowering.cpu.target)
     except Exception as error:  # TVM raises many types
-        raise TrimtabError(f"TVM could not compile the network: {_first_line(error)}") from error
+        raise TrimtabError(f"TVM cannot compile the network: {_first_line(error)}") from error
     return CompiledModel(executable, lowering.cpu, lowering.operators, lowering.fallbacks)
 
 
@@ -81,7 +81,10 @@ def lower_module(module: nn.Module, example_input: torch.Tensor, cpu: Cpu) -> tu
         raise InputError(f"the network cannot be exported for TVM: {_first_line(error)}") from error
     tidy = tvm.transform.Sequential([relax.transform.CanonicalizeBindings(), relax.transform.DeadCodeElimination()])
     lowering = Lowering(tidy(imported), cpu, RULES)
-    return lowering.run(), lowering
+    try:
+        return lowering.run(), lowering
+    except Exception as error:  # TVM raises many types
+        raise TrimtabError(f"TVM cannot schedule the network: {_first_line(error)}") from error
 
 
 def _first_line(error: BaseException) -> str:

@@ -129,17 +129,16 @@ class Conv2d(Kernel):
         schedule.vectorize(v_tile)
         for loop in (o_tile, h_tile, w_tile):
             schedule.unroll(loop)
+        if (crop := block_named(schedule, "crop")) is not None:
+            schedule.reverse_compute_at(crop, h_outer, preserve_unit_loops=True)
+            vectorize_inner(schedule, crop)
+        work = product(self.output_shape) * self.span.steps * self.span.width * product(self.window.kernel)
+        parallelize(schedule, (n, o_outer, h_outer), work, cpu)
         *_, o_zero, h_zero, w_zero, v_zero = schedule.get_loops(schedule.decompose_reduction(sums, step))
         schedule.vectorize(v_zero)
         for loop in (o_zero, h_zero, w_zero):
             schedule.unroll(loop)
 
-        rows = h_outer
-        if (crop := block_named(schedule, "crop")) is not None:
-            schedule.reverse_compute_at(crop, h_outer, preserve_unit_loops=True)
-            vectorize_inner(schedule, crop)
-        work = product(self.output_shape) * self.span.steps * self.span.width * product(self.window.kernel)
-        parallelize(schedule, (n, o_outer, rows), work, cpu)
         if (pad := block_named(schedule, "pad")) is not None:
             pad_loops = schedule.get_loops(pad)
             schedule.vectorize(pad_loops[-1])

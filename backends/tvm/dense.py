@@ -92,9 +92,9 @@ class Dense(Kernel):
         schedule.reverse_compute_at(store, n_outer, preserve_unit_loops=True)
         _in_registers(schedule, store)
         _in_registers(schedule, sums)
-        _in_registers(schedule, schedule.decompose_reduction(sums, step))
         work = self.batch * self.outputs * self.span.steps * self.span.width
         parallelize(schedule, (o_outer, n_outer), work, cpu)
+        _in_registers(schedule, schedule.decompose_reduction(sums, step))
 
 
 def _in_registers(schedule: Any, block: Any) -> None:

@@ -84,16 +84,16 @@ class PerChannel(Kernel):
         schedule.reorder(kh, kw, w_tile, v_tile)
         schedule.vectorize(v_tile)
         schedule.unroll(w_tile)
+        if (pad := block_named(schedule, "pad")) is not None:
+            schedule.compute_at(pad, h_outer, preserve_unit_loops=True)
+            schedule.vectorize(schedule.get_loops(pad)[-1])
+        parallelize(schedule, (n, o, h_outer), product(self.output_shape) * product(self.window.kernel), cpu)
         *_, w_zero, v_zero = schedule.get_loops(schedule.decompose_reduction(sums, kh))
         schedule.vectorize(v_zero)
         schedule.unroll(w_zero)
         if product(self.window.kernel) <= _LARGEST_UNROLL:
             schedule.unroll(kh)
             schedule.unroll(kw)
-        if (pad := block_named(schedule, "pad")) is not None:
-            schedule.compute_at(pad, h_outer, preserve_unit_loops=True)
-            schedule.vectorize(schedule.get_loops(pad)[-1])
-        parallelize(schedule, (n, o, h_outer), product(self.output_shape) * product(self.window.kernel), cpu)
 
     def _rows_in_cache(self) -> int:
         """The most output rows (a divisor) whose padded input rows fit the cache."""

@@ -52,6 +52,7 @@ class Lowering:
         self._kernels: dict[Kernel, Any] = {}
         self._bindings = [binding for block in self._function.body.blocks for binding in block.bindings]
         self._values: dict[Any, Value] = {}
+        self._packed: dict[Any, Blocked] = {}
         self._constants: dict[Any, npt.NDArray[Any]] = {}
         self._users = _users(self._bindings, self._function.body.body)
         self._fused: dict[Any, Any] = {}
@@ -160,8 +161,10 @@ class Lowering:
             return value
         if not isinstance(value, Plain) or len(value.shape) != 4 or value.expr.ty.dtype != "float32":
             return None
-        kernel = Pack(value.shape, self.cpu.lanes)
-        return self.blocks_of(kernel, np.arange(value.shape[1], dtype=np.int64), value.expr)
+        if value.expr not in self._packed:
+            kernel = Pack(value.shape, self.cpu.lanes)
+            self._packed[value.expr] = self.blocks_of(kernel, np.arange(value.shape[1], dtype=np.int64), value.expr)
+        return self._packed[value.expr]
 
     def in_order(self, value: Blocked) -> Blocked:
         """The value with its channels, all of them stored, in the network's order."""

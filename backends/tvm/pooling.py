@@ -110,8 +110,8 @@ class GlobalAverage(Kernel):
         v_tile, y, x = schedule.get_loops(sums)[-3:]
         schedule.reorder(y, x, v_tile)
         schedule.vectorize(v_tile)
-        schedule.vectorize(schedule.get_loops(schedule.decompose_reduction(sums, y))[-1])
         parallelize(schedule, (n, o), product(self.source), cpu)
+        schedule.vectorize(schedule.get_loops(schedule.decompose_reduction(sums, y))[-1])
 
 
 def lower_pool2d(lowering: Lowering, binding: Any) -> Value | None:

@@ -41,6 +41,7 @@ class PrunableNetwork:
     Attributes:
         graph: the uncompressed `ModelGraph`.
         units: by layer name, which unit each of its channels is.
+        any_batch: whether pruned networks take any batch size; some networks fix that of the example.
 
     Raises:
         InputError: torch cannot run or export the model on the example input.
@@ -53,6 +54,7 @@ class PrunableNetwork:
         if prove:
             structure = prove_groups(structure, model, example_input)
         self._structure = structure
+        self.any_batch = self._template.any_batch
         self.graph: ModelGraph = describe(structure)
         self.units: Mapping[str, LayerUnits] = {
             name: LayerUnits(*(part for side in (sides.inputs, sides.outputs) for part in self._place(side)))

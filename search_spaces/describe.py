@@ -72,15 +72,20 @@ class _Layers:
         sides = self.structure.labels.layers[name]
         extents = [self.structure.extent(self.structure.unit_ids(side)) for side in (sides.inputs, sides.outputs)]
         if isinstance(module, Conv):
-            return _conv(name, nodes, module, (extents[0], extents[1]))
+            return _conv(name, nodes, self._positions(nodes, 1), module, (extents[0], extents[1]))
         weight = tuple(module._parameters["weight"].shape)  # type: ignore[union-attr]
-        return _linear(name, nodes, weight, module.bias is not None, (extents[0], extents[1]))
+        return _linear(name, self._positions(nodes, -1), weight, module.bias is not None, (extents[0], extents[1]))
+
+    def _positions(self, nodes: list[fx.Node], axis: int) -> int:
+        """Entries an image and channel, over all calls; the batch need not be dimension 0."""
+        shapes = [node.meta["shape"] for node in nodes]
+        return sum(prod(shape) // (shape[axis] * self.template.batch) for shape in shapes)
 
     def _function(self, name: str, nodes: list[fx.Node]) -> LayerSpec:
         found = arguments(nodes[0])
         weight, bias = found["weight"].meta["shape"], found["bias"] is not None
         if op_name(nodes[0]) == "linear":
-            return _linear(name, nodes, weight, bias, (Extent(weight[1]), Extent(weight[0])))
+            return _linear(name, self._positions(nodes, -1), weight, bias, (Extent(weight[1]), Extent(weight[0])))
         transposed = "output_padding" in found
         groups = found["groups"]
         inputs, outputs = (weight[0], weight[1] * groups) if transposed else (weight[1] * groups, weight[0])
@@ -99,7 +104,7 @@ class _Layers:
             groups=groups,
             input_size=tuple(source_of(nodes[0]).meta["shape"][2:]),
             output_size=tuple(nodes[0].meta["shape"][2:]),
-            positions=sum(prod(node.meta["shape"][2:]) for node in read),
+            positions=self._positions(read, 1),
             bias=bias,
             in_extent=Extent(inputs),
             out_extent=Extent(outputs),
@@ -107,7 +112,7 @@ class _Layers:
 
 
 def _linear(
-    name: str, nodes: list[fx.Node], weight: tuple[int, ...], bias: bool, extents: tuple[Extent, Extent]
+    name: str, positions: int, weight: tuple[int, ...], bias: bool, extents: tuple[Extent, Extent]
 ) -> LayerSpec:
     return LayerSpec(
         name=name,
@@ -121,14 +126,14 @@ def _linear(
         groups=1,
         input_size=(),
         output_size=(),
-        positions=sum(prod(node.meta["shape"][1:-1]) for node in nodes),
+        positions=positions,
         bias=bias,
         in_extent=extents[0],
         out_extent=extents[1],
     )
 
 
-def _conv(name: str, nodes: list[fx.Node], module: Conv, extents: tuple[Extent, Extent]) -> LayerSpec:
+def _conv(name: str, nodes: list[fx.Node], positions: int, module: Conv, extents: tuple[Extent, Extent]) -> LayerSpec:
     return LayerSpec(
         name=name,
         kind="conv",
@@ -141,7 +146,7 @@ def _conv(name: str, nodes: list[fx.Node], module: Conv, extents: tuple[Extent, 
         groups=module.groups,
         input_size=tuple(source_of(nodes[0]).meta["shape"][2:]),
         output_size=tuple(nodes[0].meta["shape"][2:]),
-        positions=sum(prod(node.meta["shape"][2:]) for node in nodes),
+        positions=positions,
         bias=module.bias is not None,
         in_extent=extents[0],
         out_extent=extents[1],

@@ -204,8 +204,8 @@ class LabelPropagation:
             return self._concatenate
         if name in PADS:
             return self._pad
-        if name == "prelu":
-            return self._prelu
+        if name in ("prelu", "instance_norm", "batch_norm"):
+            return self._by_channel
         if name == "glu":
             return self._glu
         if name in ("pixel_shuffle", "pixel_unshuffle"):
@@ -305,11 +305,13 @@ class LabelPropagation:
         axis = arguments(node)["dim"] % source.ndim
         return None if axis == 0 or varies(source, axis) or "items" in node.meta else source
 
-    def _prelu(self, node: fx.Node) -> Tensor | None:
-        source, weight = (self.values[argument] for argument in node.all_input_nodes)
-        if weight.numel() == 1:
-            return source  # type: ignore[no-any-return]
-        return self.meet([source, weight.reshape([-1] + [1] * (source.ndim - 2))])
+    def _by_channel(self, node: fx.Node) -> Tensor | None:
+        """The parameters have an entry a channel; space is left alone."""
+        source, *parameters = (self.values[argument] for argument in node.all_input_nodes)
+        if any(parameter.ndim > 1 for parameter in parameters):
+            return None
+        columns = [parameter.reshape([-1] + [1] * (source.ndim - 2)) for parameter in parameters if len(parameter) > 1]
+        return self.meet([source, *columns])
 
     def _glu(self, node: fx.Node) -> Tensor | None:
         source: Tensor = self.values[source_of(node)]

@@ -175,7 +175,7 @@ class _Normaliser:
         sizes: list[Any] = list(value.shape)
         first, *others = sizes
         if self.batch_symbol is None:
-            return first == self.batch
+            return bool(first == self.batch)
         symbolic = isinstance(first, torch.SymInt) and first.node.expr == self.batch_symbol
         return symbolic and all(isinstance(size, int) for size in others)
 

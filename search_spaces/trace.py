@@ -59,7 +59,7 @@ def _export(model: nn.Module, example_input: Tensor) -> ExportedProgram:
     pair = example_input if len(example_input) > 1 else torch.cat([example_input, example_input])
     try:
         program = torch.export.export(model, (pair,), dynamic_shapes=({0: Dim.AUTO},))
-        if isinstance(_inputs(program)[0].meta["val"].shape[0], torch.SymInt):
+        if all(isinstance(node.meta["val"].shape[0], torch.SymInt) for node in _ends(program)):
             return program
     except Exception:  # whatever the reason, the second attempt tells it
         program = None
@@ -72,9 +72,11 @@ def _export(model: nn.Module, example_input: Tensor) -> ExportedProgram:
         ) from None
 
 
-def _inputs(program: ExportedProgram) -> list[fx.Node]:
-    wanted = program.graph_signature.user_inputs
-    return [node for node in program.graph.nodes if node.op == "placeholder" and node.name in wanted]
+def _ends(program: ExportedProgram) -> list[fx.Node]:
+    """The nodes of the network's input and output."""
+    signature = program.graph_signature
+    names = {*signature.user_inputs, *signature.user_outputs}
+    return [node for node in program.graph.nodes if node.name in names]
 
 
 def first_line(error: Exception) -> str:

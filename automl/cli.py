@@ -7,13 +7,17 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from automl.errors import InputError, TrimtabError
+
+if TYPE_CHECKING:
+    from automl.api import RunResult
 
 # Everything heavier is imported by the command that needs it: `list`, `status` and `--help` answer at once.
 
 DONE, FAILED, BAD_INPUT = 0, 1, 2
+WIDTH_OF_A_FILE = 160
 
 
 class _Parser(argparse.ArgumentParser):
@@ -83,6 +87,17 @@ def _parser() -> _Parser:
     add("export", _export, "export the best policy of a run again").add_argument("run", type=Path)
     verify = add("verify", _verify, "check an exported network: digests, outputs, accuracy")
     verify.add_argument("directory", type=Path)
+    verify.add_argument(
+        "--allow-code", action="store_true", help="import a model, data set or metric of the user's that it names"
+    )
+    verify.add_argument(
+        "--data",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        dest="data_args",
+        help="an argument of the data set, such as its path, which an export does not hold",
+    )
     status = add("status", _status, "where a run stands")
     status.add_argument("run", type=Path)
     status.add_argument("--json", action="store_true", help="as JSON")
@@ -126,7 +141,8 @@ def _search(options: argparse.Namespace) -> int:
     from automl.progress import Progress
 
     with Progress() as progress:
-        return start(config, out, progress).exit_code
+        result = start(config, out, progress)
+    return _ended(result)
 
 
 def _resume(options: argparse.Namespace) -> int:
@@ -138,7 +154,23 @@ def _resume(options: argparse.Namespace) -> int:
     from automl.progress import Progress
 
     with Progress() as progress:
-        return resume(directory, progress).exit_code
+        result = resume(directory, progress)
+    return _ended(result)
+
+
+def _ended(result: "RunResult") -> int:
+    """Say what a run came to."""
+    if result.state != "done":
+        remedy = f"; go on with `trimtab resume {result.directory}`" if result.state == "unfinished" else ""
+        _complain(f"the run is {result.state}: {result.reason}{remedy}")
+        return FAILED
+
+    from automl.tables import summary_table
+
+    _show(summary_table(result.summary))
+    print(f"report: {result.directory / 'report.html'}")
+    print(f"exported network: {result.directory / 'best'}")
+    return DONE
 
 
 def _layers(options: argparse.Namespace) -> int:
@@ -155,9 +187,9 @@ def _layers(options: argparse.Namespace) -> int:
 
 def _list(options: argparse.Namespace) -> int:
     from automl.listing import entries
-    from automl.progress import name_table, show
+    from automl.tables import name_table
 
-    show(name_table(options.what, entries(options.what)))
+    _show(name_table(options.what, entries(options.what)))
     return DONE
 
 
@@ -177,9 +209,9 @@ def _export(options: argparse.Namespace) -> int:
 
     directory = RunDirectory.open(options.run)
 
-    from automl.finalists import export_best
+    from automl.api import export
 
-    print(export_best(directory))
+    print(export(directory))
     return DONE
 
 
@@ -188,11 +220,20 @@ def _verify(options: argparse.Namespace) -> int:
         raise InputError(f"{str(options.directory)!r} is no directory of an exported network")
 
     from automl.export.verify import verify
-    from automl.progress import check_table, show
 
-    report = verify(options.directory)
-    show(check_table(report.checks))
-    return DONE if all(check.passed for check in report.checks) else FAILED
+    data_args = dict(_key_value(text) for text in options.data_args)
+    report = verify(options.directory, allow_code=options.allow_code, data_args=data_args)
+    _show(report.table())
+    return DONE if report.ok else FAILED
+
+
+def _key_value(text: str) -> tuple[str, object]:
+    from automl.yaml_text import parse_yaml
+
+    key, equals, value = text.partition("=")
+    if not equals:
+        raise InputError(f"an argument of the data set has the form key=value, got {text!r}")
+    return key, parse_yaml(value, f"--data {text}")
 
 
 def _status(options: argparse.Namespace) -> int:
@@ -204,7 +245,18 @@ def _status(options: argparse.Namespace) -> int:
         print(json.dumps(status, indent=2))
         return DONE
 
-    from automl.progress import show, status_table
+    from automl.tables import status_table
 
-    show(status_table(status))
+    _show(*status_table(status))
     return DONE
+
+
+def _show(*tables: object) -> None:
+    """Print tables: as wide as the terminal, or as their content needs where the output goes elsewhere."""
+    from rich.console import Console
+
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console = Console(highlight=False, width=WIDTH_OF_A_FILE)
+    for table in tables:
+        console.print(table)

@@ -51,9 +51,11 @@ class TrainingSection(Section):
     momentum: float = Field(default=0.9, ge=0, lt=1)
     weight_decay: float = Field(default=5e-4, ge=0)
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
-    optimizer: str = "sgd"
-    warmup_epochs: int = Field(default=0, ge=0)
+    optimizer: Literal["sgd", "adam"] = "sgd"
+    warmup_epochs: float = Field(default=1.0, ge=0)
     seed: int = Field(default=0, ge=0)
+    workers: int = Field(default=4, ge=0, le=256)
+    device: str = "cpu"
 
 
 class SpaceSection(Section):

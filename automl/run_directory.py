@@ -59,6 +59,7 @@ class RunDirectory:
         self.store_file = path / "trials.sqlite"
         self.searchers = path / "searchers"
         self.finalists = path / "finalists"
+        self.latency_file = path / "latency.json"
         self.best = path / "best"
         self.summary_file = path / "summary.json"
         self.report_file = path / "report.html"
@@ -147,6 +148,16 @@ class RunDirectory:
             raise InputError(f"{str(self.info_file)!r} is damaged: state {info.state!r}, wall_s {info.wall_s!r}")
         return info
 
+    def summary(self) -> dict[str, Any]:
+        """What `summary.json` holds; empty where there is none yet."""
+        try:
+            found = json.loads(self.summary_file.read_bytes())
+        except FileNotFoundError:
+            return {}
+        except (OSError, ValueError, RecursionError) as error:
+            raise InputError(f"{str(self.summary_file)!r} is damaged: {error}") from None
+        return found if isinstance(found, dict) else {}
+
     def write_info(self, info: RunInfo) -> None:
         """Replace `run.json`, atomically."""
         write_json(self.info_file, asdict(info))
@@ -165,7 +176,13 @@ class RunDirectory:
 
     @contextmanager
     def drive(self) -> Iterator["RunClock"]:
-        """Hold the run's lock: one process at a time. The operating system lets go of it when the process dies.
+        """Hold the run's lock and keep its state; see `lock`."""
+        with self.lock():
+            yield RunClock(self)
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """One process at a time works on a run. The operating system lets go of the lock when the process dies.
 
         Raises:
             TrimtabError: another process holds it.
@@ -181,7 +198,7 @@ class RunDirectory:
         except OSError as error:
             raise TrimtabError(f"the run directory {str(self.path)!r} cannot be written: {error.strerror}") from None
         try:
-            yield RunClock(self)
+            yield
         finally:
             lock.release()
 

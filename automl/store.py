@@ -7,11 +7,13 @@ resumed run reads it back instead of evaluating again. Nothing but `seconds` and
 import json
 import sqlite3
 from collections.abc import Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Self
+
+from filelock import FileLock, Timeout
 
 from automl.errors import InputError, TrimtabError
 from search_spaces.objective import Evaluation
@@ -19,6 +21,8 @@ from search_spaces.policy import CompressionPolicy
 
 APPLICATION_ID = 0x7472696D  # "trim"
 SCHEMA_VERSION = 1
+LOCK_WAIT_S = 30.0
+"""The actor of a driver that was killed may live on for seconds; its successor waits."""
 
 _SCHEMA = """
 CREATE TABLE searches (
@@ -82,6 +86,13 @@ class Store:
 
     def __init__(self, path: Path, *, _read_only: bool = False) -> None:
         self._path = path
+        self._lock: FileLock | None = None
+        if not _read_only:
+            self._lock = FileLock(path.with_name(f".{path.name}.lock"), timeout=LOCK_WAIT_S)
+            try:
+                self._lock.acquire()
+            except Timeout:
+                raise TrimtabError(f"{str(path)!r} is being written by another process") from None
         mode = "ro" if _read_only else "rwc"
         try:
             self._connection = sqlite3.connect(
@@ -102,7 +113,6 @@ class Store:
         version = self._connection.execute("PRAGMA user_version").fetchone()[0]
         empty = not self._connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]
         if empty and not application and not read_only:
-            self._connection.execute("PRAGMA journal_mode = WAL")
             self._connection.executescript(
                 f"BEGIN; {_SCHEMA} PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {SCHEMA_VERSION};"
                 "COMMIT;"
@@ -111,6 +121,8 @@ class Store:
             raise InputError(f"{str(self._path)!r} is an SQLite file of another program")
         elif version != SCHEMA_VERSION:
             raise InputError(f"{str(self._path)!r} has schema {version}; this version reads schema {SCHEMA_VERSION}")
+        if not read_only:
+            self._connection.execute("PRAGMA journal_mode = WAL")  # readers and the writer do not wait for each other
         self._connection.execute("PRAGMA synchronous = FULL")  # a commit is on disk, also after a power cut
         self._connection.execute("PRAGMA foreign_keys = ON")
 
@@ -128,8 +140,14 @@ class Store:
             raise TrimtabError(f"{str(self._path)!r} cannot be written: {error}") from None
 
     def close(self) -> None:
-        """Fold the write-ahead log into the file and let go of it."""
+        """Let go of the file; the writer leaves it whole, without a write-ahead log beside it."""
+        if self._lock is not None:
+            with suppress(sqlite3.OperationalError):  # someone reads at this moment: the log stays, and is as good
+                self._connection.execute("PRAGMA busy_timeout = 1000")
+                self._connection.execute("PRAGMA journal_mode = DELETE")
         self._connection.close()
+        if self._lock is not None:
+            self._lock.release()
 
     def add_searches(self, searches: list[SearchRow]) -> None:
         """Announce the searches of a run; those that stand there stay as they are."""
@@ -197,14 +215,31 @@ class Store:
         """Number of evaluations of each search that has any."""
         return {str(name): int(n) for name, n in self._rows("SELECT search, count(*) FROM evaluations GROUP BY search")}
 
-    def forget_failures(self, search: str) -> None:
-        """Drop the failed evaluations that ended a search, and that it ended, so that it may try them again."""
+    def overview(self) -> list[dict[str, Any]]:
+        """Each search with how far it is and what its best feasible accuracy was, JSON-ready."""
+        rows = self._rows(
+            "SELECT s.name, s.evaluations, s.finished, s.error, count(e.number), count(e.error), "
+            "max(CASE WHEN e.feasible THEN e.accuracy END), max(e.reward) "
+            "FROM searches s LEFT JOIN evaluations e ON e.search = s.name GROUP BY s.name ORDER BY s.name"
+        )
+        keys = ("name", "evaluations", "finished", "error", "done", "failures", "best_accuracy", "best_reward")
+        return [{**dict(zip(keys, row, strict=True)), "finished": bool(row[2])} for row in rows]
+
+    def forget_failures(self, search: str, in_a_row: int) -> None:
+        """Drop the failures that ended a search, the first `in_a_row` of them, so that it may try again.
+
+        Results after them may be on record already; those stay.
+        """
+        streak: list[int] = []
+        for number, error in self._rows("SELECT number, error FROM evaluations WHERE search = ? ORDER BY 1", (search,)):
+            streak = [] if error is None else [*streak, number]
+            if len(streak) == in_a_row:
+                break
         with self._transaction() as connection:
-            connection.execute(
-                "DELETE FROM evaluations WHERE search = :name AND number > "
-                "(SELECT coalesce(max(number), -1) FROM evaluations WHERE search = :name AND error IS NULL)",
-                {"name": search},
-            )
+            if len(streak) == in_a_row:
+                connection.executemany(
+                    "DELETE FROM evaluations WHERE search = ? AND number = ?", [(search, number) for number in streak]
+                )
             connection.execute("UPDATE searches SET finished = 0, error = NULL WHERE name = ?", (search,))
 
     def _evaluations(self, where: str, values: tuple[object, ...]) -> Iterator[EvaluationRow]:

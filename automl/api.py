@@ -1,0 +1,180 @@
+"""Trimtab from Python: the same as the commands."""
+
+import sys
+import traceback
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from automl.config import Config, load_config
+from automl.errors import RunStoppedError, TrimtabError
+from automl.progress import Progress
+from automl.run_directory import RunClock, RunDirectory, State, next_free
+from automl.signals import StopSignal
+
+if TYPE_CHECKING:
+    import gymnasium
+
+    from automl.problem import Problem
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What a run came to.
+
+    Attributes:
+        directory: the run directory.
+        summary: what `summary.json` holds; empty where the run did not get that far.
+        state: "done", "unfinished" (stopped, to be resumed) or "infeasible".
+        reason: why it is not done.
+    """
+
+    directory: Path
+    summary: Mapping[str, Any]
+    state: State
+    reason: str | None = None
+
+
+def search(config: Config | str | Path | Mapping[str, Any], out: str | Path | None = None) -> RunResult:
+    """Search, fine-tune, measure and export, as the config says; quietly.
+
+    Args:
+        config: a `Config`, a mapping, or the path of a YAML file.
+        out: the run directory, which must not exist or be empty; by default the next free `runs/search-<n>`.
+
+    Raises:
+        InputError: the config cannot work; nothing has been written.
+        TrimtabError: a stage failed; the run directory is kept, `resume` goes on with it.
+    """
+    checked = config if isinstance(config, Config) else load_config(config)
+    name = Path(config).stem if isinstance(config, str | Path) else "search"
+    directory = Path(out) if out is not None else next_free(Path("runs"), name)
+    with Progress(quiet=True) as progress:
+        return start(checked, directory, progress)
+
+
+def start(config: Config, out: Path, progress: Progress) -> RunResult:
+    """A new run. Everything that can be checked is checked before the directory is made; raises as `search`."""
+    from automl.problem import Problem
+
+    RunDirectory.check_free(out)
+    progress.say(f"Trimtab: {config.model.name} on {config.data.name}")
+    problem = Problem.outline(config)
+    return _drive(RunDirectory.create(out, config), lambda: problem, progress)
+
+
+def resume(directory: str | Path | RunDirectory, progress: Progress | None = None) -> RunResult:
+    """Go on with a run that was stopped or killed; one that is done is left as it is. Raises as `search`."""
+    run = directory if isinstance(directory, RunDirectory) else RunDirectory.open(Path(directory))
+    config = run.config()
+    info = run.info()
+    if info.state == "done" and run.report_file.exists():
+        return RunResult(run.path, run.summary(), "done")
+    if info.working_directory not in sys.path:
+        sys.path.append(info.working_directory)  # a user's own modules are imported from where the run was started
+
+    def outline() -> "Problem":
+        from automl.problem import Problem
+
+        return Problem.outline(config, run.baseline_file if run.baseline_file.exists() else None)
+
+    if progress is not None:
+        return _drive(run, outline, progress)
+    with Progress(quiet=True) as silent:
+        return _drive(run, outline, silent)
+
+
+def make_env(config: Config | str | Path | Mapping[str, Any], **options: Any) -> "gymnasium.Env[Any, Any]":
+    """The Gymnasium environment of a config's search, with an evaluator in this process.
+
+    Args:
+        config: a `Config`, a mapping, or the path of a YAML file.
+        options: arguments of the environment that replace those of the config.
+
+    Raises:
+        InputError: the config cannot work.
+    """
+    import gymnasium
+
+    import envs  # noqa: F401  (registers the environments)
+    from automl.problem import Problem
+
+    problem = Problem.build(config if isinstance(config, Config) else load_config(config))
+    how = problem.config.search
+    arguments = {
+        "graph": problem.graph,
+        "space": problem.space,
+        "constraint": problem.constraint,
+        "evaluator": problem.evaluator(),
+        "mode": how.mode,
+        "reward": how.reward_name,
+        "faithful": how.faithful,
+    }
+    return gymnasium.make("trimtab/ChannelPruning-v0", **{**arguments, **options})
+
+
+def export(directory: RunDirectory) -> Path:
+    """Write `best/` of a run again, from its fine-tuned weights.
+
+    Raises:
+        TrimtabError: the run is not that far yet, or another process drives it.
+    """
+    from automl.problem import Problem
+    from automl.stages import export_best
+
+    summary = directory.summary()
+    if not summary.get("best"):
+        raise TrimtabError(
+            f"{str(directory.path)!r} has no best network yet; `trimtab resume {directory.path}` goes on"
+        )
+    info = directory.info()
+    if info.working_directory not in sys.path:
+        sys.path.append(info.working_directory)
+    with directory.lock():
+        export_best(Problem.outline(directory.config(), directory.baseline_file), directory, summary)
+    return directory.best
+
+
+def _drive(directory: RunDirectory, outline: Callable[[], "Problem"], progress: Progress) -> RunResult:
+    """Drive a run to its end, and keep its state true whatever happens."""
+    with directory.drive() as clock, StopSignal() as stop:
+        try:
+            return _stages(directory, outline, progress, clock, stop)
+        except RunStoppedError:
+            clock.set("unfinished", reason="stopped")
+            return RunResult(directory.path, {}, "unfinished", "stopped")
+        except KeyboardInterrupt:
+            clock.set("unfinished", reason="interrupted")
+            raise
+        except TrimtabError as error:
+            clock.set("failed", reason=str(error))
+            raise
+        except Exception as error:
+            directory.error_log.write_text(traceback.format_exc(), encoding="utf-8")
+            clock.set("failed", reason=f"{type(error).__name__}: {error}")
+            raise TrimtabError(
+                f"unexpected {type(error).__name__}: {error}; {directory.error_log} shows where"
+            ) from error
+
+
+def _stages(
+    directory: RunDirectory,
+    outline: Callable[[], "Problem"],
+    progress: Progress,
+    clock: RunClock,
+    stop: StopSignal,
+) -> RunResult:
+    from automl.report import write_report
+    from automl.stages import InfeasibleError, Run
+
+    run = Run(directory, outline(), progress, clock, stop)
+    try:
+        summary = run.drive()
+    except InfeasibleError as error:
+        clock.set("infeasible", reason=str(error))
+        write_report(directory.path)
+        return RunResult(directory.path, {}, "infeasible", str(error))
+    clock.set("done", "done")
+    write_report(directory.path)
+    return RunResult(directory.path, summary, "done")

@@ -1,0 +1,221 @@
+"""Who evaluates what: one actor that owns a run's store and hands proposals to the evaluators."""
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.exceptions import RayActorError
+
+from automl.errors import InputError, RunStoppedError, TrimtabError
+from automl.problem import price
+from automl.run_directory import write_atomically
+from automl.search_loop import FAILURES_IN_A_ROW
+from automl.store import EvaluationRow, SearchRow, Store
+from search_spaces.graph import ModelGraph
+from search_spaces.objective import Constraint, Evaluation
+from search_spaces.policy import CompressionPolicy
+
+ATTEMPTS = 2
+"""An evaluation whose worker dies is tried this often before it is recorded as failed."""
+
+
+@dataclass
+class SearchProgress:
+    """How far a search is.
+
+    Attributes:
+        name: of the search.
+        total: evaluations it makes.
+        done: evaluations on record.
+        failures: those of them that failed.
+        best_accuracy, best_cost: of its best feasible policy so far; None while it has none.
+        best_reward: the highest reward so far.
+        finished: whether it has ended.
+        error: why it ended early.
+    """
+
+    name: str
+    total: int
+    done: int = 0
+    failures: int = 0
+    best_accuracy: float | None = None
+    best_cost: float | None = None
+    best_reward: float | None = None
+    finished: bool = False
+    error: str | None = None
+
+    def count(self, evaluation: Evaluation, metric: str) -> None:
+        """Take in one more evaluation."""
+        self.done += 1
+        self.failures += evaluation.error is not None
+        if evaluation.feasible and (self.best_accuracy is None or evaluation.accuracy > self.best_accuracy):
+            self.best_accuracy = evaluation.accuracy
+            self.best_cost = evaluation.cost[metric]
+
+    def count_reward(self, reward: float) -> None:
+        """Take in one more reward."""
+        self.best_reward = reward if self.best_reward is None else max(self.best_reward, reward)
+
+
+class DispatcherActor:
+    """Hands proposals to idle evaluators, and commits what they find before anyone is told.
+
+    Args:
+        store: the run's SQLite file; this actor is its only writer.
+        snapshots: directory of the searchers' snapshots.
+        searches: the searches of the run.
+        evaluators: handles of the evaluators (`automl.worker.Worker`).
+        graph: of the uncompressed network, to price evaluations that failed.
+        constraint: the budget.
+    """
+
+    def __init__(
+        self,
+        store: Path,
+        snapshots: Path,
+        searches: list[SearchRow],
+        evaluators: list[Any],
+        graph: ModelGraph,
+        constraint: Constraint,
+    ) -> None:
+        self._store = Store(store)
+        self._store.add_searches(searches)
+        self._snapshots = snapshots
+        self._evaluators = evaluators
+        self._graph = graph
+        self._constraint = constraint
+        self._idle: asyncio.Queue[Any] | None = None
+        self._stopping = False
+        self._progress = {row.name: SearchProgress(row.name, row.evaluations) for row in self._store.searches()}
+        for row in self._store.searches():
+            if row.error is not None:
+                self._store.forget_failures(row.name, FAILURES_IN_A_ROW)
+        for found in self._store.evaluations():
+            progress = self._progress[found.search]
+            progress.count(found.evaluation, constraint.metric)
+            if found.reward is not None:
+                progress.count_reward(found.reward)
+        for row in self._store.searches():
+            self._progress[row.name].finished = row.finished
+
+    async def unfinished(self) -> list[SearchRow]:
+        """The searches that have not ended."""
+        return [row for row in self._store.searches() if not row.finished]
+
+    async def snapshot(self, search: str) -> bytes | None:
+        """What the search last saved; None where it has saved nothing."""
+        try:
+            return self._file(search).read_bytes()
+        except FileNotFoundError:
+            return None
+
+    async def evaluate(self, search: str, number: int, policy: CompressionPolicy) -> Evaluation:
+        """The policy's evaluation: from the store, or from an evaluator and then the store.
+
+        Raises:
+            RunStoppedError: the run is to stop.
+            TrimtabError: the store holds another policy under that number, or cannot be written.
+        """
+        stored = self._store.find(search, number)
+        if stored is not None:
+            if stored.policy.digest != policy.digest:
+                raise TrimtabError(
+                    f"proposal {number} of search {search!r} differs from the one on record: the config, the code or "
+                    "the libraries changed since; start a new run"
+                )
+            return stored.evaluation
+        if self._idle is None:
+            self._idle = asyncio.Queue()
+            for evaluator in self._evaluators:
+                self._idle.put_nowait(evaluator)
+        evaluator = await self._idle.get()
+        try:
+            if self._stopping:
+                raise RunStoppedError("the run is stopping")
+            evaluation = await self._attempt(evaluator, policy)
+        finally:
+            self._idle.put_nowait(evaluator)
+        self._store.add(EvaluationRow(search, number, policy, evaluation))
+        self._progress[search].count(evaluation, self._constraint.metric)
+        return evaluation
+
+    async def _attempt(self, evaluator: Any, policy: CompressionPolicy) -> Evaluation:
+        for _ in range(ATTEMPTS):
+            try:
+                evaluation: Evaluation = await evaluator.evaluate.remote(policy)
+                return evaluation
+            except RayActorError as error:
+                if self._stopping:  # it was stopped, too: this is no result
+                    raise RunStoppedError("the run is stopping") from None
+                reason = f"the evaluator's process died ({type(error).__name__}), {ATTEMPTS} times"
+        cost = price(self._graph, policy)
+        return Evaluation(0.0, cost, self._constraint.violation(cost), 0.0, reason)
+
+    async def save(self, search: str, rewards: Mapping[int, float], snapshot: bytes | None) -> None:
+        """Record rewards, then replace the snapshot where there is a new one."""
+        if rewards:
+            self._store.set_rewards(search, rewards)
+            for reward in rewards.values():
+                self._progress[search].count_reward(reward)
+        if snapshot is not None:
+            self._snapshots.mkdir(exist_ok=True)
+            write_atomically(self._file(search), snapshot)
+
+    async def finish(self, search: str, error: str | None = None) -> None:
+        """The search has ended."""
+        self._store.finish(search, error)
+        self._progress[search].finished = True
+        self._progress[search].error = error
+
+    async def progress(self) -> list[SearchProgress]:
+        """How far every search is."""
+        return list(self._progress.values())
+
+    async def stop(self) -> None:
+        """Stop the evaluators, and answer what is or will be asked with `RunStoppedError`."""
+        self._stopping = True
+        for evaluator in self._evaluators:
+            ray.kill(evaluator)
+
+    async def close(self) -> None:
+        """Let go of the store."""
+        self._store.close()
+
+    def _file(self, search: str) -> Path:
+        return self._snapshots / f"{search}.safetensors"
+
+
+class RemoteEvaluators:
+    """A search's view of the dispatcher; see `automl.search_loop.Evaluators`."""
+
+    def __init__(self, dispatcher: Any, search: str) -> None:
+        self._dispatcher = dispatcher
+        self._search = search
+        self._waiting: dict[int, Any] = {}
+
+    def submit(self, number: int, policy: CompressionPolicy) -> None:
+        """Have a proposal evaluated."""
+        self._waiting[number] = self._dispatcher.evaluate.remote(self._search, number, policy)
+
+    def result(self, number: int) -> Evaluation:
+        """Wait for a proposal's evaluation."""
+        evaluation: Evaluation = ray_get(self._waiting[number])
+        del self._waiting[number]
+        return evaluation
+
+    def save(self, rewards: Mapping[int, float], snapshot: bytes | None) -> None:
+        """Put rewards and a snapshot on record."""
+        ray_get(self._dispatcher.save.remote(self._search, dict(rewards), snapshot))
+
+
+def ray_get(reference: Any) -> Any:
+    """`ray.get` that raises our own errors as what they are."""
+    try:
+        return ray.get(reference)
+    except ray.exceptions.RayTaskError as error:
+        if isinstance(error.cause, InputError | TrimtabError):
+            raise error.cause from None
+        raise

@@ -1,0 +1,122 @@
+"""The networks that a run compares at its end: fine-tuned alike, tested once, compiled and measured side by side."""
+
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from automl.config import Config
+from automl.store import EvaluationRow
+from backends.measuring import Artefact, Measurement, measure
+from search_spaces.policy import CompressionPolicy
+
+NAMES = ("baseline", "best", "uniform", "random", "from_scratch")
+
+
+@dataclass(frozen=True)
+class Finalist:
+    """A network to be compared, and where its policy comes from.
+
+    Attributes:
+        name: "baseline", "best", "uniform", "random" or "from_scratch".
+        policy: what is pruned; empty for the baseline.
+        search, number: the proposal, None for the baseline.
+        search_accuracy: on the search-validation slice before fine-tuning, None where it is still to be found out.
+    """
+
+    name: str
+    policy: CompressionPolicy
+    search: str | None = None
+    number: int | None = None
+    search_accuracy: float | None = None
+
+
+def choose(rows: Iterable[EvaluationRow], config: Config, metric: str) -> list[Finalist]:
+    """The best feasible policy of the algorithm's searches, of the random ones and of the uniform one.
+
+    Under a budget the best is the most accurate one, in accuracy-guaranteed mode the one with the highest reward; of
+    equals the cheapest in `metric`, then the earliest by search and number. What has no feasible policy is left out.
+    """
+    own = {f"{config.search.algorithm}-{seed}" for seed in config.search.seeds}
+    groups = {
+        "best": own if config.search.algorithm != "uniform" else {"uniform"},
+        "uniform": {"uniform"},
+        "random": {f"random-{seed}" for seed in config.search.seeds},
+    }
+
+    def rank(row: EvaluationRow) -> tuple[float, float, str, int]:
+        worth = row.evaluation.accuracy if config.search.mode == "resource" else (row.reward or 0.0)
+        return (-worth, row.evaluation.cost[metric], row.search, row.number)
+
+    leaders: dict[str, EvaluationRow] = {}
+    for row in rows:
+        if not row.evaluation.feasible:
+            continue
+        for name, members in groups.items():
+            if row.search in members and (name not in leaders or rank(row) < rank(leaders[name])):
+                leaders[name] = row
+    chosen = [Finalist("baseline", CompressionPolicy())]
+    for name in groups:
+        if name in leaders:
+            row = leaders[name]
+            chosen.append(Finalist(name, row.policy, row.search, row.number, row.evaluation.accuracy))
+    if "best" in leaders:
+        row = leaders["best"]
+        chosen.append(Finalist("from_scratch", row.policy, row.search, row.number))
+    return chosen
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """A network's machine code, how far its output is from torch's, and the ONNX file beside it where one was made."""
+
+    name: str
+    library: Path
+    onnx: Path | None
+    error: float
+
+
+def measure_all(compiled: list[Compiled], example: torch.Tensor, threads: int) -> dict[str, Any]:
+    """Latencies of all networks, in turns, so that a busy moment of the machine touches all of them.
+
+    Returns:
+        By network: {"tvm": figures, "onnxruntime": figures}, as `automl.summary` reads and the run directory keeps.
+    """
+    artefacts, owners = [], []
+    for item in compiled:
+        artefacts.append(Artefact("tvm", item.library))
+        owners.append(item)
+        if item.onnx is not None:
+            artefacts.append(Artefact("onnxruntime", item.onnx))
+            owners.append(item)
+    latencies: dict[str, Any] = {}
+    measured: list[Measurement] = measure(artefacts, example.numpy(), None, threads=threads) if artefacts else []
+    for owner, found in zip(owners, measured, strict=True):
+        figures = asdict(found)
+        if found.engine == "tvm":
+            figures["max_error"] = owner.error
+        latencies.setdefault(owner.name, {})[found.engine] = figures
+    return latencies
+
+
+def read_result(folder: Path, finalist: Finalist) -> dict[str, Any] | None:
+    """What a finished finalist's folder holds; None where it is not finished, or was made of another policy."""
+    try:
+        result = json.loads((folder / "result.json").read_bytes())
+    except (OSError, ValueError):
+        return None
+    if not isinstance(result, dict) or result.get("policy") != finalist.policy.digest:
+        return None
+    return result if (folder / "model.safetensors").is_file() else None
+
+
+def read_progress(folder: Path) -> tuple[int, int] | None:
+    """(epochs done, epochs) of a finalist that is being trained."""
+    try:
+        found = json.loads((folder / "progress.json").read_bytes())
+        return int(found["epoch"]), int(found["epochs"])
+    except (OSError, ValueError, TypeError, KeyError):
+        return None

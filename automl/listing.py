@@ -1,0 +1,26 @@
+"""What `trimtab list` lists: names and one-line descriptions."""
+
+
+def entries(what: str) -> list[tuple[str, str]]:
+    """(name, description) of all models, data, backends or algorithms."""
+    if what == "models":
+        from automl.models import model_names
+
+        return [
+            *model_names(),
+            ("torchvision:NAME", "a classification network of torchvision, where it is installed"),
+            ("timm:NAME", "a network of timm, where it is installed"),
+            ("package.module:attribute", "your own: an nn.Module, or a callable that returns one"),
+        ]
+    if what == "data":
+        from automl.data import data_names
+
+        return [*data_names(), ("package.module:attribute", "your own: a callable that returns a DataBundle")]
+    if what == "backends":
+        return [
+            ("counting", "MACs, parameters and bytes, exact; prices every policy of a search"),
+            ("tvm", "machine code by TVM without tuning, measured on this machine; times the finalists"),
+        ]
+    from automl.search import searcher_names
+
+    return searcher_names()

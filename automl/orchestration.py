@@ -1,0 +1,241 @@
+"""The searches of a run, on Ray: a Tune trial a search, evaluator actors shared by all of them.
+
+Nothing that Ray keeps is needed to go on: a resumed run makes new trials, which take their searchers' snapshots and
+the evaluations on record from the run directory.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import ray
+import torch
+from ray import tune
+from ray.exceptions import RayActorError
+
+from automl.config import Config
+from automl.dispatcher import ATTEMPTS, DispatcherActor, RemoteEvaluators, SearchProgress, ray_get
+from automl.errors import RunStoppedError, TrimtabError
+from automl.finalists import Compiled, Finalist
+from automl.problem import Problem, make_search
+from automl.progress import Progress
+from automl.run_directory import RunClock, RunDirectory
+from automl.search_loop import SearchFailedError, run_search
+from automl.signals import StopSignal
+from automl.store import SearchRow
+from automl.worker import Worker
+from search_spaces.objective import Constraint
+from search_spaces.space import SearchSpace
+
+SEARCHER_BYTES = 64 * 2**20
+"""Memory that Ray sets aside for a searcher. It takes no CPU slot: those belong to the evaluators."""
+
+POLL_S = 0.25
+
+
+@contextmanager
+def evaluators(config: Config, baseline: Path) -> Iterator[list[Any]]:
+    """The worker actors of a run, one CPU each; Ray starts one anew when it dies."""
+    remote: Any = ray.remote(Worker)
+    stamp = time.time_ns()  # names are unique, also in a Ray that others use
+    actors = [
+        remote.options(name=f"evaluator-{index}-{stamp}", num_cpus=1, max_restarts=-1).remote(config, baseline)
+        for index in range(config.search.evaluators)
+    ]
+    try:
+        yield actors
+    finally:
+        for actor in actors:
+            ray.kill(actor)
+
+
+def run_searches(
+    problem: Problem,
+    searches: Sequence[SearchRow],
+    workers: Sequence[Any],
+    directory: RunDirectory,
+    progress: Progress,
+    clock: RunClock,
+    stop: StopSignal,
+    scratch: Path,
+    constraint: Constraint | None = None,
+) -> None:
+    """Run those of the searches that have not ended; returns when all have.
+
+    Args:
+        problem: with the trained baseline.
+        searches: what to run; the store is told of them.
+        workers: see `evaluators`.
+        directory: of the run.
+        progress: is shown how far they are.
+        clock: of the run.
+        stop: whether the run is to stop.
+        scratch: directory for what Tune writes and nobody reads.
+        constraint: for the searchers, where it is not the problem's.
+
+    Raises:
+        RunStoppedError: the run was told to stop; it can be resumed.
+        TrimtabError: a search ended early, or its process died.
+    """
+    actor: Any = ray.remote(DispatcherActor)
+    dispatcher = actor.options(name=f"dispatcher-{time.time_ns()}", num_cpus=0, max_concurrency=10_000).remote(
+        directory.store_file, directory.searchers, list(searches), list(workers), problem.graph, problem.constraint
+    )
+    try:
+        wanted = {search.name for search in searches}
+        todo = [row for row in ray_get(dispatcher.unfinished.remote()) if row.name in wanted]
+        if todo:
+            _run_trials(problem, todo, dispatcher, progress, clock, stop, scratch, constraint)
+        progress.searches(ray_get(dispatcher.progress.remote()), problem.constraint)
+        ray_get(dispatcher.close.remote())
+    finally:
+        ray.kill(dispatcher)
+
+
+def finish_networks(
+    finalists: Sequence[Finalist],
+    workers: Sequence[Any],
+    directory: RunDirectory,
+    scratch: Path | None,
+    watch: Callable[[Sequence[str], Sequence[str]], None],
+) -> tuple[list[Compiled], dict[str, str]]:
+    """Have the workers finish the networks, side by side.
+
+    Args:
+        finalists: what to finish.
+        workers: see `evaluators`.
+        directory: of the run.
+        scratch: where machine code goes; None compiles nothing.
+        watch: told of the names that are being worked on and those that are finished, several times a second.
+
+    Returns:
+        The compiled networks, in the order of the finalists, and why others could not be compiled.
+
+    Raises:
+        TrimtabError: a network could not be finished.
+    """
+    waiting = [(finalist, ATTEMPTS) for finalist in finalists]
+    idle = list(workers)
+    running: dict[Any, tuple[Finalist, int, Any]] = {}
+    compiled: dict[str, Compiled] = {}
+    errors: dict[str, str] = {}
+    finished: list[str] = []
+    while waiting or running:
+        while waiting and idle:
+            finalist, attempts = waiting.pop(0)
+            worker = idle.pop(0)
+            reference = worker.finish.remote(finalist, directory.finalists / finalist.name, scratch)
+            running[reference] = (finalist, attempts, worker)
+        ready, _ = ray.wait(list(running), timeout=POLL_S)
+        for reference in ready:
+            finalist, attempts, worker = running.pop(reference)
+            idle.append(worker)
+            try:
+                code, error = ray_get(reference)
+            except RayActorError as death:
+                if attempts == 1:
+                    raise TrimtabError(f"the process that finished network {finalist.name!r} died twice") from death
+                waiting.append((finalist, attempts - 1))
+                continue
+            finished.append(finalist.name)
+            if code is not None:
+                compiled[finalist.name] = code
+            if error is not None:
+                errors[finalist.name] = error
+        watch([finalist.name for finalist, _, _ in running.values()], finished)
+    return [compiled[finalist.name] for finalist in finalists if finalist.name in compiled], errors
+
+
+def _run_trials(
+    problem: Problem,
+    todo: Sequence[SearchRow],
+    dispatcher: Any,
+    progress: Progress,
+    clock: RunClock,
+    stop: StopSignal,
+    scratch: Path,
+    constraint: Constraint | None,
+) -> None:
+    how = problem.config.search
+    shared = ray.put((problem.config, problem.space, constraint or problem.constraint))
+    by_name = {search.name: search for search in todo}
+
+    def search_trial(config: dict[str, Any]) -> None:
+        tune.report(_search(*ray.get(shared), by_name[config["search"]], dispatcher))
+
+    logging.getLogger("ray.tune").setLevel(logging.ERROR)
+    tuner = tune.Tuner(
+        tune.with_resources(search_trial, tune.PlacementGroupFactory([{"memory": SEARCHER_BYTES}])),
+        param_space={"search": tune.grid_search(list(by_name))},
+        tune_config=tune.TuneConfig(max_concurrent_trials=how.evaluators + 1),
+        run_config=tune.RunConfig(
+            name="searches",
+            storage_path=str(scratch),
+            verbose=0,
+            failure_config=tune.FailureConfig(max_failures=0),
+        ),
+    )
+    outcome: list[Any] = []
+    # Tune blocks, and handles signals, only in a main thread; there, we watch and are interrupted.
+    thread = threading.Thread(target=lambda: outcome.append(_fit(tuner)), name="tune", daemon=True)
+    thread.start()
+    stopping = False
+    while thread.is_alive():
+        if stop.requested and not stopping:
+            stopping = True
+            ray_get(dispatcher.stop.remote())
+        rows: list[SearchProgress] = ray_get(dispatcher.progress.remote())
+        progress.searches(rows, problem.constraint)
+        clock.beat()
+        thread.join(POLL_S)
+    stop.check()
+    result = outcome[0]
+    if isinstance(result, Exception):
+        raise TrimtabError(f"the searches did not run: {result}") from result
+    for error in result.errors:
+        raise TrimtabError(f"a search ended unexpectedly: {_last_line(str(error))}") from error
+    for row in ray_get(dispatcher.progress.remote()):
+        if row.error is not None:
+            raise TrimtabError(f"search {row.name!r} stopped after {row.done} evaluations: {row.error}")
+        if row.name in by_name and not row.finished:
+            raise TrimtabError(f"search {row.name!r} ended before it was finished, after {row.done} evaluations")
+
+
+def _search(
+    config: Config, space: SearchSpace, constraint: Constraint, search: SearchRow, dispatcher: Any
+) -> dict[str, Any]:
+    """One search, in a process of its own."""
+    torch.set_num_threads(1)
+    searcher = make_search(config, space, constraint, search)
+    snapshot = ray_get(dispatcher.snapshot.remote(search.name))
+    error = None
+    try:
+        run_search(
+            searcher,
+            RemoteEvaluators(dispatcher, search.name),
+            evaluations=search.evaluations,
+            lag=config.search.lag,
+            snapshot=snapshot,
+        )
+    except RunStoppedError:
+        return {"state": "stopped"}
+    except SearchFailedError as failure:
+        error = str(failure)
+    ray_get(dispatcher.finish.remote(search.name, error))
+    return {"state": "finished" if error is None else "failed"}
+
+
+def _fit(tuner: tune.Tuner) -> Any:
+    try:
+        return tuner.fit()
+    except Exception as error:  # handed to the thread that waits, which raises
+        return error
+
+
+def _last_line(text: str) -> str:
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return lines[-1] if lines else "no details"

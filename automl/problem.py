@@ -1,0 +1,264 @@
+"""What a run is about: the network, the data, what may be pruned, and what it may cost.
+
+Everything that can be checked is checked before anything is trained, so that a config that cannot work is refused at
+once.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from automl.baseline import baseline_file, load_baseline, load_weights
+from automl.compression.pipeline import CompressionOptions, Compressor
+from automl.config import Config, TrainingSection
+from automl.data import DataBundle, load_data
+from automl.errors import InputError
+from automl.evaluation import PolicyEvaluator
+from automl.metrics import Metric, load_metric
+from automl.models import build_model
+from automl.search import make_searcher
+from automl.search.base import Searcher
+from automl.store import SearchRow
+from automl.training import EpochReport, TrainingOptions
+from backends.counting import CountingBackend
+from search_spaces.capture import PrunableNetwork
+from search_spaces.graph import ModelGraph
+from search_spaces.objective import Constraint
+from search_spaces.policy import CompressionPolicy
+from search_spaces.space import SearchSpace
+
+OnEpoch = Callable[[EpochReport], None]
+
+BACKEND = CountingBackend()
+"""Prices every policy of a search."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A checked config and what it names.
+
+    `outline` checks all that can be checked before anything is trained; `with_baseline` trains what is not trained.
+
+    Attributes:
+        config: as read.
+        data: the data set's splits.
+        model: the baseline, in eval mode, or the untrained network; never changed.
+        trained: whether `model` has its final weights.
+        network: the model, captured.
+        metric: what accuracy means.
+        space: what each channel group may keep.
+        constraint: the budget; in accuracy-guaranteed mode without one, the cost of the whole network.
+    """
+
+    config: Config
+    data: DataBundle
+    model: nn.Module
+    trained: bool
+    network: PrunableNetwork
+    metric: Metric
+    space: SearchSpace
+    constraint: Constraint
+
+    @classmethod
+    def outline(cls, config: Config, weights: Path | None = None) -> "Problem":
+        """Load, capture and check; nothing is trained.
+
+        Args:
+            config: what to do.
+            weights: of the baseline, where a run has them already; by default the config's checkpoint or the cache.
+
+        Raises:
+            InputError: something named is not there or does not fit, or the budget cannot be met.
+        """
+        options = training_options(config.baseline)
+        training_options(config.fine_tune)
+        compression_options(config)
+        metric = load_metric(config.metric)
+        data = load_data(config.data.name, config.data.args)
+        model = initial_model(config, data)
+        file = weights or (Path(config.model.checkpoint) if config.model.checkpoint is not None else None)
+        trained = file is not None
+        if file is not None:
+            load_weights(model, file)
+        elif (cached := baseline_file(model, model_key(config), data, options)).is_file():
+            try:
+                load_weights(model, cached)
+                trained = True
+            except InputError:  # a damaged cache entry is trained and written anew
+                model = initial_model(config, data)
+        problem = cls._captured(config, data, model, trained, metric)
+        problem._check_reachable()
+        for search in searches(config):  # an unknown algorithm, or option of one
+            make_search(config, problem.space, problem.constraint, search)
+        return problem
+
+    @classmethod
+    def build(cls, config: Config, on_epoch: OnEpoch | None = None) -> "Problem":
+        """The problem with its baseline; see `outline` and `with_baseline`."""
+        return cls.outline(config).with_baseline(on_epoch)
+
+    @classmethod
+    def load(cls, config: Config, weights: Path) -> "Problem":
+        """The problem of a config that has been checked, with the baseline's weights from a file.
+
+        Raises:
+            InputError: the file is damaged, or its weights are not this network's.
+        """
+        data = load_data(config.data.name, config.data.args)
+        model = initial_model(config, data)
+        load_weights(model, weights)
+        return cls._captured(config, data, model, True, load_metric(config.metric))
+
+    @classmethod
+    def _captured(cls, config: Config, data: DataBundle, model: nn.Module, trained: bool, metric: Metric) -> "Problem":
+        network = PrunableNetwork(model, example_input(data))
+        space = SearchSpace.build(network.graph, config.space.lower_bound, config.space.round_to, config.space.protect)
+        return cls(config, data, model, trained, network, metric, space, budget(config, network.graph))
+
+    @property
+    def graph(self) -> ModelGraph:
+        """The captured network as data."""
+        return self.network.graph
+
+    def with_baseline(self, on_epoch: OnEpoch | None = None) -> "Problem":
+        """The problem with a trained network; told of every epoch where one is trained.
+
+        Raises:
+            TrimtabError: training diverged.
+        """
+        if self.trained:
+            return self
+        options = training_options(self.config.baseline)
+        model = load_baseline(self.model, model_key(self.config), self.data, options, None, on_epoch)
+        return self._captured(self.config, self.data, model, True, self.metric)
+
+    def compressor(self) -> Compressor:
+        """What applies policies to the baseline; its statistics come from training images."""
+        options = compression_options(self.config)
+        wanted = max(options.calibration_images if options.reconstruct else 0, options.recalibrate_images)
+        images = calibration_images(self.data, wanted, options.seed) if wanted else None
+        return Compressor(self.network, images, options)
+
+    def kept(self, policy: CompressionPolicy) -> dict[str, list[int]]:
+        """The units that stay under a policy, by channel group."""
+        options = replace(compression_options(self.config), reconstruct=False, recalibrate_images=0)
+        return Compressor(self.network, None, options).kept(policy)
+
+    def evaluator(self, compressor: Compressor | None = None) -> PolicyEvaluator:
+        """What finds out a policy's accuracy and cost."""
+        return PolicyEvaluator(compressor or self.compressor(), self.data.val, self.constraint, BACKEND, self.metric)
+
+    def _check_reachable(self) -> None:
+        """InputError where even the policy that keeps least costs more than the budget, with that least cost."""
+        metric, limit = self.constraint.metric, self.constraint.limit
+        least = price(self.graph, self.space.cheapest())[metric]
+        if least > limit:
+            whole = price(self.graph)[metric]
+            raise InputError(
+                f"no policy of the search space meets the budget of {limit:.6g} {self.constraint.unit} (ratio "
+                f"{limit / whole:.4f}): the cheapest costs {least:.6g} (ratio {least / whole:.4f}); raise the budget "
+                "or lower space.lower_bound"
+            )
+
+
+def searches(config: Config) -> list[SearchRow]:
+    """The searches of a run: the algorithm and random search for every seed, and the uniform policy."""
+    how = config.search
+    rows = {}
+    for algorithm in dict.fromkeys((how.algorithm, "random")):
+        for seed in how.seeds:
+            count = 1 if algorithm == "uniform" else how.evaluations
+            row = SearchRow(search_name(algorithm, seed), algorithm, seed, count)
+            rows[row.name] = row
+    uniform = SearchRow("uniform", "uniform", 0, 1)
+    return list({**rows, "uniform": uniform}.values())
+
+
+def make_search(config: Config, space: SearchSpace, constraint: Constraint, search: SearchRow) -> Searcher:
+    """A fresh searcher for one of a run's searches.
+
+    Raises:
+        InputError: there is no such algorithm, option or reward.
+    """
+    how = config.search
+    own = search.algorithm == how.algorithm
+    return make_searcher(
+        search.algorithm,
+        space=space,
+        constraint=constraint,
+        seed=search.seed,
+        evaluations=search.evaluations,
+        mode=how.mode,
+        reward=how.reward_name,
+        faithful=how.faithful and own,
+        options=how.options if own else {},
+    )
+
+
+def search_name(algorithm: str, seed: int) -> str:
+    """Name of a search in the store."""
+    return "uniform" if algorithm == "uniform" else f"{algorithm}-{seed}"
+
+
+def price(graph: ModelGraph, policy: CompressionPolicy | None = None) -> dict[str, float]:
+    """What the network costs under a policy (None: as it is), by metric."""
+    return BACKEND.estimate(graph if policy is None else graph.apply(policy)).as_metrics()
+
+
+def budget(config: Config, graph: ModelGraph) -> Constraint:
+    """The config's budget in the metric's own unit."""
+    whole = price(graph)
+    if config.budget is None:
+        return Constraint("macs", whole["macs"])
+    metric = config.budget.metric
+    limit = config.budget.limit if config.budget.ratio is None else config.budget.ratio * whole[metric]
+    return Constraint(metric, float(limit or 0.0))  # type: ignore[arg-type]  # the config has checked the name
+
+
+def untrained_graph(config: Config) -> ModelGraph:
+    """The captured network of a config, without training it."""
+    data = load_data(config.data.name, config.data.args)
+    return PrunableNetwork(initial_model(config, data), example_input(data)).graph
+
+
+def model_key(config: Config) -> dict[str, Any]:
+    """What identifies the config's network in the cache of baselines."""
+    return {"name": config.model.name, "args": config.model.args}
+
+
+def initial_model(config: Config, data: DataBundle) -> nn.Module:
+    """The config's network, freshly initialised."""
+    return build_model(
+        config.model.name,
+        config.model.args,
+        classes=data.classes,
+        input_shape=data.input_shape,
+        seed=config.baseline.seed,
+    )
+
+
+def example_input(data: DataBundle) -> Tensor:
+    """One validation image, [1, C, H, W]."""
+    image: Tensor = data.val[0][0]
+    return image.unsqueeze(0)
+
+
+def calibration_images(data: DataBundle, count: int, seed: int) -> Tensor:
+    """Up to `count` random training images [N, C, H, W], not augmented."""
+    total = len(data.train)  # type: ignore[arg-type]  # torch's Dataset declares no __len__
+    order = torch.randperm(total, generator=torch.Generator().manual_seed(seed))[:count]
+    return torch.stack([data.train[int(index)][0] for index in order])
+
+
+def training_options(section: TrainingSection) -> TrainingOptions:
+    """The section as training takes it; InputError where a value is out of range."""
+    return TrainingOptions(**section.model_dump())
+
+
+def compression_options(config: Config) -> CompressionOptions:
+    """The section as the compressor takes it; InputError where a value is out of range."""
+    return CompressionOptions(**config.compression.model_dump())

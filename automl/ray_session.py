@@ -1,0 +1,83 @@
+"""A local Ray for the length of a run: loopback only, quiet, bounded, gone afterwards."""
+
+import logging
+import os
+import secrets
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from automl.errors import TrimtabError
+
+OBJECT_STORE_BYTES = 256 * 2**20
+
+_ENVIRONMENT = {
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # bind to loopback, not to every interface
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_DEDUP_LOGS": "0",
+    "RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS": "0",
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # no TensorBoard, CSV and JSON files: the record is our store
+    "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
+    "OMP_NUM_THREADS": "1",  # a worker is one thread: parallelism comes from their number
+    "OPENBLAS_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+    "TVM_NUM_THREADS": "1",
+}
+
+
+@contextmanager
+def ray_session(cpus: int, *, dashboard: bool = False) -> Iterator[Path]:
+    """Start Ray with that many CPU slots; yields a temporary directory that lives as long.
+
+    A Ray that runs in this process already is used as it is, and left running.
+
+    Raises:
+        TrimtabError: Ray does not start.
+    """
+    temporary = Path(tempfile.mkdtemp(prefix="trimtab-"))  # short: Unix sockets lie in it, and their paths are bounded
+    try:
+        # The token guards Ray's ports; a random one for this session needs no file in the user's home.
+        with _environment({**_ENVIRONMENT, "RAY_AUTH_TOKEN": secrets.token_hex(32)}):
+            import ray
+
+            logging.getLogger("ray").setLevel(logging.ERROR)
+            if ray.is_initialized():
+                yield temporary
+                return
+            try:
+                ray.init(
+                    num_cpus=cpus,
+                    include_dashboard=dashboard,
+                    object_store_memory=OBJECT_STORE_BYTES,
+                    _temp_dir=str(temporary / "ray"),
+                    log_to_driver=False,
+                    logging_level=logging.ERROR,
+                    configure_logging=False,
+                )
+            except (RuntimeError, ValueError, OSError, ConnectionError) as error:
+                raise TrimtabError(f"Ray does not start: {' '.join(str(error).split())[:300]}") from error
+            try:
+                yield temporary
+            finally:
+                ray.shutdown()
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextmanager
+def _environment(values: Mapping[str, str]) -> Iterator[None]:
+    """Environment variables for Ray's processes; ours are as before when it ends."""
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value

@@ -1,0 +1,163 @@
+"""One search: ask, evaluate elsewhere, tell, in an order that neither timing nor the number of evaluators changes.
+
+Proposal n is asked for when exactly the results before n - lag are told. A search that was interrupted goes on from
+its last snapshot; what was evaluated since stands in the store and is not evaluated again.
+"""
+
+import json
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
+
+from automl.errors import InputError, RunStoppedError, TrimtabError
+from automl.search.base import Searcher
+from search_spaces.objective import Evaluation
+from search_spaces.policy import CompressionPolicy
+
+SNAPSHOT_FORMAT = 1
+FAILURES_IN_A_ROW = 10
+
+
+class SearchFailedError(TrimtabError):
+    """So many evaluations failed in a row that going on makes no sense."""
+
+
+class Evaluators(Protocol):
+    """Whoever evaluates the proposals of one search, remembers the results, and keeps its snapshot."""
+
+    def submit(self, number: int, policy: CompressionPolicy) -> None:
+        """Have a proposal evaluated; returns at once."""
+
+    def result(self, number: int) -> Evaluation:
+        """Wait for a submitted proposal's evaluation, which is on record by then.
+
+        Raises:
+            RunStoppedError: the run is to stop.
+        """
+
+    def save(self, rewards: Mapping[int, float], snapshot: bytes | None) -> None:
+        """Put rewards by proposal number on record, then replace the snapshot."""
+
+
+@dataclass
+class Position:
+    """How far a search is: proposals before `asked` were proposed, results before `told` are told.
+
+    Attributes:
+        pending: the proposals told .. asked - 1, in order.
+    """
+
+    asked: int = 0
+    told: int = 0
+    pending: deque[CompressionPolicy] = field(default_factory=deque)
+
+
+def run_search(
+    searcher: Searcher,
+    evaluators: Evaluators,
+    *,
+    evaluations: int,
+    lag: int,
+    snapshot: bytes | None = None,
+    snapshot_every: int = 10,
+) -> None:
+    """Run a search to its end, from the start or from a snapshot.
+
+    Args:
+        searcher: freshly made with the search's seed; it is restored where there is a snapshot.
+        evaluators: see there.
+        evaluations: how many proposals are evaluated.
+        lag: how many proposals ahead of the results the searcher is asked.
+        snapshot: what `Evaluators.save` was last given by an earlier run of the same search.
+        snapshot_every: proposals between two snapshots.
+
+    Raises:
+        RunStoppedError: the run was told to stop; a snapshot has been saved.
+        SearchFailedError: too many evaluations failed in a row.
+    """
+    position = Position() if snapshot is None else _restore(searcher, snapshot)
+    for ahead, policy in enumerate(position.pending):
+        evaluators.submit(position.told + ahead, policy)
+    rewards: dict[int, float] = {}
+    failures = 0
+    saved_at = position.asked
+
+    def save(*, full: bool) -> None:
+        nonlocal saved_at
+        # Failures are told like any other result, but no snapshot contains the last ones: a resumed search may then
+        # forget them and try again (see `Store.forget_failures`).
+        evaluators.save(rewards, _snapshot(searcher, position) if full and not failures else None)
+        saved_at = position.asked
+        rewards.clear()
+
+    try:
+        while position.told < evaluations:
+            if position.asked < evaluations and position.asked - position.told <= lag:
+                if position.asked - saved_at >= snapshot_every:
+                    save(full=True)
+                policy = searcher.ask()
+                evaluators.submit(position.asked, policy)
+                position.pending.append(policy)
+                position.asked += 1
+                continue
+            evaluation = evaluators.result(position.told)
+            reward = searcher.tell(position.pending[0], evaluation)
+            position.pending.popleft()
+            if reward is not None:
+                rewards[position.told] = reward
+            position.told += 1
+            failures = 0 if evaluation.error is None else failures + 1
+            if failures == FAILURES_IN_A_ROW:
+                raise SearchFailedError(f"{failures} evaluations failed in a row, the last with: {evaluation.error}")
+    except RunStoppedError:
+        save(full=True)
+        raise
+    except SearchFailedError:
+        save(full=False)
+        raise
+    save(full=False)
+
+
+def _snapshot(searcher: Searcher, position: Position) -> bytes:
+    """The searcher's state and the position, as one safetensors file."""
+    arrays, values = searcher.state()
+    document = {
+        "format": SNAPSHOT_FORMAT,
+        "asked": position.asked,
+        "told": position.told,
+        "pending": [policy.to_json() for policy in position.pending],
+        "searcher": values,
+    }
+    contiguous = {name: np.ascontiguousarray(array).reshape(array.shape) for name, array in arrays.items()}
+    content: bytes = save(contiguous, {"trimtab": json.dumps(document)})
+    return content
+
+
+def _restore(searcher: Searcher, snapshot: bytes) -> Position:
+    arrays, document = read_snapshot(snapshot)
+    searcher.restore(arrays, document["searcher"])
+    pending = deque(CompressionPolicy.from_json(text) for text in document["pending"])
+    return Position(int(document["asked"]), int(document["told"]), pending)
+
+
+def read_snapshot(snapshot: bytes) -> tuple[dict[str, np.ndarray[Any, Any]], dict[str, Any]]:
+    """The arrays and the JSON document of a snapshot.
+
+    Raises:
+        InputError: the file is damaged, or of another version.
+    """
+    try:
+        arrays = load(snapshot)
+        header_length = int.from_bytes(snapshot[:8], "little")
+        document = json.loads(json.loads(snapshot[8 : 8 + header_length])["__metadata__"]["trimtab"])
+        known = document["format"]
+    except (SafetensorError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise InputError(f"the snapshot of a searcher is damaged: {error}") from None
+    if known != SNAPSHOT_FORMAT:
+        raise InputError(f"the snapshot of a searcher has format {known!r}; this version reads {SNAPSHOT_FORMAT}")
+    return arrays, document

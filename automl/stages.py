@@ -1,0 +1,231 @@
+"""The stages of a run, in order. One that has ended is not repeated: a resumed run passes over it."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+
+from automl.errors import TrimtabError
+from automl.finalists import Compiled, Finalist, choose, measure_all, read_progress
+from automl.problem import Problem, example_input, price, searches
+from automl.progress import Progress
+from automl.ray_session import ray_session
+from automl.run_directory import RunClock, RunDirectory, write_atomically, write_json
+from automl.signals import StopSignal
+from automl.store import Store
+from automl.summary import build_summary
+from automl.worker import load_finalist
+from search_spaces.objective import Constraint
+
+POLL_S = 0.25
+
+
+class InfeasibleError(TrimtabError):
+    """The searches ended without a policy within the budget."""
+
+
+@dataclass
+class Run:
+    """A run being driven: its directory and everything that its stages share."""
+
+    directory: RunDirectory
+    problem: Problem
+    progress: Progress
+    clock: RunClock
+    stop: StopSignal
+
+    def drive(self) -> dict[str, Any]:
+        """All stages; returns the summary.
+
+        Raises:
+            RunStoppedError: told to stop; to be resumed.
+            InfeasibleError: nothing within the budget was found; the summary says so.
+            TrimtabError: a stage failed.
+        """
+        self._baseline()
+        latencies = self._read_latencies()
+        if latencies is None or not self._searched():
+            latencies = self._search_and_finish()
+        finalists = self._choose()
+        self._export(self._summary("running", finalists, latencies))
+        return self._summary("done", finalists, latencies)
+
+    def _stage(self, name: str, text: str) -> None:
+        self.stop.check()
+        self.clock.set("running", name)
+        self.progress.stage(text)
+
+    def _baseline(self) -> None:
+        config = self.problem.config
+        if not self.problem.trained:
+            self._stage("baseline", f"Baseline: training {config.model.name} on {config.data.name}")
+            self.problem = self.problem.with_baseline(self._on_epoch)
+        if not self.directory.baseline_file.exists():
+            state = {
+                name: tensor.detach().clone().contiguous() for name, tensor in self.problem.model.state_dict().items()
+            }
+            write_atomically(self.directory.baseline_file, safetensors.torch.save(state))
+
+    def _on_epoch(self, report: Any) -> None:
+        self.progress.epoch("baseline", report)
+        self.clock.beat()
+        self.stop.check()
+
+    def _search_and_finish(self) -> dict[str, Any]:
+        """The stages that need workers; returns the latencies."""
+        from automl.orchestration import evaluators  # Ray, only where there is something to do
+
+        config = self.problem.config
+        with ray_session(config.search.evaluators) as scratch:
+            self.stop.install()  # Ray takes SIGTERM for itself when it starts
+            with evaluators(config, self.directory.baseline_file) as workers:
+                self._search(workers, scratch)
+                finalists = self._choose()
+                compiled, errors = self._finish(finalists, workers, scratch)
+            return self._measure(compiled, errors)
+
+    def _searched(self) -> bool:
+        """Whether all searches have ended as they should."""
+        if not self.directory.store_file.exists():
+            return False
+        store = Store.read(self.directory.store_file)
+        try:
+            ended = {row.name for row in store.searches() if row.finished and row.error is None}
+        finally:
+            store.close()
+        return ended >= {row.name for row in searches(self.problem.config)}
+
+    def _search(self, workers: Sequence[Any], scratch: Path) -> None:
+        from automl.orchestration import run_searches
+
+        if self._searched():
+            return
+        problem, config = self.problem, self.problem.config
+        self._stage("search", f"Search: {_budget_text(problem)}, {config.search.evaluations} evaluations a search")
+
+        def run(rows: list[Any], constraint: Constraint | None = None) -> None:
+            run_searches(
+                problem, rows, workers, self.directory, self.progress, self.clock, self.stop, scratch, constraint
+            )
+
+        rows = searches(config)
+        if config.search.mode == "resource":
+            run(rows)
+            return
+        # Without a hard budget, the uniform policy to compare with is the one of the best policy's cost.
+        run([row for row in rows if row.algorithm != "uniform"])
+        best = next(finalist for finalist in self._choose() if finalist.name == "best")
+        metric = problem.constraint.metric
+        cost = price(problem.graph, best.policy)[metric]
+        run([row for row in rows if row.algorithm == "uniform"], Constraint(metric, cost))
+
+    def _choose(self) -> list[Finalist]:
+        """The finalists; a run without a best one ends here."""
+        finalists = choose_finalists(self.problem, self.directory)
+        if all(finalist.name != "best" for finalist in finalists):
+            self._summary("infeasible", finalists, {})
+            raise InfeasibleError(
+                f"no policy that the {self.problem.config.search.algorithm!r} searches evaluated is within the budget "
+                f"({_budget_text(self.problem)}); raise the budget, or search longer"
+            )
+        return finalists
+
+    def _finish(
+        self, finalists: Sequence[Finalist], workers: Sequence[Any], scratch: Path
+    ) -> tuple[list[Compiled], dict[str, str]]:
+        """Fine-tune, test and compile; returns the compiled networks, and why others could not be."""
+        from automl.orchestration import finish_networks
+
+        epochs = self.problem.config.fine_tune.epochs
+        self._stage("finalists", f"Finalists: {epochs} epochs of fine-tuning each, test accuracy, machine code")
+
+        def watch(running: Sequence[str], finished: Sequence[str]) -> None:
+            for name in finished:
+                self.progress.update(name, epochs, epochs, "finished")
+            for name in running:
+                seen = read_progress(self.directory.finalists / name)
+                self.progress.update(name, seen[0] if seen else 0, epochs)
+            self.clock.beat()
+            self.stop.check()
+
+        measured = self.problem.config.measure.backend != "none"
+        return finish_networks(finalists, workers, self.directory, scratch if measured else None, watch)
+
+    def _read_latencies(self) -> dict[str, Any] | None:
+        """What an earlier session measured; None where nothing was."""
+        try:
+            found = json.loads(self.directory.latency_file.read_bytes())
+        except (OSError, ValueError):
+            return None
+        return found if isinstance(found, dict) else None
+
+    def _measure(self, compiled: list[Compiled], errors: dict[str, str]) -> dict[str, Any]:
+        config = self.problem.config
+        latencies: dict[str, Any] = {"networks": {}, "errors": errors}
+        if compiled:
+            self._stage("measure", f"Latency: {len(compiled)} networks in turns, {config.measure.threads} thread(s)")
+            example = example_input(self.problem.data)
+            latencies["networks"] = measure_all(compiled, example, config.measure.threads)
+        write_json(self.directory.latency_file, latencies)
+        return latencies
+
+    def _summary(self, state: str, finalists: list[Finalist], latencies: dict[str, Any] | None) -> dict[str, Any]:
+        summary = build_summary(self.problem, self.directory, state, finalists, latencies or {}, self.clock.wall_s)
+        write_json(self.directory.summary_file, summary)
+        return summary
+
+    def _export(self, summary: dict[str, Any]) -> None:
+        if (self.directory.best / "manifest.json").exists():
+            return
+        self._stage("export", "Export: policy, weights, torch, ONNX and TVM files")
+        export_best(self.problem, self.directory, summary)
+
+
+def choose_finalists(problem: Problem, directory: RunDirectory) -> list[Finalist]:
+    """The finalists of a run, from its store."""
+    store = Store.read(directory.store_file)
+    try:
+        return choose(store.evaluations(), problem.config, problem.constraint.metric)
+    finally:
+        store.close()
+
+
+def export_best(problem: Problem, directory: RunDirectory, summary: Mapping[str, Any]) -> None:
+    """Write the best network to the run's `best/`."""
+    from automl.export import export_network
+
+    config = problem.config
+    best = next(finalist for finalist in choose_finalists(problem, directory) if finalist.name == "best")
+    figures = summary["best"]
+    export_network(
+        load_finalist(problem, best, directory.finalists / "best"),
+        directory.best,
+        policy=best.policy,
+        architecture={
+            "model": config.model.name,
+            "args": config.model.args,
+            "classes": problem.data.classes,
+            "input_shape": list(problem.data.input_shape),
+            "units": problem.kept(best.policy),
+        },
+        example_input=example_input(problem.data),
+        data={"name": config.data.name, "args": config.data.args},
+        results={
+            **{name: figures[name] for name in ("accuracy", "macs", "params", "weight_bytes", "search_accuracy")},
+            "metric": config.metric,
+            "budget": summary["budget"],
+        },
+        threads=config.measure.threads,
+        measure_latency=config.measure.backend != "none",
+    )
+
+
+def _budget_text(problem: Problem) -> str:
+    limit = problem.constraint
+    if problem.config.budget is None:
+        return "accuracy-guaranteed, no hard budget"
+    whole = price(problem.graph)[limit.metric]
+    return f"at most {limit.limit:,.0f} {limit.unit} ({limit.limit / whole:.1%})"

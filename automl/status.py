@@ -1,0 +1,55 @@
+"""Where a run stands, read from its directory; nothing heavy is loaded."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from automl.run_directory import RunDirectory
+from automl.store import Store
+
+
+def run_status(directory: RunDirectory) -> dict[str, Any]:
+    """State, stage, searches and finalists of a run, JSON-ready.
+
+    A run that says it is running while nobody drives it was killed: it is unfinished.
+    """
+    info = directory.info()
+    state, reason = info.state, info.reason
+    if state == "running" and not directory.driven():
+        state, reason = "unfinished", f"killed; `trimtab resume {directory.path}` goes on"
+    return {
+        "directory": str(directory.path),
+        "state": state,
+        "stage": info.stage,
+        "reason": reason,
+        "wall_s": info.wall_s,
+        "created_at": info.created_at,
+        "searches": _searches(directory),
+        "finalists": _finalists(directory.finalists),
+    }
+
+
+def _searches(directory: RunDirectory) -> list[dict[str, Any]]:
+    if not directory.store_file.exists():
+        return []
+    store = Store.read(directory.store_file)
+    try:
+        return store.overview()
+    finally:
+        store.close()
+
+
+def _finalists(folder: Path) -> dict[str, str]:
+    if not folder.is_dir():
+        return {}
+    return {entry.name: _finalist(entry) for entry in sorted(folder.iterdir()) if entry.is_dir()}
+
+
+def _finalist(folder: Path) -> str:
+    if (folder / "result.json").exists():
+        return "finished"
+    try:
+        found = json.loads((folder / "progress.json").read_bytes())
+        return f"epoch {found['epoch']}/{found['epochs']}"
+    except (OSError, ValueError, TypeError, KeyError):
+        return "waiting"

@@ -1,0 +1,115 @@
+"""What the commands print, as rich tables."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.table import Table
+
+from search_spaces.graph import ModelGraph
+
+FINALIST_TITLES = {
+    "baseline": "baseline",
+    "best": "best",
+    "uniform": "uniform",
+    "random": "random",
+    "from_scratch": "from scratch",
+}
+
+
+def layer_table(graph: ModelGraph) -> list[Table]:
+    """The layers of a network with the channel groups they cut, then what cannot be cut and why."""
+    table = Table(title=f"{graph.macs:,} MACs, {graph.params:,} parameters")
+    for title in ("layer", "kind", "output group", "input groups"):
+        table.add_column(title, overflow="fold")
+    for title in ("channels", "kernel", "output", "MACs", "params"):
+        table.add_column(title, justify="right")
+    names = [group.name for group in graph.groups]
+    for layer in graph.layers:
+        kind = "depthwise" if layer.depthwise else layer.kind
+        table.add_row(
+            layer.name,
+            kind,
+            ", ".join(names[index] for index, _ in layer.out_extent.terms) or "-",
+            ", ".join(names[index] for index, _ in layer.in_extent.terms) or "-",
+            f"{layer.in_channels} > {layer.out_channels}",
+            "x".join(map(str, layer.kernel)),
+            "x".join(map(str, layer.output_size)),
+            f"{layer.macs:,}",
+            f"{layer.params:,}",
+        )
+    groups = Table(title=f"{len(graph.groups)} channel groups that can be pruned")
+    groups.add_column("group", overflow="fold")
+    groups.add_column("channels", justify="right")
+    groups.add_column("layers cut together", overflow="fold")
+    for group in graph.groups:
+        groups.add_row(group.name, str(group.width), ", ".join((*group.producers, *group.carriers)))
+    tables = [table, groups]
+    if graph.refusals:
+        refused = Table(title="channels that stay as they are")
+        refused.add_column("layer", overflow="fold")
+        refused.add_column("reason", overflow="fold")
+        for refusal in graph.refusals:
+            refused.add_row(refusal.name, refusal.reason)
+        tables.append(refused)
+    return tables
+
+
+def name_table(title: str, entries: Sequence[tuple[str, str]]) -> Table:
+    """Names and what they are."""
+    table = Table(title=title)
+    table.add_column("name", no_wrap=True)
+    table.add_column("what it is")
+    for name, description in entries:
+        table.add_row(name, description)
+    return table
+
+
+def summary_table(summary: Mapping[str, Any]) -> Table:
+    """The networks that a run compared."""
+    budget = summary["budget"]
+    table = Table(title=f"budget: at most {budget['limit']:,.0f} {budget['unit']}")
+    table.add_column("network")
+    for title in ("test accuracy", "search accuracy", "MACs", "params", "latency", "ONNX Runtime"):
+        table.add_column(title, justify="right")
+    for name, title in FINALIST_TITLES.items():
+        found = summary.get(name)
+        if not found:
+            table.add_row(title, *["-"] * 6)
+            continue
+        table.add_row(
+            title,
+            _number(found["accuracy"]),
+            _number(found["search_accuracy"]),
+            f"{found['macs']:,}",
+            f"{found['params']:,}",
+            _milliseconds(found["latency_s"]),
+            _milliseconds(found["onnxruntime_latency_s"]),
+        )
+    return table
+
+
+def status_table(status: Mapping[str, Any]) -> list[Table]:
+    """Where a run stands."""
+    table = Table(title=f"{status['directory']}: {status['state']}", show_header=False)
+    table.add_column("what")
+    table.add_column("value", overflow="fold")
+    table.add_row("stage", status["stage"])
+    if status["reason"]:
+        table.add_row("reason", status["reason"])
+    table.add_row("driven for", f"{status['wall_s']:.0f} s")
+    for search in status["searches"]:
+        best = search["best_accuracy"]
+        note = f", best {best:.4f}" if best is not None else ""
+        note += f", {search['failures']} failed" if search["failures"] else ""
+        table.add_row(search["name"], f"{search['done']}/{search['evaluations']}{note}")
+    for name, state in status["finalists"].items():
+        table.add_row(f"finalist {name}", state)
+    return [table]
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"
+
+
+def _milliseconds(value: float | None) -> str:
+    return "-" if value is None else f"{1000 * value:.3f} ms"

@@ -13,23 +13,17 @@ from backends.torch_reference import reference_output
 from backends.tvm import compile_module
 from search_spaces.errors import InputError, TrimtabError
 
+IMAGE = (3, 32, 32)
 ZOO = {
     "lenet300_100": (1, 28, 28),
     "lenet5": (1, 28, 28),
-    "alexnet_cifar": (3, 32, 32),
-    "vgg11": (3, 32, 32),
-    "plain20": (3, 32, 32),
-    "resnet20": (3, 32, 32),
-    "mobilenet_v1": (3, 32, 32),
-    "squeezenet": (3, 32, 32),
+    "mobilenet_v1": IMAGE,
+    "squeezenet": IMAGE,
+    "shufflenet_v2": IMAGE,
 }
-SLOW_ZOO = {
-    "vgg16": (3, 32, 32),
-    "resnet56": (3, 32, 32),
-    "mobilenet_v2": (3, 32, 32),
-    "shufflenet_v2": (3, 32, 32),
-    "densenet40": (3, 32, 32),
-}
+SLOW_ZOO = dict.fromkeys(
+    ("alexnet_cifar", "vgg11", "vgg16", "plain20", "resnet56", "mobilenet_v2", "densenet40"), IMAGE
+)
 
 
 @pytest.fixture(autouse=True)

@@ -121,8 +121,8 @@ POOLS = {
 
 
 @pytest.mark.parametrize("pool", POOLS)
-@pytest.mark.parametrize("size", [(9, 9), (8, 13)])
-def test_pooling(pool, size):
+def test_pooling(pool):
+    size = (8, 13) if pool.endswith(("asymmetric", "adaptive")) else (9, 9)
     # behind a negative offset: a border of zeros would win a maximum
     module = Of(lambda x, conv: POOLS[pool](conv(x) - 10), nn.Conv2d(3, 20, 1))
     check(module, (2, 3, *size))

@@ -6,6 +6,7 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
@@ -33,6 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     command: Callable[[argparse.Namespace], int] = options.command
     try:
+        _keep_out_of_home()
         code = command(options)
         sys.stdout.flush()
         return code
@@ -50,6 +52,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
             traceback.print_exc()
         _complain(f"unexpected {type(error).__name__}: {error}; --debug shows where")
         return FAILED
+
+
+def _keep_out_of_home() -> None:
+    """Have matplotlib, which others import, keep its font list in our cache."""
+    from automl.cache import cache_dir
+
+    if "MPLCONFIGDIR" not in os.environ:
+        with suppress(TrimtabError):  # whoever needs the cache will say that it cannot be made
+            os.environ["MPLCONFIGDIR"] = str(cache_dir("matplotlib"))
 
 
 def _refused(error: TrimtabError, code: int, debug: bool) -> int:
@@ -179,9 +190,9 @@ def _layers(options: argparse.Namespace) -> int:
     config = load_config(options.config, options.overrides)
 
     from automl.problem import untrained_graph
-    from automl.progress import layer_table, show
+    from automl.tables import layer_table
 
-    show(layer_table(untrained_graph(config)))
+    _show(*layer_table(untrained_graph(config)))
     return DONE
 
 

@@ -10,7 +10,7 @@ import ray
 from ray.exceptions import RayActorError
 
 from automl.errors import InputError, RunStoppedError, TrimtabError
-from automl.problem import price
+from automl.pricing import price
 from automl.run_directory import write_atomically
 from automl.search_loop import FAILURES_IN_A_ROW
 from automl.store import EvaluationRow, SearchRow, Store
@@ -150,7 +150,9 @@ class DispatcherActor:
             except RayActorError as error:
                 if self._stopping:  # it was stopped, too: this is no result
                     raise RunStoppedError("the run is stopping") from None
-                reason = f"the evaluator's process died ({type(error).__name__}), {ATTEMPTS} times"
+                if error.actor_init_failed:
+                    raise TrimtabError(f"an evaluator cannot start: {last_line(error)}") from None
+                reason = f"the evaluator's process died {ATTEMPTS} times: {last_line(error)}"
         cost = price(self._graph, policy)
         return Evaluation(0.0, cost, self._constraint.violation(cost), 0.0, reason)
 
@@ -219,3 +221,9 @@ def ray_get(reference: Any) -> Any:
         if isinstance(error.cause, InputError | TrimtabError):
             raise error.cause from None
         raise
+
+
+def last_line(error: BaseException) -> str:
+    """The end of a message that Ray wrapped in a traceback."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1][:300] if lines else type(error).__name__

@@ -113,10 +113,9 @@ def read_result(folder: Path, finalist: Finalist) -> dict[str, Any] | None:
     return result if (folder / "model.safetensors").is_file() else None
 
 
-def read_progress(folder: Path) -> tuple[int, int] | None:
-    """(epochs done, epochs) of a finalist that is being trained."""
+def read_progress(folder: Path) -> int | None:
+    """Epochs that a finalist has been trained for so far; None where it has not begun, or is finished."""
     try:
-        found = json.loads((folder / "progress.json").read_bytes())
-        return int(found["epoch"]), int(found["epochs"])
+        return int(json.loads((folder / "progress.json").read_bytes())["epoch"])
     except (OSError, ValueError, TypeError, KeyError):
         return None

@@ -13,23 +13,21 @@ from pathlib import Path
 from typing import Any
 
 import ray
-import torch
 from ray import tune
 from ray.exceptions import RayActorError
 
 from automl.config import Config
-from automl.dispatcher import ATTEMPTS, DispatcherActor, RemoteEvaluators, SearchProgress, ray_get
-from automl.errors import RunStoppedError, TrimtabError
+from automl.dispatcher import ATTEMPTS, DispatcherActor, SearchProgress, last_line, ray_get
+from automl.errors import TrimtabError
 from automl.finalists import Compiled, Finalist
-from automl.problem import Problem, make_search
+from automl.problem import Problem
 from automl.progress import Progress
 from automl.run_directory import RunClock, RunDirectory
-from automl.search_loop import SearchFailedError, run_search
 from automl.signals import StopSignal
 from automl.store import SearchRow
+from automl.trial import run_trial
 from automl.worker import Worker
 from search_spaces.objective import Constraint
-from search_spaces.space import SearchSpace
 
 SEARCHER_BYTES = 64 * 2**20
 """Memory that Ray sets aside for a searcher. It takes no CPU slot: those belong to the evaluators."""
@@ -137,8 +135,10 @@ def finish_networks(
             try:
                 code, error = ray_get(reference)
             except RayActorError as death:
-                if attempts == 1:
-                    raise TrimtabError(f"the process that finished network {finalist.name!r} died twice") from death
+                if attempts == 1 or death.actor_init_failed:
+                    raise TrimtabError(
+                        f"the process that trains network {finalist.name!r} died: {last_line(death)}"
+                    ) from death
                 waiting.append((finalist, attempts - 1))
                 continue
             finished.append(finalist.name)
@@ -161,15 +161,18 @@ def _run_trials(
     constraint: Constraint | None,
 ) -> None:
     how = problem.config.search
-    shared = ray.put((problem.config, problem.space, constraint or problem.constraint))
     by_name = {search.name: search for search in todo}
-
-    def search_trial(config: dict[str, Any]) -> None:
-        tune.report(_search(*ray.get(shared), by_name[config["search"]], dispatcher))
-
+    trial = tune.with_parameters(
+        run_trial,
+        searches=by_name,
+        config=problem.config,
+        space=problem.space,
+        constraint=constraint or problem.constraint,
+        dispatcher=dispatcher,
+    )
     logging.getLogger("ray.tune").setLevel(logging.ERROR)
     tuner = tune.Tuner(
-        tune.with_resources(search_trial, tune.PlacementGroupFactory([{"memory": SEARCHER_BYTES}])),
+        tune.with_resources(trial, tune.PlacementGroupFactory([{"memory": SEARCHER_BYTES}])),
         param_space={"search": tune.grid_search(list(by_name))},
         tune_config=tune.TuneConfig(max_concurrent_trials=how.evaluators + 1),
         run_config=tune.RunConfig(
@@ -197,7 +200,7 @@ def _run_trials(
     if isinstance(result, Exception):
         raise TrimtabError(f"the searches did not run: {result}") from result
     for error in result.errors:
-        raise TrimtabError(f"a search ended unexpectedly: {_last_line(str(error))}") from error
+        raise TrimtabError(f"a search ended unexpectedly: {last_line(error)}") from error
     for row in ray_get(dispatcher.progress.remote()):
         if row.error is not None:
             raise TrimtabError(f"search {row.name!r} stopped after {row.done} evaluations: {row.error}")
@@ -205,37 +208,8 @@ def _run_trials(
             raise TrimtabError(f"search {row.name!r} ended before it was finished, after {row.done} evaluations")
 
 
-def _search(
-    config: Config, space: SearchSpace, constraint: Constraint, search: SearchRow, dispatcher: Any
-) -> dict[str, Any]:
-    """One search, in a process of its own."""
-    torch.set_num_threads(1)
-    searcher = make_search(config, space, constraint, search)
-    snapshot = ray_get(dispatcher.snapshot.remote(search.name))
-    error = None
-    try:
-        run_search(
-            searcher,
-            RemoteEvaluators(dispatcher, search.name),
-            evaluations=search.evaluations,
-            lag=config.search.lag,
-            snapshot=snapshot,
-        )
-    except RunStoppedError:
-        return {"state": "stopped"}
-    except SearchFailedError as failure:
-        error = str(failure)
-    ray_get(dispatcher.finish.remote(search.name, error))
-    return {"state": "finished" if error is None else "failed"}
-
-
 def _fit(tuner: tune.Tuner) -> Any:
     try:
         return tuner.fit()
     except Exception as error:  # handed to the thread that waits, which raises
         return error
-
-
-def _last_line(text: str) -> str:
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return lines[-1] if lines else "no details"

@@ -20,11 +20,9 @@ from automl.errors import InputError
 from automl.evaluation import PolicyEvaluator
 from automl.metrics import Metric, load_metric
 from automl.models import build_model
-from automl.search import make_searcher
-from automl.search.base import Searcher
-from automl.store import SearchRow
+from automl.pricing import BACKEND, price
+from automl.searches import make_search, searches
 from automl.training import EpochReport, TrainingOptions
-from backends.counting import CountingBackend
 from search_spaces.capture import PrunableNetwork
 from search_spaces.graph import ModelGraph
 from search_spaces.objective import Constraint
@@ -32,9 +30,6 @@ from search_spaces.policy import CompressionPolicy
 from search_spaces.space import SearchSpace
 
 OnEpoch = Callable[[EpochReport], None]
-
-BACKEND = CountingBackend()
-"""Prices every policy of a search."""
 
 
 @dataclass(frozen=True)
@@ -163,50 +158,6 @@ class Problem:
                 f"{limit / whole:.4f}): the cheapest costs {least:.6g} (ratio {least / whole:.4f}); raise the budget "
                 "or lower space.lower_bound"
             )
-
-
-def searches(config: Config) -> list[SearchRow]:
-    """The searches of a run: the algorithm and random search for every seed, and the uniform policy."""
-    how = config.search
-    rows = {}
-    for algorithm in dict.fromkeys((how.algorithm, "random")):
-        for seed in how.seeds:
-            count = 1 if algorithm == "uniform" else how.evaluations
-            row = SearchRow(search_name(algorithm, seed), algorithm, seed, count)
-            rows[row.name] = row
-    uniform = SearchRow("uniform", "uniform", 0, 1)
-    return list({**rows, "uniform": uniform}.values())
-
-
-def make_search(config: Config, space: SearchSpace, constraint: Constraint, search: SearchRow) -> Searcher:
-    """A fresh searcher for one of a run's searches.
-
-    Raises:
-        InputError: there is no such algorithm, option or reward.
-    """
-    how = config.search
-    own = search.algorithm == how.algorithm
-    return make_searcher(
-        search.algorithm,
-        space=space,
-        constraint=constraint,
-        seed=search.seed,
-        evaluations=search.evaluations,
-        mode=how.mode,
-        reward=how.reward_name,
-        faithful=how.faithful and own,
-        options=how.options if own else {},
-    )
-
-
-def search_name(algorithm: str, seed: int) -> str:
-    """Name of a search in the store."""
-    return "uniform" if algorithm == "uniform" else f"{algorithm}-{seed}"
-
-
-def price(graph: ModelGraph, policy: CompressionPolicy | None = None) -> dict[str, float]:
-    """What the network costs under a policy (None: as it is), by metric."""
-    return BACKEND.estimate(graph if policy is None else graph.apply(policy)).as_metrics()
 
 
 def budget(config: Config, graph: ModelGraph) -> Constraint:

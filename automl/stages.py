@@ -10,10 +10,12 @@ import safetensors.torch
 
 from automl.errors import TrimtabError
 from automl.finalists import Compiled, Finalist, choose, measure_all, read_progress
-from automl.problem import Problem, example_input, price, searches
+from automl.pricing import price
+from automl.problem import Problem, example_input
 from automl.progress import Progress
 from automl.ray_session import ray_session
 from automl.run_directory import RunClock, RunDirectory, write_atomically, write_json
+from automl.searches import searches
 from automl.signals import StopSignal
 from automl.store import Store
 from automl.summary import build_summary
@@ -146,8 +148,7 @@ class Run:
             for name in finished:
                 self.progress.update(name, epochs, epochs, "finished")
             for name in running:
-                seen = read_progress(self.directory.finalists / name)
-                self.progress.update(name, seen[0] if seen else 0, epochs)
+                self.progress.update(name, read_progress(self.directory.finalists / name) or 0, epochs)
             self.clock.beat()
             self.stop.check()
 

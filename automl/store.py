@@ -7,7 +7,7 @@ resumed run reads it back instead of evaluating again. Nothing but `seconds` and
 import json
 import sqlite3
 from collections.abc import Iterator, Mapping
-from contextlib import closing, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -249,12 +249,14 @@ class Store:
             values,
         )
         for search, number, policy, accuracy, cost, violation, seconds, error, reward in rows:
-            evaluation = Evaluation(accuracy, json.loads(cost), violation, seconds, error)
-            yield EvaluationRow(search, number, CompressionPolicy.from_json(policy), evaluation, reward)
+            try:
+                evaluation = Evaluation(float(accuracy), json.loads(cost), float(violation), float(seconds), error)
+                yield EvaluationRow(search, int(number), CompressionPolicy.from_json(policy), evaluation, reward)
+            except (TypeError, ValueError, InputError):
+                raise InputError(f"{str(self._path)!r} is damaged: evaluation {number!r} of {search!r}") from None
 
     def _rows(self, sql: str, values: tuple[object, ...] = ()) -> Iterator[tuple[Any, ...]]:
         try:
-            with closing(self._connection.execute(sql, values)) as cursor:
-                yield from cursor
+            yield from self._connection.execute(sql, values)
         except sqlite3.Error as error:
             raise InputError(f"{str(self._path)!r} cannot be read: {error}") from None

@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from automl.finalists import NAMES, Finalist, read_result
-from automl.problem import Problem, price
+from automl.pricing import price
+from automl.problem import Problem
 from automl.run_directory import RunDirectory
 from automl.store import Store
 

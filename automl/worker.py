@@ -60,12 +60,12 @@ class Worker:
         if read_result(folder, finalist) is None:
             folder.mkdir(parents=True, exist_ok=True)
             self._train_and_test(finalist, folder)
-        if scratch is None:
-            return None, None
         try:
-            return self._compile(finalist, folder, scratch), None
+            return (None if scratch is None else self._compile(finalist, folder, scratch)), None
         except TrimtabError as error:
             return None, str(error)
+        finally:
+            (folder / "progress.json").unlink(missing_ok=True)
 
     def _train_and_test(self, finalist: Finalist, folder: Path) -> None:
         data, metric = self._problem.data, self._problem.metric
@@ -84,7 +84,6 @@ class Worker:
         state = {name: tensor.detach().clone().contiguous() for name, tensor in module.state_dict().items()}
         write_atomically(folder / "model.safetensors", safetensors.torch.save(state))
         write_json(folder / "result.json", result)
-        (folder / "progress.json").unlink(missing_ok=True)
 
     def _trained(self, finalist: Finalist, on_epoch: Callable[[EpochReport], None]) -> tuple[nn.Module, int]:
         """The finalist's network and the epochs it was trained for."""

@@ -1,0 +1,47 @@
+"""Which searches a run makes, and the searcher of each."""
+
+from automl.config import Config
+from automl.search import make_searcher
+from automl.search.base import Searcher
+from automl.store import SearchRow
+from search_spaces.objective import Constraint
+from search_spaces.space import SearchSpace
+
+
+def searches(config: Config) -> list[SearchRow]:
+    """The searches of a run: the algorithm and random search for every seed, and the uniform policy."""
+    how = config.search
+    rows = {}
+    for algorithm in dict.fromkeys((how.algorithm, "random")):
+        for seed in how.seeds:
+            count = 1 if algorithm == "uniform" else how.evaluations
+            row = SearchRow(search_name(algorithm, seed), algorithm, seed, count)
+            rows[row.name] = row
+    uniform = SearchRow("uniform", "uniform", 0, 1)
+    return list({**rows, "uniform": uniform}.values())
+
+
+def make_search(config: Config, space: SearchSpace, constraint: Constraint, search: SearchRow) -> Searcher:
+    """A fresh searcher for one of a run's searches.
+
+    Raises:
+        InputError: there is no such algorithm, option or reward.
+    """
+    how = config.search
+    own = search.algorithm == how.algorithm
+    return make_searcher(
+        search.algorithm,
+        space=space,
+        constraint=constraint,
+        seed=search.seed,
+        evaluations=search.evaluations,
+        mode=how.mode,
+        reward=how.reward_name,
+        faithful=how.faithful and own,
+        options=how.options if own else {},
+    )
+
+
+def search_name(algorithm: str, seed: int) -> str:
+    """Name of a search in the store."""
+    return "uniform" if algorithm == "uniform" else f"{algorithm}-{seed}"

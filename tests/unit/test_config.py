@@ -1,0 +1,157 @@
+import subprocess
+import sys
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+import yaml
+
+from automl.compression.pipeline import CompressionOptions
+from automl.config import CompressionSection, TrainingSection, load_config
+from automl.errors import InputError
+from automl.training import TrainingOptions
+from automl.yaml_text import MAX_BYTES, parse_yaml
+
+MINIMAL = {"model": {"name": "resnet20"}, "data": {"name": "digits"}, "budget": {"metric": "macs", "ratio": 0.5}}
+
+
+def test_resolved_config_reads_back_as_itself(tmp_path: Path) -> None:
+    config = load_config({**MINIMAL, "baseline": {"lr": 1e-5}}, ["search.seeds=[3, 1]", "model.args.shortcut=A"])
+    file = tmp_path / "config.yaml"
+    file.write_text(config.to_yaml())
+    assert load_config(file) == config
+    assert config.search.seeds == [3, 1]
+    assert config.model.args == {"shortcut": "A"}
+
+
+def test_overrides_leave_the_callers_mapping_alone() -> None:
+    given = {**MINIMAL, "search": {"options": {"warmup": 3}}}
+    load_config(given, ["search.options.warmup=5"])
+    assert given["search"] == {"options": {"warmup": 3}}
+
+
+def test_paths_are_relative_to_the_config_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "configs"
+    folder.mkdir()
+    file = folder / "c.yaml"
+    data = {"name": "image_folder", "args": {"root": "../images"}}
+    file.write_text(yaml.safe_dump({**MINIMAL, "data": data, "model": {"name": "resnet20", "checkpoint": "w.pt"}}))
+    monkeypatch.chdir(tmp_path)
+    config = load_config(Path("configs/c.yaml"))
+    assert config.model.checkpoint == str(folder / "w.pt")
+    assert config.data.args["root"] == str(tmp_path / "images")
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("serch.evaluations=3", "unknown key 'serch'; did you mean 'search'?"),
+        ("search.evaluatons=3", "unknown key 'search.evaluatons'; did you mean"),
+        ("budget.ration=0.5", "unknown key 'budget.ration'; did you mean 'ratio'"),
+        ("search.evaluations=many", "search.evaluations: should be a valid integer, got 'many'"),
+        ("search.evaluations=true", "search.evaluations: should be a valid integer, got True"),
+        ("search.evaluations=1.5", "search.evaluations"),
+        ("search.evaluations=0", "search.evaluations: should be greater than or equal to 1, got 0"),
+        ("search.seeds=[0, 0]", "search.seeds: seeds are distinct integers of at least 0, got [0, 0]"),
+        ("search.mode=fast", "search.mode: should be 'resource' or 'accuracy', got 'fast'"),
+        ("budget.ratio=1.5", "budget.ratio: should be less than or equal to 1, got 1.5"),
+        ("budget.ratio=.nan", "budget.ratio: should be a finite number, got nan"),
+        ("budget.limit=1000", "exactly one of 'ratio' and 'limit'"),
+        ("budget.metric=mac", "a budget counts macs, params, weight_bytes, got 'mac'; did you mean 'macs'?"),
+        ("budget.metric=latency_s", "latency table, which comes with the next version"),
+        ("budget=null", "a budget is needed"),
+        ("budget=3", "budget: should be a section (a mapping), got 3"),
+        ("model=null", "model: should be a section"),
+        ("baseline.lr=0", "baseline.lr: should be greater than 0, got 0"),
+        ("fine_tune.epochs=-1", "fine_tune.epochs"),
+        ("search.evaluations", "an override has the form key.sub=value, got 'search.evaluations'"),
+        (".x=1", "an override has the form key.sub=value"),
+        ("search.evaluations.more=1", "search.evaluations"),
+        ("model.name.more=1", "'name' is no section, it holds 'resnet20'"),
+        ("search.seeds=[1", "not valid YAML"),
+        ("search={a: 1, a: 2}", "the key 'a' is given twice"),
+        ("search.options=&a [*a]", "a config holds at most"),
+        ("search.options=!!python/object/apply:os.system [true]", "not valid YAML"),
+        ("search.options={[1, 2]: 3}", "not valid YAML"),
+    ],
+)
+def test_bad_values_are_refused_in_one_line_that_names_them(override: str, said: str) -> None:
+    with pytest.raises(InputError) as refusal:
+        load_config(MINIMAL, [override])
+    message = str(refusal.value)
+    assert said in message
+    assert "\n" not in message
+    assert len(message) < 400
+
+
+def test_a_missing_section_is_named() -> None:
+    with pytest.raises(InputError, match="the key 'model' is missing"):
+        load_config({"data": {"name": "digits"}, "budget": {"ratio": 0.5}})
+
+
+def test_accuracy_mode_needs_no_budget_and_has_its_own_reward() -> None:
+    config = load_config({**MINIMAL, "budget": None, "search": {"mode": "accuracy"}})
+    assert config.budget is None
+    assert config.search.reward_name == "accuracy_flops"
+    assert load_config(MINIMAL).search.reward_name == "accuracy"
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"\xff\xfe\x00", "UTF-8"),
+        (b"a: [1", "not valid YAML"),
+        (b"- 1\n- 2\n", "a config is a mapping of sections"),
+        (b"", "a config is a mapping of sections"),
+        (b"#" * (MAX_BYTES + 1), "has at most"),
+        (
+            b"a: &a [1]\nb: &b [*a, *a]\n"
+            + b"".join(b"c%d: &c%d [%s]\n" % (i, i, b", ".join([b"*b"] * 9)) for i in range(3)),
+            None,
+        ),
+    ],
+)
+def test_files_that_are_no_config(tmp_path: Path, content: bytes, said: str | None) -> None:
+    file = tmp_path / "c.yaml"
+    file.write_bytes(content)
+    with pytest.raises(InputError, match=said) as refusal:
+        load_config(file)
+    assert "\n" not in str(refusal.value)
+
+
+def test_an_alias_bomb_is_refused_without_being_written_out() -> None:
+    levels = ["a0: &a0 [1, 1, 1, 1, 1, 1, 1, 1, 1, 1]"]
+    levels += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 12)]
+    with pytest.raises(InputError, match="aliases written out"):
+        parse_yaml("\n".join(levels), "bomb")
+
+
+def test_a_number_in_scientific_notation_is_a_number() -> None:
+    assert parse_yaml("[1e-3, -2E5, 1.5e2, 1e3x]", "text") == [1e-3, -2e5, 150.0, "1e3x"]
+
+
+def test_a_file_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="cannot be read: No such file"):
+        load_config(tmp_path / "none.yaml")
+    with pytest.raises(InputError, match="cannot be read: Is a directory"):
+        load_config(tmp_path)
+
+
+def test_sections_have_the_fields_of_the_options_they_become() -> None:
+    assert set(TrainingSection.model_fields) == {field.name for field in fields(TrainingOptions)}
+    assert set(CompressionSection.model_fields) == {field.name for field in fields(CompressionOptions)}
+    assert CompressionOptions(**CompressionSection().model_dump()) == CompressionOptions()
+
+
+def test_importing_the_package_or_reading_a_config_loads_nothing_heavy() -> None:
+    program = (
+        "import sys, automl, automl.cli, automl.config, automl.status\n"
+        "print([name for name in ('torch', 'ray', 'tvm', 'stable_baselines3', 'gymnasium') if name in sys.modules])"
+    )
+    found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("file", sorted(Path(__file__).parents[2].glob("configs/*.yaml")), ids=lambda path: path.name)
+def test_configs_that_come_along_are_valid(file: Path) -> None:
+    load_config(file)

@@ -1,0 +1,86 @@
+import json
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from automl.config import load_config
+from automl.finalists import Finalist, choose, read_result
+from automl.store import EvaluationRow
+from automl.worker import reinitialise
+from search_spaces.objective import Evaluation
+from search_spaces.policy import CompressionPolicy
+
+BASE = {"model": {"name": "lenet5"}, "data": {"name": "digits"}, "budget": {"ratio": 0.5}}
+CONFIG = load_config(BASE, ["search.seeds=[0, 1]"])
+
+
+def row(
+    search: str, number: int, accuracy: float, macs: float, *, violation: float = 0.0, reward: float | None = None
+) -> EvaluationRow:
+    policy = CompressionPolicy.from_keep({"conv": (1 + number) / 100, "more": macs / 1000})
+    return EvaluationRow(search, number, policy, Evaluation(accuracy, {"macs": macs}, violation, 0.1), reward)
+
+
+def chosen(rows: list[EvaluationRow], config: object = CONFIG) -> dict[str, tuple[str | None, int | None]]:
+    return {item.name: (item.search, item.number) for item in choose(rows, config, "macs")}  # type: ignore[arg-type]
+
+
+def test_the_most_accurate_feasible_policy_of_each_kind_is_chosen() -> None:
+    rows = [
+        row("ddpg-0", 0, 0.90, 100),
+        row("ddpg-0", 1, 0.99, 200, violation=0.01),
+        row("ddpg-1", 3, 0.95, 100),
+        row("random-0", 0, 0.80, 100),
+        row("random-1", 7, 0.85, 100),
+        row("uniform", 0, 0.70, 100),
+    ]
+    assert chosen(rows) == {
+        "baseline": (None, None),
+        "best": ("ddpg-1", 3),
+        "uniform": ("uniform", 0),
+        "random": ("random-1", 7),
+        "from_scratch": ("ddpg-1", 3),
+    }
+
+
+def test_of_equals_the_cheapest_then_the_earliest_wins() -> None:
+    rows = [row("ddpg-1", 0, 0.9, 90), row("ddpg-0", 5, 0.9, 90), row("ddpg-0", 2, 0.9, 100), row("ddpg-0", 6, 0.9, 90)]
+    assert chosen(rows)["best"] == ("ddpg-0", 5)
+    assert chosen(rows[::-1])["best"] == ("ddpg-0", 5)
+
+
+def test_nothing_feasible_means_no_best_and_failed_evaluations_do_not_count() -> None:
+    failed = EvaluationRow("ddpg-0", 0, CompressionPolicy(), Evaluation(0.0, {"macs": 1.0}, 0.0, 0.1, "boom"))
+    assert chosen([failed, row("ddpg-0", 1, 0.9, 10, violation=1e-9)]) == {"baseline": (None, None)}
+
+
+def test_in_accuracy_mode_the_reward_decides() -> None:
+    config = load_config({**BASE, "budget": None}, ["search.mode=accuracy"])
+    rows = [row("ddpg-0", 0, 0.99, 1000, reward=-0.5), row("ddpg-0", 1, 0.9, 10, reward=-0.2)]
+    assert chosen(rows, config)["best"] == ("ddpg-0", 1)
+
+
+def test_a_result_counts_for_its_own_policy_only(tmp_path: Path) -> None:
+    finalist = Finalist("best", CompressionPolicy.from_keep({"conv": 0.5}))
+    assert read_result(tmp_path, finalist) is None
+    (tmp_path / "model.safetensors").write_bytes(b"")
+    (tmp_path / "result.json").write_text(json.dumps({"policy": finalist.policy.digest, "accuracy": 0.5}))
+    assert read_result(tmp_path, finalist) == {"policy": finalist.policy.digest, "accuracy": 0.5}
+    assert read_result(tmp_path, Finalist("best", CompressionPolicy())) is None
+    (tmp_path / "result.json").write_text("{")
+    assert read_result(tmp_path, finalist) is None
+
+
+def test_reinitialised_weights_come_from_the_seed_alone() -> None:
+    def network() -> nn.Module:
+        return nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
+
+    first, second, other = network(), network(), network()
+    state = torch.random.get_rng_state()
+    reinitialise(first, 1)
+    reinitialise(second, 1)
+    reinitialise(other, 2)
+    assert torch.equal(torch.random.get_rng_state(), state)
+    assert torch.equal(first[0].weight, second[0].weight)  # type: ignore[index]
+    assert not torch.equal(first[0].weight, other[0].weight)  # type: ignore[index]

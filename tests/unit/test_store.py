@@ -1,0 +1,151 @@
+import sqlite3
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from automl.errors import InputError, TrimtabError
+from automl.store import EvaluationRow, SearchRow, Store
+from search_spaces.objective import Evaluation
+from search_spaces.policy import CompressionPolicy
+
+
+def row(number: int, *, search: str = "ddpg-0", accuracy: float = 0.5, error: str | None = None) -> EvaluationRow:
+    policy = CompressionPolicy.from_keep({"conv": 0.25 + number / 1000})
+    return EvaluationRow(search, number, policy, Evaluation(accuracy, {"macs": 10.0}, 0.0, 0.1, error))
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    opened = Store(tmp_path / "trials.sqlite")
+    opened.add_searches([SearchRow("ddpg-0", "ddpg", 0, 20), SearchRow("random-0", "random", 0, 20)])
+    return opened
+
+
+def test_what_is_added_is_read_back_in_order_of_number(store: Store) -> None:
+    for number in (2, 0, 1):
+        store.add(row(number, accuracy=number / 10))
+    store.add(row(0, search="random-0"))
+    found = list(store.evaluations("ddpg-0"))
+    assert [(item.number, item.evaluation.accuracy) for item in found] == [(0, 0.0), (1, 0.1), (2, 0.2)]
+    assert found[1] == row(1, accuracy=0.1)
+    assert store.find("ddpg-0", 2) == row(2, accuracy=0.2)
+    assert store.find("ddpg-0", 3) is None
+    assert [item.search for item in store.evaluations()] == ["ddpg-0"] * 3 + ["random-0"]
+    assert store.counts() == {"ddpg-0": 3, "random-0": 1}
+
+
+def test_contents_do_not_depend_on_the_order_of_arrival(tmp_path: Path) -> None:
+    dumps = []
+    for name, order in (("a", (0, 1, 2)), ("b", (2, 0, 1))):
+        store = Store(tmp_path / name)
+        store.add_searches([SearchRow("ddpg-0", "ddpg", 0, 3)])
+        for number in order:
+            store.add(row(number))
+        store.close()
+        with sqlite3.connect(tmp_path / name) as connection:
+            dumps.append(
+                connection.execute("SELECT search, number, digest, policy, accuracy FROM evaluations").fetchall()
+            )
+    assert dumps[0] == dumps[1]
+
+
+def test_an_evaluation_is_committed_when_add_returns(store: Store, tmp_path: Path) -> None:
+    store.add(row(0))
+    reader = Store.read(tmp_path / "trials.sqlite")
+    assert [item.number for item in reader.evaluations()] == [0]
+    store.add(row(1))  # a reader does not hold up the writer
+    assert [item.number for item in reader.evaluations()] == [0, 1]
+    reader.close()
+
+
+def test_a_proposal_is_recorded_once(store: Store) -> None:
+    store.add(row(0))
+    with pytest.raises(TrimtabError, match="UNIQUE"):
+        store.add(row(0))
+
+
+def test_rewards_come_later(store: Store) -> None:
+    store.add(row(0))
+    store.add(row(1))
+    store.set_rewards("ddpg-0", {1: 0.25})
+    assert [item.reward for item in store.evaluations()] == [None, 0.25]
+
+
+def test_announcing_searches_again_changes_nothing(store: Store) -> None:
+    store.finish("ddpg-0")
+    store.add_searches([SearchRow("ddpg-0", "ddpg", 0, 99)])
+    assert store.searches()[0] == SearchRow("ddpg-0", "ddpg", 0, 20, finished=True)
+
+
+def test_only_the_failures_that_ended_a_search_are_forgotten(store: Store) -> None:
+    for number in range(12):
+        store.add(row(number, error="boom" if number in (1, 4, 5, 6, 11) else None))
+    store.finish("ddpg-0", "3 evaluations failed in a row")
+    store.forget_failures("ddpg-0", 3)
+    assert [item.number for item in store.evaluations()] == [0, 1, 2, 3, 7, 8, 9, 10, 11]
+    assert not store.searches()[0].finished
+
+
+def test_a_closed_store_is_one_plain_file(store: Store, tmp_path: Path) -> None:
+    store.add(row(0))
+    store.close()
+    assert sorted(path.name for path in tmp_path.iterdir() if not path.name.endswith(".lock")) == ["trials.sqlite"]
+
+
+def test_one_process_writes(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("automl.store.LOCK_WAIT_S", 0.1)
+    with pytest.raises(TrimtabError, match="being written by another process"):
+        Store(tmp_path / "trials.sqlite")
+    store.close()
+    Store(tmp_path / "trials.sqlite").close()
+
+
+def other_program(path: Path) -> None:
+    with sqlite3.connect(path) as connection:
+        connection.execute("CREATE TABLE t (x)")
+
+
+def later_version(path: Path) -> None:
+    Store(path).close()
+    with sqlite3.connect(path) as connection:
+        connection.execute("PRAGMA user_version = 99")
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda path: path.write_bytes(b"no database at all, but long enough to look at" * 40), "is no store"),
+        (other_program, "another program"),
+        (later_version, "schema 99"),
+        (lambda path: path.mkdir(), "is no store"),
+    ],
+)
+def test_files_that_are_no_store_are_refused(tmp_path: Path, make: object, said: str) -> None:
+    path = tmp_path / "trials.sqlite"
+    make(path)  # type: ignore[operator]
+    for opened in (Store, Store.read):
+        with pytest.raises(InputError, match=said):
+            opened(path)
+
+
+def test_a_store_that_is_not_there_cannot_be_read_and_is_not_made(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="is no store"):
+        Store.read(tmp_path / "trials.sqlite")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_torn_file_is_refused_or_read_but_never_a_traceback(store: Store, tmp_path: Path) -> None:
+    for number in range(20):
+        store.add(row(number))
+    store.close()
+    whole = (tmp_path / "trials.sqlite").read_bytes()
+    for length in range(0, len(whole), 997):
+        torn = tmp_path / f"torn{length}"
+        torn.write_bytes(whole[:length])
+        with suppress(InputError):
+            reader = Store.read(torn)
+            try:
+                list(reader.evaluations())
+            finally:
+                reader.close()

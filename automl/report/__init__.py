@@ -1,0 +1,46 @@
+"""The report of a run: one self-contained HTML file, and its main chart as a picture."""
+
+from importlib.resources import files
+from pathlib import Path
+
+from automl.report.data import read_run
+from automl.report.figures import accuracy_against_cost
+from automl.report.markup import tag, to_html, to_xml
+from automl.report.page import build_page
+from automl.run_directory import RunDirectory, write_atomically
+from search_spaces.errors import InputError
+
+__all__ = ["write_picture", "write_report"]
+
+
+def write_report(run_dir: str | Path) -> Path:
+    """Write `report.html` of a run, finished or not; it loads nothing from anywhere.
+
+    Returns:
+        The file.
+
+    Raises:
+        InputError: the directory holds no run, or one of its files is damaged.
+    """
+    directory = RunDirectory(Path(run_dir))
+    page = to_html(build_page(read_run(directory.path)))
+    write_atomically(directory.report_file, f"<!DOCTYPE html>\n{page}\n".encode())
+    return directory.report_file
+
+
+def write_picture(run_dir: str | Path, path: str | Path) -> Path:
+    """Write the chart of accuracy against cost as an SVG file that stands alone, for a README or a paper.
+
+    Raises:
+        InputError: the directory holds no run, or nothing was evaluated yet.
+    """
+    chart = accuracy_against_cost(read_run(Path(run_dir)))
+    if chart is None:
+        raise InputError(f"{str(run_dir)!r} holds no evaluation to draw yet")
+    chart.set("xmlns", "http://www.w3.org/2000/svg")
+    style = files("automl.report").joinpath("chart.css").read_text("utf-8")
+    chart.insert(0, tag("rect", width="100%", height="100%", style="fill: var(--surface)"))
+    chart.insert(0, tag("style", style))
+    target = Path(path)
+    write_atomically(target, to_xml(chart).encode())
+    return target

@@ -1,0 +1,226 @@
+"""What a run directory says, read for the report. Works at any moment of a run; what is not there yet is left out."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from math import isfinite
+from pathlib import Path
+from typing import Any
+
+from automl.config import Config
+from automl.errors import InputError
+from automl.export.manifest import MANIFEST, Manifest, read_manifest
+from automl.run_directory import RunDirectory, RunInfo
+from automl.store import SearchRow, Store
+
+FINALISTS = ("baseline", "best", "uniform", "random", "from_scratch")
+METRICS_AS_SHARES = (None, "accuracy", "top1", "top5")
+
+
+@dataclass(frozen=True, slots=True)
+class Finalist:
+    """One network of the comparison; what is not known is None (see summary.json)."""
+
+    name: str
+    accuracy: float | None = None
+    search_accuracy: float | None = None
+    macs: float | None = None
+    params: float | None = None
+    weight_bytes: float | None = None
+    latency_s: float | None = None
+    latency_measured: bool = False
+    onnxruntime_latency_s: float | None = None
+    feasible: bool | None = None
+    fine_tune_epochs: float | None = None
+
+    def cost(self, metric: str) -> float | None:
+        """The figure that a budget in that metric bounds."""
+        costs = {"macs": self.macs, "params": self.params, "weight_bytes": self.weight_bytes}
+        return costs.get(metric)
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """What the compressed network may cost; limit is None where there is none, or it is not known yet."""
+
+    metric: str
+    limit: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """One evaluation, reduced to what is drawn."""
+
+    search: str
+    number: int
+    accuracy: float
+    cost: float
+    feasible: bool
+    reward: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class KeptGroup:
+    """A channel group of the best policy."""
+
+    name: str
+    kept: int
+    width: int
+
+
+@dataclass(frozen=True)
+class RunData:
+    """Everything that the report shows.
+
+    Attributes:
+        searches: by name, in the order they are drawn.
+        points: the evaluations that did not fail, by search and number.
+        failed: number of evaluations that did.
+        warm_up: evaluations at the start of a search that its agent acts at random in; 0 where none are known.
+        shares: whether the metric is a share, shown in percent.
+    """
+
+    config: Config
+    config_text: str
+    info: RunInfo
+    budget: Budget
+    finalists: Mapping[str, Finalist]
+    searches: Sequence[SearchRow]
+    points: Sequence[Point]
+    failed: int
+    layers: Sequence[KeptGroup]
+    warm_up: int
+    summary: Mapping[str, Any] = field(default_factory=dict)
+    manifest: Manifest | None = None
+
+    @property
+    def shares(self) -> bool:
+        """Whether the metric is a share of the images, shown in percent."""
+        return self.config.metric in METRICS_AS_SHARES
+
+    @property
+    def metric_name(self) -> str:
+        """The metric for people: "accuracy", or what the user's own is called."""
+        reference = self.config.metric or "accuracy"
+        return {"top1": "accuracy", "top5": "top-5 accuracy"}.get(reference, reference.rpartition(":")[2])
+
+    @property
+    def done(self) -> bool:
+        """Whether the run ended as it should."""
+        return self.info.state == "done"
+
+    def finalist(self, name: str) -> Finalist | None:
+        """That network of the comparison, None where it is not there yet."""
+        return self.finalists.get(name)
+
+
+def read_run(run_dir: Path) -> RunData:
+    """Read a run directory, finished or not.
+
+    Raises:
+        InputError: it is none, or one of its files is damaged.
+    """
+    directory = RunDirectory.open(run_dir)
+    config = directory.config()
+    summary = _read_summary(directory.summary_file)
+    budget = _budget(config, summary)
+    searches: list[SearchRow] = []
+    points: list[Point] = []
+    failed = 0
+    if directory.store_file.exists():
+        store = Store.read(directory.store_file)
+        try:
+            searches = sorted(store.searches(), key=lambda row: (_rank(row, config), row.seed, row.name))
+            for row in store.evaluations():
+                found = row.evaluation
+                if found.error is not None or budget.metric not in found.cost:
+                    failed += 1
+                    continue
+                cost = found.cost[budget.metric]
+                points.append(Point(row.search, row.number, found.accuracy, cost, found.feasible, row.reward))
+        finally:
+            store.close()
+    return RunData(
+        config=config,
+        config_text=directory.config_file.read_text(encoding="utf-8"),
+        info=directory.info(),
+        budget=budget,
+        finalists={name: _finalist(name, summary[name]) for name in FINALISTS if isinstance(summary.get(name), dict)},
+        searches=searches,
+        points=points,
+        failed=failed,
+        layers=_layers(summary.get("layers")),
+        warm_up=_warm_up(config),
+        summary=summary,
+        manifest=read_manifest(directory.best) if (directory.best / MANIFEST).exists() else None,
+    )
+
+
+def _rank(row: SearchRow, config: Config) -> int:
+    order = (config.search.algorithm, "random", "uniform")
+    return order.index(row.algorithm) if row.algorithm in order else len(order)
+
+
+def _read_summary(path: Path) -> dict[str, Any]:
+    try:
+        summary = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"{str(path)!r} is damaged: {error}") from None
+    if not isinstance(summary, dict):
+        raise InputError(f"{str(path)!r} is damaged: it holds no object")
+    return summary
+
+
+def _budget(config: Config, summary: Mapping[str, Any]) -> Budget:
+    stated = summary.get("budget")
+    if isinstance(stated, dict) and isinstance(stated.get("metric"), str):
+        return Budget(stated["metric"], _number(stated.get("limit")))
+    if config.budget is None:
+        return Budget("macs", None)
+    return Budget(config.budget.metric, config.budget.limit)
+
+
+def _finalist(name: str, values: Mapping[str, Any]) -> Finalist:
+    feasible = values.get("feasible")
+    return Finalist(
+        name=name,
+        accuracy=_number(values.get("accuracy")),
+        search_accuracy=_number(values.get("search_accuracy")),
+        macs=_number(values.get("macs")),
+        params=_number(values.get("params")),
+        weight_bytes=_number(values.get("weight_bytes")),
+        latency_s=_number(values.get("latency_s")),
+        latency_measured=values.get("latency_measured") is True,
+        onnxruntime_latency_s=_number(values.get("onnxruntime_latency_s")),
+        feasible=feasible if isinstance(feasible, bool) else None,
+        fine_tune_epochs=_number(values.get("fine_tune_epochs")),
+    )
+
+
+def _layers(entries: object) -> list[KeptGroup]:
+    groups = []
+    for entry in entries if isinstance(entries, list) else []:
+        if not isinstance(entry, dict):
+            continue
+        kept, width = _number(entry.get("kept")), _number(entry.get("width"))
+        if kept is not None and width:
+            groups.append(KeptGroup(str(entry.get("name", entry.get("group", "?"))), int(kept), int(width)))
+    return groups
+
+
+def _number(value: object) -> float | None:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not isfinite(value):
+        return None
+    return float(value)
+
+
+def _warm_up(config: Config) -> int:
+    """Evaluations before the agent learns; 0 for an algorithm without an agent."""
+    if config.search.algorithm != "ddpg":
+        return 0
+    from automl.search.agents import DDPGOptions  # stable-baselines3, only where it is needed
+
+    given = config.search.options.get("warmup", DDPGOptions().warmup)
+    return min(given, config.search.evaluations) if isinstance(given, int) else 0

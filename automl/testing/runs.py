@@ -1,0 +1,119 @@
+"""Run directories with made-up figures, for tests of whatever reads one."""
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from automl.config import load_config
+from automl.run_directory import RunDirectory, State, write_json
+from automl.store import EvaluationRow, SearchRow, Store
+from search_spaces.objective import Constraint, Evaluation
+from search_spaces.policy import CompressionPolicy
+
+FULL = {"macs": 10_200_000.0, "params": 272_474.0, "weight_bytes": 1_089_896.0}
+WIDTHS = (16, 16, 16, 16, 32, 32, 32, 32, 64, 64, 64, 64)
+
+
+def make_run(
+    path: Path,
+    *,
+    seeds: Sequence[int] = (0,),
+    evaluations: int = 60,
+    state: State = "done",
+    summarised: bool = True,
+    overrides: Mapping[str, Any] | None = None,
+) -> RunDirectory:
+    """A run directory as a search would leave it, with a store, a summary and no network.
+
+    Args:
+        path: a directory that does not exist yet.
+        seeds: of the searches.
+        evaluations: of each search.
+        state: in `run.json`.
+        summarised: whether there is a `summary.json`.
+        overrides: sections of the config.
+    """
+    config = load_config(
+        {
+            "model": {"name": "resnet20"},
+            "data": {"name": "digits", "args": {"size": 16}},
+            "budget": {"metric": "macs", "ratio": 0.5},
+            "search": {"evaluations": evaluations, "seeds": list(seeds), "options": {"warmup": evaluations // 3}},
+            **(overrides or {}),
+        }
+    )
+    directory = RunDirectory.create(path, config)
+    with directory.drive() as clock:
+        clock.set(state, "fine-tuning")
+    budget = Constraint("macs", FULL["macs"] / 2)
+    store = Store(directory.store_file)
+    try:
+        rows = [SearchRow(f"{name}-{seed}", name, seed, evaluations) for seed in seeds for name in ("ddpg", "random")]
+        store.add_searches([*rows, SearchRow("uniform", "uniform", 0, 1)])
+        for row in rows:
+            _fill(store, row, budget)
+        _add(store, "uniform", 0, 0.49, 0.79, budget)
+    finally:
+        store.close()
+    if summarised:
+        write_json(directory.summary_file, summary(seeds, evaluations, state, budget.limit))
+    return directory
+
+
+def summary(seeds: Sequence[int], evaluations: int, state: State, limit: float) -> dict[str, Any]:
+    """A `summary.json` with made-up figures."""
+
+    def figures(
+        accuracy: float, searched: float, share: float, latency: float, runtime: float | None
+    ) -> dict[str, Any]:
+        return {
+            "accuracy": accuracy,
+            "search_accuracy": searched,
+            **{name: round(value * share) for name, value in FULL.items()},
+            "latency_s": latency,
+            "latency_measured": True,
+            "feasible": share <= 0.5,
+            "onnxruntime_latency_s": runtime,
+        }
+
+    return {
+        "state": state,
+        "seeds": list(seeds),
+        "evaluations": evaluations,
+        "wall_s": 212.4,
+        "budget": {"metric": "macs", "limit": limit, "unit": "MACs"},
+        "baseline": figures(0.9889, 0.9944, 1.0, 1.22e-4, 1.71e-4),
+        "best": figures(0.9861, 0.9021, 0.497, 0.69e-4, 0.98e-4),
+        "uniform": figures(0.9806, 0.79, 0.49, 0.72e-4, None),
+        "random": figures(0.9833, 0.861, 0.495, 0.75e-4, None),
+        "from_scratch": figures(0.9750, 0.9021, 0.497, 0.69e-4, None),
+        "fine_tune_epochs": 20,
+        "layers": [
+            {
+                "name": f"stage{1 + i // 4}.block{i % 4 // 2}.conv{1 + i % 2}",
+                "kept": max(2, w * (3 + i % 5) // 8),
+                "width": w,
+            }
+            for i, w in enumerate(WIDTHS)
+        ],
+    }
+
+
+def _fill(store: Store, row: SearchRow, budget: Constraint) -> None:
+    """A search that learns (ddpg) or does not (random)."""
+    generator = np.random.default_rng([row.seed, len(row.name)])
+    for number in range(row.evaluations):
+        learned = max(0.0, number / row.evaluations - 1 / 3) if row.algorithm == "ddpg" else 0.0
+        share = float(np.clip(generator.normal(0.46 + 0.05 * learned, 0.03), 0.2, 0.53))
+        accuracy = 0.9 - math.exp(-6 * share) + 0.12 * learned - abs(generator.normal(0.0, 0.16 * (1.1 - learned)))
+        _add(store, row.name, number, share, float(np.clip(accuracy, 0.1, 0.99)), budget)
+
+
+def _add(store: Store, search: str, number: int, share: float, accuracy: float, budget: Constraint) -> None:
+    cost = {name: float(round(value * share)) for name, value in FULL.items()}
+    policy = CompressionPolicy.from_keep({"conv": min(1.0, share)})
+    evaluation = Evaluation(accuracy, cost, budget.violation(cost), 0.8)
+    store.add(EvaluationRow(search, number, policy, evaluation, reward=accuracy))

@@ -475,4 +475,4 @@ def zeroed(network: PrunableNetwork, model: nn.Module, kept: Mapping[str, np.nda
 
 def relative_error(a: Tensor, b: Tensor) -> float:
     assert a.shape == b.shape
-    return float((a - b).abs().max() / b.abs().max())
+    return ((a - b).abs().max() / b.abs().max()).item()

@@ -161,7 +161,13 @@ def _run_worker(folder: Path, artefacts: Sequence[Artefact], threads: int, timeo
         "TVM_USE_RUNTIME_LIB": "1",
         "PYTHONPATH": os.pathsep.join(filter(None, [str(_source_root()), os.environ.get("PYTHONPATH", "")])),
     }
-    command = [sys.executable, "-m", "backends.measuring_worker", str(folder)]
+    command = [
+        sys.executable,
+        "-P",
+        "-m",
+        "backends.measuring_worker",
+        str(folder),
+    ]  # -P: nothing from the folder we stand in
     try:
         child = subprocess.run(
             command, env=environment, capture_output=True, text=True, errors="replace", timeout=timeout_s, check=False

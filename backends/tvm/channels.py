@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from backends.tvm.constants import scalar
 from backends.tvm.layout import ZERO, Blocked, Features, Plain, Value, block_count
-from backends.tvm.lower import Lowering, ints, operator_name, shape_of
+from backends.tvm.lower import Lowering
 from backends.tvm.movement import Concat
+from backends.tvm.reading import ints, operator_name, scalar, shape_of
 
 _SLACK = 1.5  # times the blocks needed; beyond it a value is compacted before its blocks are copied
 
@@ -63,8 +63,8 @@ def lower_take(lowering: Lowering, binding: Any) -> Value | None:
     value, indices = lowering.value(binding.value.args[0]), lowering.constant(binding.value.args[1])
     if not isinstance(value, Blocked | Features) or indices is None or indices.ndim != 1:
         return None
-    axis = _channel_axis(value, int(binding.value.attrs.axis))
-    if axis is None:
+    axis = binding.value.attrs.axis
+    if axis is None or (axis := _channel_axis(value, int(axis))) is None:
         return None
     return replace(value, channels=value.channels.take(indices.astype(np.int64), axis))
 
@@ -111,9 +111,9 @@ class _Picked:
     def pad_channels(self, call: Any) -> bool:
         """Whether a pad of channels with zeros could be taken in."""
         batch0, batch1, before, after, *border = ints(call.attrs.pad_width)
-        if batch0 or batch1 or any(border) or min(before, after) < 0 or not _constant_pad(call):
+        if batch0 or batch1 or any(border) or min(before, after) < 0:
             return False
-        if float(call.attrs.pad_value) and (before or after):
+        if str(call.attrs.pad_mode) != "constant" or float(call.attrs.pad_value):
             return False
         channels = np.pad(self.value.channels, (before, after), constant_values=ZERO)
         self.value = replace(self.value, channels=channels)
@@ -153,18 +153,16 @@ def lower_pad(lowering: Lowering, binding: Any) -> Value | None:
     value, call = lowering.value(binding.value.args[0]), binding.value
     if not isinstance(value, Blocked) or value.channels.ndim != 1 or len(call.attrs.pad_width) != 8:
         return None
-    picked = _Picked.all_of(value)
-    if picked.pad_channels(call):
-        return picked.value
-    top, bottom, left, right = ints(call.attrs.pad_width)[4:]
-    if not _constant_pad(call) or any(ints(call.attrs.pad_width)[:4]) or min(top, bottom, left, right) < 0:
+    batch0, batch1, before, after, top, bottom, left, right = ints(call.attrs.pad_width)
+    fill = float(call.attrs.pad_value)
+    if batch0 or batch1 or (fill and (before or after)) or min(ints(call.attrs.pad_width)) < 0:
         return None
-    size = value.height + top + bottom, value.width + left + right
-    return lowering.gathered(value, size, (-top, -left), fill=float(call.attrs.pad_value))
-
-
-def _constant_pad(call: Any) -> bool:
-    return str(call.attrs.pad_mode) == "constant"
+    if str(call.attrs.pad_mode) != "constant":
+        return None
+    if top or bottom or left or right:
+        size = value.height + top + bottom, value.width + left + right
+        value = lowering.gathered(value, size, (-top, -left), fill=fill)
+    return replace(value, channels=np.pad(value.channels, (before, after), constant_values=ZERO))
 
 
 def lower_concat(lowering: Lowering, binding: Any) -> Value | None:

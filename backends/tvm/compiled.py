@@ -71,6 +71,8 @@ def compile_module(
 
 def lower_module(module: nn.Module, example_input: torch.Tensor, cpu: Cpu) -> tuple[Any, Lowering]:
     """The network as a Relax module of scheduled kernels, and the walk that made it. Raises as `compile_module`."""
+    if example_input.dtype != torch.float32:
+        raise InputError(f"the example input must be float32, not {example_input.dtype}; convert it")
     evaluated = copy.deepcopy(module).eval()
     try:
         with torch.no_grad(), warnings.catch_warnings():
@@ -79,6 +81,8 @@ def lower_module(module: nn.Module, example_input: torch.Tensor, cpu: Cpu) -> tu
             imported = from_exported_program(program, unwrap_unit_return_tuple=True)
     except Exception as error:  # whatever a user's module and two importers raise
         raise InputError(f"the network cannot be exported for TVM: {_first_line(error)}") from error
+    if isinstance(imported["main"].ret_ty, relax.TupleType):
+        raise InputError("the network must give one tensor, not several; wrap it in a module that chooses one")
     tidy = tvm.transform.Sequential([relax.transform.CanonicalizeBindings(), relax.transform.DeadCodeElimination()])
     lowering = Lowering(tidy(imported), cpu, RULES)
     try:

@@ -5,7 +5,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from tvm import relax
+
+from backends.tvm.reading import ints, operator_name, scalar, shape_of
 
 Array = npt.NDArray[Any]
 
@@ -17,7 +18,7 @@ def fold(expr: Any, constant: Callable[[Any], Array | None]) -> Array | None:
         expr: the call.
         constant: the value of an argument that is constant, None of one that is not.
     """
-    name = getattr(getattr(expr, "op", None), "name", "")
+    name = operator_name(expr)
     if name == "relax.arange":
         start, stop, step = (scalar(argument) for argument in expr.args)
         return np.arange(start, stop, step).astype(str(expr.ty.dtype))
@@ -29,28 +30,15 @@ def fold(expr: Any, constant: Callable[[Any], Array | None]) -> Array | None:
 
 
 _UNARY: dict[str, Callable[[Array, Any], Array]] = {
-    "relax.reshape": lambda array, expr: array.reshape(_shape(expr)),
-    "relax.expand_dims": lambda array, expr: array.reshape(_shape(expr)),
-    "relax.squeeze": lambda array, expr: array.reshape(_shape(expr)),
+    "relax.reshape": lambda array, expr: array.reshape(shape_of(expr)),
+    "relax.expand_dims": lambda array, expr: array.reshape(shape_of(expr)),
+    "relax.squeeze": lambda array, expr: array.reshape(shape_of(expr)),
     "relax.permute_dims": lambda array, expr: array.transpose(
-        None if expr.attrs.axes is None else [int(axis) for axis in expr.attrs.axes]
+        None if expr.attrs.axes is None else ints(expr.attrs.axes)
     ),
     "relax.astype": lambda array, expr: array.astype(str(expr.ty.dtype)),
     "relax.zeros_like": lambda array, expr: np.zeros_like(array),
 }
-
-
-def _shape(expr: Any) -> tuple[int, ...]:
-    return tuple(int(extent) for extent in expr.ty.shape)
-
-
-def scalar(expr: Any) -> float:
-    """The number that a scalar argument is."""
-    while not isinstance(expr, int | float):
-        if isinstance(expr, relax.Var):
-            raise TypeError(f"{expr} is no constant")
-        expr = expr.value
-    return float(expr)
 
 
 def per_channel(array: Array, rank: int, channels: int) -> npt.NDArray[np.float64] | None:

@@ -12,6 +12,7 @@ from backends.tvm.depthwise import lower_depthwise
 from backends.tvm.epilogue import NO_EPILOGUE, Epilogue, FusedTail
 from backends.tvm.kernel import Kernel, Window, block_named, padded, parallelize, product, vectorize_inner
 from backends.tvm.layout import (
+    ZERO,
     Blocked,
     Plain,
     Span,
@@ -21,7 +22,8 @@ from backends.tvm.layout import (
     pack_convolution,
     plan_reduction,
 )
-from backends.tvm.lower import Lowering, image_size, window_of
+from backends.tvm.lower import Lowering
+from backends.tvm.reading import image_size, window_of
 from backends.tvm.target import Cpu
 from backends.tvm.tiles import choose_tile, round_columns
 
@@ -187,6 +189,8 @@ def _convolve(
         packed = lowering.blocked(source)
         if packed is None:
             raise TypeError("a convolution reads a feature map of float32")
+        if (packed.channels == ZERO).all():
+            packed = lowering.gathered(packed)
         buffer, shape = packed.expr, packed.buffer_shape
         span, order, starts = plan_reduction(packed.channels, lanes)
     blocks = block_count(len(weight), lanes)

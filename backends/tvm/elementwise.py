@@ -9,7 +9,8 @@ from tvm import te
 from backends.tvm.epilogue import IDENTITY, Activation
 from backends.tvm.kernel import Kernel, parallelize, product
 from backends.tvm.layout import Blocked, Features, Plain, Value, pack_channels
-from backends.tvm.lower import Lowering, activation_of, operator_name, shape_of
+from backends.tvm.lower import Lowering
+from backends.tvm.reading import activation_of, operator_name, shape_of
 from backends.tvm.target import Cpu
 
 
@@ -92,8 +93,14 @@ def lower_binary(lowering: Lowering, binding: Any) -> Value | None:
             return value
     name = operator_name(binding.value).removeprefix("relax.")
     one, other = lowering.value(left), lowering.value(right)
-    if name not in ("add", "multiply") or not (isinstance(one, Blocked) or isinstance(other, Blocked)):
+    if name not in ("add", "multiply"):
         return None
+    if isinstance(one, Features) and isinstance(other, Features) and one.shape == other.shape:
+        tail = lowering.fuse_tail(binding, len(one.channels), residual=False, affine=False)
+        kernel = Elementwise(one.shape, name, tail.activation)
+        whole = np.arange(len(one.channels), dtype=np.int64)
+        expr = lowering.call(kernel, lowering.plain(one), lowering.plain(other))
+        return Features(expr, whole, one.batch, len(whole))
     first, second = lowering.blocked(one), lowering.blocked(other)
     if first is None or second is None or first.shape != second.shape:
         return None

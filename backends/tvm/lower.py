@@ -14,9 +14,9 @@ import numpy.typing as npt
 import tvm
 from tvm import relax
 
-from backends.tvm.constants import fold, per_channel, scalar
-from backends.tvm.epilogue import Activation, FusedTail
-from backends.tvm.kernel import Kernel, Window
+from backends.tvm.constants import fold, per_channel
+from backends.tvm.epilogue import FusedTail
+from backends.tvm.kernel import Kernel
 from backends.tvm.layout import (
     ZERO,
     Blocked,
@@ -28,6 +28,7 @@ from backends.tvm.layout import (
     flattened,
 )
 from backends.tvm.movement import Gather, GatherFeatures, Pack, Unpack
+from backends.tvm.reading import activation_of, operator_name, shape_of, users_of, variables_in
 from backends.tvm.target import Cpu
 
 Rule = Callable[["Lowering", Any], Value | None]
@@ -54,9 +55,9 @@ class Lowering:
         self._values: dict[Any, Value] = {}
         self._packed: dict[Any, Blocked] = {}
         self._constants: dict[Any, npt.NDArray[Any]] = {}
-        self._users = _users(self._bindings, self._function.body.body)
+        self._users = users_of(self._bindings, self._function.body.body)
         self._fused: dict[Any, Any] = {}
-        self._binding_of = {binding.var: binding for binding in self._bindings}
+        self._position = {binding.var: position for position, binding in enumerate(self._bindings)}
         self._pending: set[Any] = set()
 
     def run(self) -> Any:
@@ -77,20 +78,25 @@ class Lowering:
         return self._builder.get()
 
     def _ensure(self, variable: Any) -> None:
-        """Lowers what the variable needs, and then its binding, unless that was done or is under way."""
-        binding = self._binding_of.get(variable)
-        if binding is None or variable in self._values or variable in self._constants or variable in self._pending:
-            return
-        self._pending.add(variable)
-        for needed in _variables(binding.value):
-            self._ensure(needed)
-        if variable in self._fused:
-            head = self._fused[variable]
-            if head in self._values:
-                self._values[variable] = self._values[head]
-        else:
-            self._values[variable] = self._lower(binding)
-        self._pending.discard(variable)
+        """Lowers the variable's binding and all that it needs, in their order; nothing where a part is under way."""
+        needed, stack = set(), [variable]
+        while stack:
+            part = stack.pop()
+            if part in self._values or part in self._constants or part in needed or part not in self._position:
+                continue
+            if part in self._pending:
+                return
+            needed.add(part)
+            stack += variables_in(self._bindings[self._position[part]].value)
+        for part in sorted(needed, key=self._position.__getitem__):
+            if part in self._values:
+                continue  # an operator before it asked for it in the meantime
+            self._pending.add(part)
+            head = self._fused.get(part)
+            self._values[part] = (
+                self._lower(self._bindings[self._position[part]]) if head is None else self._values[head]
+            )
+            self._pending.discard(part)
 
     def _lower(self, binding: Any) -> Value:
         expr = binding.value
@@ -314,76 +320,10 @@ class Lowering:
 
     def _plain_tree(self, expr: Any) -> Any:
         """The expression with every tensor in it lowered to torch's layout."""
-        if isinstance(expr, relax.Var | relax.Tuple):
-            return self.plain(self.value(expr))
-        return expr
-
-
-def operator_name(expr: Any) -> str:
-    """Name of the operator that an expression calls, "" where it is no call of one."""
-    return str(getattr(expr.op, "name", "")) if isinstance(expr, relax.Call) else ""
-
-
-def shape_of(expr: Any) -> tuple[int, ...]:
-    """Static shape of a tensor expression."""
-    return tuple(int(extent) for extent in expr.ty.shape)
-
-
-def activation_of(expr: Any) -> Activation | None:
-    """The activation that an expression is, or None."""
-    name = operator_name(expr)
-    if name == "relax.nn.relu":
-        return Activation(low=0.0)
-    if name == "relax.nn.relu6":
-        return Activation(low=0.0, high=6.0)
-    if name == "relax.clip":
-        return Activation(scalar(expr.args[1]), scalar(expr.args[2]))
-    return None
+        if isinstance(expr, relax.Tuple):
+            return relax.Tuple([self._plain_tree(field) for field in expr.fields])
+        return self.plain(self.value(expr)) if isinstance(expr, relax.Var) else expr
 
 
 def _constant(array: npt.NDArray[Any]) -> Any:
     return relax.const(np.ascontiguousarray(array), str(array.dtype))
-
-
-def _users(bindings: Sequence[Any], result: Any) -> dict[Any, list[Any]]:
-    """The bindings that use each variable; None stands for the function's result."""
-    users: dict[Any, list[Any]] = {}
-
-    for expr, user in [*((binding.value, binding) for binding in bindings), (result, None)]:
-        for variable in _variables(expr):
-            users.setdefault(variable, []).append(user)
-    return users
-
-
-def _variables(expr: Any) -> list[Any]:
-    """The variables in an expression."""
-    found: list[Any] = []
-
-    def visit(part: Any) -> None:
-        if isinstance(part, relax.Var):
-            found.append(part)
-
-    relax.analysis.post_order_visit(expr, visit)
-    return found
-
-
-def ints(values: Any) -> tuple[int, ...]:
-    """TVM's array of numbers in Python's."""
-    return tuple(int(value) for value in values)
-
-
-def window_of(kernel: Sequence[Any], attrs: Any) -> Window:
-    """The window of a convolution or pooling in two dimensions, from the attributes of its call."""
-    stride, padding, dilation = ints(attrs.strides), ints(attrs.padding), ints(attrs.dilation)
-    top, left, bottom, right = padding
-    return Window(_pair(ints(kernel)), _pair(stride), (top, left, bottom, right), _pair(dilation))
-
-
-def image_size(expr: Any) -> tuple[int, int]:
-    """Rows and columns of a feature map."""
-    return _pair(shape_of(expr)[-2:])
-
-
-def _pair(values: Sequence[int]) -> tuple[int, int]:
-    first, second = values
-    return first, second

@@ -8,7 +8,8 @@ from tvm import te, tirx
 from backends.tvm.depthwise import PerChannel
 from backends.tvm.kernel import Kernel, Window, parallelize, product
 from backends.tvm.layout import Blocked, Value
-from backends.tvm.lower import Lowering, image_size, window_of
+from backends.tvm.lower import Lowering
+from backends.tvm.reading import image_size, ints, window_of
 from backends.tvm.target import Cpu
 
 
@@ -148,7 +149,9 @@ def lower_mean(lowering: Lowering, binding: Any) -> Value | None:
     """The mean over rows and columns, kept as axes or not."""
     call = binding.value
     source = lowering.blocked(lowering.value(call.args[0]))
-    if source is None or call.attrs.axis is None or sorted(int(axis) % 4 for axis in call.attrs.axis) != [2, 3]:
+    if source is None or source.channels.ndim > 1 or call.attrs.axis is None:
+        return None
+    if sorted(axis % 4 for axis in ints(call.attrs.axis)) != [2, 3]:
         return None
     pooled = _global_average(lowering, source)
     return pooled if call.attrs.keepdims else lowering.flatten(pooled)

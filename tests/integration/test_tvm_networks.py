@@ -116,6 +116,23 @@ def test_a_network_that_cannot_be_exported_is_bad_input():
         compile_module(Untraceable(), torch.zeros(1, 3))
 
 
+class Several(nn.Module):
+    def forward(self, x):
+        return x, x + 1
+
+
+@pytest.mark.parametrize(
+    ("module", "example", "message"),
+    [
+        (Several(), torch.zeros(1, 3), "must give one tensor"),
+        (nn.Linear(3, 3).double(), torch.zeros(1, 3, dtype=torch.float64), "must be float32, not torch.float64"),
+    ],
+)
+def test_what_cannot_be_compiled_is_said(module, example, message):
+    with pytest.raises(InputError, match=message):
+        compile_module(module, example)
+
+
 def test_a_network_that_tvm_fails_on_is_named_an_error(monkeypatch):
     monkeypatch.setattr("backends.tvm.conv.choose_tile", lambda *_: 1 / 0)
     with pytest.raises(TrimtabError, match="ZeroDivisionError"):

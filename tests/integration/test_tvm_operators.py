@@ -259,13 +259,61 @@ def test_narrower_vectors(mcpu):
 
 
 def test_several_threads():
-    module = nn.Sequential(nn.Conv2d(3, 64, 3, padding=1), nn.ReLU(), nn.Conv2d(64, 64, 3, padding=1), nn.MaxPool2d(2))
-    check(module, (1, 3, 32, 32), threads=2)
+    def forward(x, conv, depthwise, last, linear):
+        x = F.max_pool2d(F.relu(conv(x)), 2)
+        return linear(torch.cat([last(depthwise(x)), x], 1).flatten(1))
+
+    layers = (
+        nn.Conv2d(16, 64, 3, padding=1),
+        nn.Conv2d(64, 64, 3, padding=1, groups=64),
+        nn.Conv2d(64, 36, 3, padding=1),
+        nn.Linear(100 * 18 * 17, 40),
+    )
+    check(Of(forward, *layers), (1, 16, 37, 34), threads=2)
+
+
+def test_two_towers_that_meet():
+    def tower(x, convs):
+        for conv in convs:
+            x = F.relu(conv(x))
+        return x
+
+    convs = [nn.Conv2d(16, 16, 3, padding=1) for _ in range(6)]
+    module = Of(lambda x, *convs: tower(x, convs[:3]) + tower(x, convs[3:]), *convs)
+    check(module, (1, 16, 6, 6), kinds={"pack": 1, "conv2d": 6, "elementwise": 1, "unpack": 1})
+
+
+def test_features_are_added():
+    layers = nn.Linear(20, 20), nn.Linear(20, 20)
+    check(Of(lambda x, a, b: F.relu(a(x) + b(F.relu(a(x)))), *layers), (3, 20))
+
+
+@pytest.mark.parametrize(
+    "pick",
+    [
+        lambda x: x.split(7, 1)[1],
+        lambda x: x[:, 3:17:2, 1:, ::3],
+        lambda x: x[:, -5:, :-2],
+        lambda x: F.pad(x, (1, 2, 0, 3)),
+        lambda x: F.pad(x, (1, 1, 1, 1, 2, 0))[:, :, ::2],
+        lambda x: F.pad(x[:, :, 1:], (0, 0, 0, 0, 1, 4)),
+    ],
+    ids=["split", "slice", "negative", "border", "border_and_channels", "slice_and_channels"],
+)
+def test_parts_and_borders(pick):
+    def forward(x, stem, conv):
+        x = pick(stem(x))
+        return conv(x) + x
+
+    stem = nn.Conv2d(3, 20, 1)
+    channels = pick(torch.zeros(1, 20, 9, 11)).shape[1]
+    check(Of(forward, stem, nn.Conv2d(channels, channels, 3, padding=1)), (1, 3, 9, 11))
 
 
 def test_what_has_no_rule_is_named_and_still_right():
-    module = randomized(Of(lambda x, conv: F.log_softmax(conv(x).cumsum(1), 1), nn.Conv2d(16, 16, 1)))
+    module = Of(lambda x, conv: F.log_softmax(conv(x).cumsum(1)[..., None][:, 2:], 1), nn.Conv2d(16, 16, 1))
+    module = randomized(module)
     x = torch.randn(1, 16, 4, 4, generator=torch.Generator().manual_seed(0))
     compiled = compile_module(module, x)
-    assert compiled.fallbacks == {"cumsum": 1, "nn.log_softmax": 1}
+    assert compiled.fallbacks == {"cumsum": 1, "nn.log_softmax": 1, "expand_dims": 1, "strided_slice": 1}
     np.testing.assert_allclose(compiled.run(x.numpy()), reference_output(module, x), rtol=1e-4, atol=1e-5)

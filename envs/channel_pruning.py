@@ -7,7 +7,7 @@ from gymnasium import spaces
 
 from envs.budget import Bounding, LargestFeasible, PublishedBounding
 from envs.layerwise import Action, Evaluator, LayerwiseEnv, LayerwiseWalk, Observation, scalar
-from envs.observation import FEATURES, LayerObservations
+from envs.observation import LayerObservations
 from envs.pricing import CountedCost
 from envs.reward import find_reward
 from search_spaces.errors import InputError, did_you_mean
@@ -31,13 +31,23 @@ class ChannelPruningWalk(LayerwiseWalk):
         constraint: the budget; in "accuracy" mode its metric counts, its limit does not.
         mode: "resource" bounds every action so that the budget can be met; "accuracy" leaves them free.
         faithful: AMC's own bounding and rounding, which may overshoot the budget.
+        step_code: whether the state tells the number of the step too, see `LayerObservations`.
+
+    Attributes:
+        order: the group that each step decides on.
 
     Raises:
         InputError: an unknown mode, a metric that cannot be counted, or a budget below the cheapest policy.
     """
 
     def __init__(
-        self, space: SearchSpace, constraint: Constraint, *, mode: str = "resource", faithful: bool = False
+        self,
+        space: SearchSpace,
+        constraint: Constraint,
+        *,
+        mode: str = "resource",
+        faithful: bool = False,
+        step_code: bool = False,
     ) -> None:
         if mode not in MODES:
             raise InputError(f"there is no search mode {mode!r}{did_you_mean(mode, MODES)}")
@@ -53,11 +63,12 @@ class ChannelPruningWalk(LayerwiseWalk):
             for group in graph.groups
         ]
         self.order = sorted(self._bounding.free, key=lambda group: (reads[group], group))
-        self._observations = LayerObservations(graph.layers, [reads[group] for group in self.order], constraint.metric)
+        described = [reads[group] for group in self.order]
+        self._observations = LayerObservations(graph.layers, described, constraint.metric, step_code)
         self._cost = CountedCost(graph, constraint.metric)
         self._whole_cost = self._cost(self._widths)
         self.steps = len(self.order)
-        self.observation_space = spaces.Box(0.0, 1.0, (len(FEATURES),), np.float32)
+        self.observation_space = spaces.Box(0.0, 1.0, (self._observations.size,), np.float32)
         self.action_space = spaces.Box(-1.0, 1.0, (1,), np.float32)
         self.reset()
 
@@ -81,13 +92,19 @@ class ChannelPruningWalk(LayerwiseWalk):
         if self._step == self.steps:
             raise InputError("the walk has ended: reset it before the next step")
         group = self.order[self._step]
+        low = self._lowest()
         units = self._bounding.units(self._bounded, group, ratio)
         self._bounded[group] = self._decided[group] = units
         self._step += 1
         done = self._step == self.steps
         reduced = 1.0 - self._cost(self._decided) / self._whole_cost
         kept = units / self._widths[group]
+        self._taken = np.array([min(max(2.0 * (kept - low) / (1.0 - low) - 1.0, -1.0), 1.0)], dtype=np.float32)
         return self._observations.observe(self._step - done, reduced, kept), done
+
+    def taken(self) -> Action:
+        """The action that stands for the ratio that the last group kept."""
+        return self._taken
 
     def ratio(self, action: float) -> float:
         """Keep ratio that an action in [-1, 1] stands for at this step."""
@@ -125,6 +142,7 @@ class ChannelPruningEnv(LayerwiseEnv):
         mode: "resource" (within the budget) or "accuracy" (accuracy-guaranteed, no hard limit).
         reward: by name, see `envs.reward`.
         faithful: AMC's published bounding and rounding.
+        step_code: whether the state tells the number of the step, one-hot, after AMC's eleven features.
 
     Raises:
         InputError: what does not fit together, or a budget that cannot be met.
@@ -139,9 +157,9 @@ class ChannelPruningEnv(LayerwiseEnv):
         mode: str = "resource",
         reward: str = "accuracy",
         faithful: bool = False,
+        step_code: bool = False,
     ) -> None:
         if graph.digest != space.graph.digest:
             raise InputError("the search space was built for another network; build it from this graph")
-        super().__init__(
-            ChannelPruningWalk(space, constraint, mode=mode, faithful=faithful), evaluator, find_reward(reward, mode)
-        )
+        walk = ChannelPruningWalk(space, constraint, mode=mode, faithful=faithful, step_code=step_code)
+        super().__init__(walk, evaluator, find_reward(reward, mode))

@@ -47,6 +47,10 @@ class LayerwiseWalk(ABC):
         """
 
     @abstractmethod
+    def taken(self) -> Action:
+        """The action that the last step came to, after bounding and rounding."""
+
+    @abstractmethod
     def policy(self) -> CompressionPolicy:
         """What a finished walk decided."""
 
@@ -54,7 +58,8 @@ class LayerwiseWalk(ABC):
 class LayerwiseEnv(gymnasium.Env[Observation, Action]):
     """A walk as a Gymnasium environment: reward 0 until the last layer, then that of the policy's evaluation.
 
-    The last step's info holds "policy", "evaluation" and "cost".
+    Every step's info holds "taken", the action after bounding and rounding; the last one's also "policy",
+    "evaluation" and "cost".
 
     Args:
         walk: leads through the layers.
@@ -80,10 +85,15 @@ class LayerwiseEnv(gymnasium.Env[Observation, Action]):
         """Decide on one layer; the last decision has the policy evaluated."""
         observation, done = self.walk.step(action)
         if not done:
-            return observation, 0.0, False, False, {}
+            return observation, 0.0, False, False, {"taken": self.walk.taken()}
         policy = self.walk.policy()
         evaluation = self._evaluator(policy)
-        info = {"policy": policy, "evaluation": evaluation, "cost": dict(evaluation.cost)}
+        info = {
+            "taken": self.walk.taken(),
+            "policy": policy,
+            "evaluation": evaluation,
+            "cost": dict(evaluation.cost),
+        }
         return observation, float(self._reward(evaluation)), True, False, info
 
 

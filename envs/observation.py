@@ -18,24 +18,36 @@ class LayerObservations:
     three change as the walk goes on: the share of the network's cost that the steps so far removed, the share that
     the layers after this one have, and the keep ratio of the step before (1 at the first).
 
+    Optionally the number of the step follows, one-hot. It is no part of AMC's state, but without it two layers of one
+    shape are told apart by t / T alone, and an agent can hardly treat them differently.
+
     Args:
         layers: all layers of the uncompressed network in execution order.
         steps: index into `layers` of the layer that each step describes.
         metric: what the shares are shares of; parameters where the budget is in bytes.
+        step_code: whether to append the one-hot number of the step.
+
+    Attributes:
+        size: length of the state vector.
     """
 
-    def __init__(self, layers: Sequence[LayerSpec], steps: Sequence[int], metric: Metric) -> None:
+    def __init__(
+        self, layers: Sequence[LayerSpec], steps: Sequence[int], metric: Metric, step_code: bool = False
+    ) -> None:
         static = np.array([self._describe(t, layers[index]) for t, index in enumerate(steps)], dtype=np.float64)
         low = static.min(axis=0)
         spread = static.max(axis=0) - low
         self._static = (static - low) / np.where(spread > 0.0, spread, 1.0)
         costs = np.array([layer.macs if metric == "macs" else layer.params for layer in layers], dtype=np.float64)
+        self._codes = np.eye(len(steps)) if step_code else np.empty((len(steps), 0))
+        self.size = len(FEATURES) + self._codes.shape[1]
         self._rest = [float(costs[index + 1 :].sum() / costs.sum()) for index in steps]
 
     def observe(self, step: int, reduced: float, last_ratio: float) -> npt.NDArray[np.float32]:
-        """State vector at a step, float32 [11]."""
+        """State vector at a step, float32 [size]."""
         dynamic = (reduced, self._rest[step], last_ratio)
-        return np.clip(np.concatenate((self._static[step], dynamic)), 0.0, 1.0).astype(np.float32)
+        state = np.concatenate((self._static[step], dynamic, self._codes[step]))
+        return np.clip(state, 0.0, 1.0).astype(np.float32)
 
     @staticmethod
     def _describe(t: int, layer: LayerSpec) -> tuple[float, ...]:

@@ -40,19 +40,24 @@ def _ddpg(search: _Search) -> Searcher:
     from automl.search.agents import DDPGOptions  # torch and stable-baselines3 only where they are needed
     from automl.search.ddpg import DDPGSearcher
 
-    walk = ChannelPruningWalk(search.space, search.constraint, mode=search.mode, faithful=search.faithful)
-    options = parse_options(DDPGOptions, "ddpg", search.options)
+    walk = ChannelPruningWalk(
+        search.space, search.constraint, mode=search.mode, faithful=search.faithful, step_code=not search.faithful
+    )
+    options = parse_options(DDPGOptions(), "ddpg", search.options)
+    if not search.faithful:
+        warmup = options.warmup if "warmup" in search.options else None
+        options = parse_options(DDPGOptions.tuned(search.evaluations, warmup), "ddpg", search.options)
     return DDPGSearcher(walk, find_reward(search.reward, search.mode), search.seed, options)
 
 
 def _random(search: _Search) -> Searcher:
-    parse_options(_NoOptions, "random", search.options)
+    parse_options(_NoOptions(), "random", search.options)
     walk = ChannelPruningWalk(search.space, search.constraint, mode=search.mode)
     return RandomSearcher(walk, find_reward(search.reward, search.mode), search.seed)
 
 
 def _uniform(search: _Search) -> Searcher:
-    parse_options(_NoOptions, "uniform", search.options)
+    parse_options(_NoOptions(), "uniform", search.options)
     return UniformSearcher(search.space, search.constraint, find_reward(search.reward, search.mode))
 
 

@@ -28,7 +28,7 @@ FloatArray = npt.NDArray[np.float32]
 
 @dataclass(frozen=True)
 class DDPGOptions:
-    """Hyperparameters; the defaults are AMC's (He et al. 2018, section 4, and its code).
+    """Hyperparameters; the defaults are AMC's (He et al. 2018, section 4, and its code), `tuned` differs in a few.
 
     Attributes:
         hidden: units of both hidden layers of actor and critic.
@@ -42,6 +42,11 @@ class DDPGOptions:
         sigma: exploration noise after the warm-up, as a share of the actions' range.
         decay: factor of sigma from episode to episode.
         updates: updates for each step of an episode.
+        bootstrap: whether the critic learns from its own estimate of the next state; otherwise from the episode's
+            reward alone, which no error of its own can run away with.
+        ranks: whether rewards are replaced by their rank among those in the buffer, which tells policies near chance
+            level apart as well as those near the optimum; otherwise the moving-average baseline is subtracted.
+        taken: whether an action is stored as what it came to after bounding and rounding, not as proposed.
     """
 
     hidden: int = 300
@@ -56,6 +61,25 @@ class DDPGOptions:
     sigma: float = 0.5
     decay: float = 0.95
     updates: int = 1
+    bootstrap: bool = True
+    ranks: bool = False
+    taken: bool = False
+
+    @classmethod
+    def tuned(cls, evaluations: int, warmup: int | None = None) -> "DDPGOptions":
+        """The defaults of a search that does not ask for the published agent.
+
+        Of the published hyperparameters only the length of the warm-up (at most a quarter of the search) and the
+        noise's decay (it reaches 5 % of where it starts at the end of the search, whatever its length) change.
+
+        Args:
+            evaluations: episodes of the search.
+            warmup: episodes of random actions, where the user has set them.
+        """
+        published = cls()
+        random = min(published.warmup, evaluations // 4) if warmup is None else warmup
+        decay = 0.05 ** (1.0 / max(1, evaluations - random))
+        return cls(warmup=random, decay=decay, bootstrap=False, ranks=True, taken=True)
 
     def __post_init__(self) -> None:
         for name in ("hidden", "batch", "replay", "updates"):
@@ -76,14 +100,14 @@ class EpisodeReplay(ReplayBuffer):
 
     Args:
         generator: draws the batches.
-        baseline_rate: weight of the newest batch in the moving average.
+        options: the baseline's rate, and what `DDPGOptions` says of `ranks` and `taken`.
     """
 
-    def __init__(self, *args: Any, generator: np.random.Generator, baseline_rate: float, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, generator: np.random.Generator, options: DDPGOptions, **kwargs: Any) -> None:
         super().__init__(*args, **{**kwargs, "handle_timeout_termination": False})
         self.generator = generator
         self.baseline: float | None = None
-        self._baseline_rate = baseline_rate
+        self._options = options
         self._held: list[tuple[Any, ...]] = []
 
     def add(
@@ -96,29 +120,39 @@ class EpisodeReplay(ReplayBuffer):
         infos: list[dict[str, Any]],
     ) -> None:
         """Hold a step back; at the end of its episode write all of them with the last one's reward."""
-        self._held.append((obs, next_obs, action, done, infos))
+        self._held.append((obs, next_obs, infos[0]["taken"] if self._options.taken else action, done, infos))
         if done[0]:
             for held_obs, held_next, held_action, held_done, held_infos in self._held:
                 super().add(held_obs, held_next, held_action, reward, held_done, held_infos)
             self._held.clear()
 
     def sample(self, batch_size: int, env: VecNormalize | None = None) -> ReplayBufferSamples:
-        """A batch with baseline-corrected rewards; with replacement only while there are too few transitions."""
+        """A batch with corrected rewards; with replacement only while there are too few transitions."""
         stored = self.size()
         picked = self.generator.choice(stored, batch_size, replace=stored < batch_size)
-        rewards = self.rewards[picked].astype(np.float64)
-        mean = float(rewards.mean())
-        if self.baseline is None:
-            self.baseline = mean
-        else:
-            self.baseline += self._baseline_rate * (mean - self.baseline)
+        rewards = self._ranks(self.rewards[picked]) if self._options.ranks else self._above_baseline(picked)
         return ReplayBufferSamples(
             observations=torch.tensor(self.observations[picked, 0]),
             actions=torch.tensor(self.actions[picked, 0]),
             next_observations=torch.tensor(self.next_observations[picked, 0]),
             dones=torch.tensor(self.dones[picked]),
-            rewards=torch.tensor((rewards - self.baseline).astype(np.float32)),
+            rewards=torch.tensor(rewards.astype(np.float32)),
         )
+
+    def _above_baseline(self, picked: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+        rewards = self.rewards[picked].astype(np.float64)
+        mean = float(rewards.mean())
+        if self.baseline is None:
+            self.baseline = mean
+        else:
+            self.baseline += self._options.baseline * (mean - self.baseline)
+        return rewards - self.baseline
+
+    def _ranks(self, rewards: FloatArray) -> npt.NDArray[np.float64]:
+        """Ranks among all rewards stored, equal ones sharing theirs, scaled to mean 0 and variance 1."""
+        stored = np.sort(self.rewards[: self.size(), 0])
+        below = np.searchsorted(stored, rewards, side="left") + np.searchsorted(stored, rewards, side="right")
+        return np.asarray((below / len(stored) - 1.0) * np.sqrt(3.0))
 
 
 class AmcDDPG(DDPG):
@@ -151,7 +185,7 @@ class AmcDDPG(DDPG):
                 replay_buffer_class=EpisodeReplay,
                 replay_buffer_kwargs={
                     "generator": np.random.default_rng(streams[1]),
-                    "baseline_rate": options.baseline,
+                    "options": options,
                 },
                 policy_kwargs={"net_arch": [options.hidden, options.hidden]},
                 device="cpu",
@@ -186,10 +220,12 @@ class AmcDDPG(DDPG):
         with one_thread():
             for _ in range(gradient_steps * self.options.updates):
                 batch = self.replay_buffer.sample(batch_size)
-                with torch.no_grad():
-                    next_actions = self.actor_target.mu(batch.next_observations)
-                    next_values = critic_target(torch.cat((batch.next_observations, next_actions), 1))
-                    wanted = batch.rewards + (1.0 - batch.dones) * self.gamma * next_values
+                wanted = batch.rewards
+                if self.options.bootstrap:
+                    with torch.no_grad():
+                        next_actions = self.actor_target.mu(batch.next_observations)
+                        next_values = critic_target(torch.cat((batch.next_observations, next_actions), 1))
+                        wanted = wanted + (1.0 - batch.dones) * self.gamma * next_values
                 self.critic.optimizer.zero_grad()
                 values = critic(torch.cat((batch.observations, batch.actions), 1))
                 torch.autograd.backward(F.mse_loss(values, wanted))

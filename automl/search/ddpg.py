@@ -2,7 +2,7 @@
 
 from collections import deque
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -28,11 +28,13 @@ class Episode:
 
     Attributes:
         observations: float32 [steps + 1, features], the state after the last step included.
-        actions: float32 [steps, actions].
+        actions: float32 [steps, actions], as proposed.
+        taken: the same after bounding and rounding.
     """
 
     observations: FloatArray
     actions: FloatArray
+    taken: FloatArray
 
 
 class DDPGSearcher(Searcher):
@@ -55,15 +57,16 @@ class DDPGSearcher(Searcher):
 
     def ask(self) -> CompressionPolicy:
         """Walk one episode with the actor as it is now, and noise."""
-        observations, actions = [self._walk.reset()], []
+        observations, actions, taken = [self._walk.reset()], [], []
         done = False
         while not done:
             action = self._agent.explore(observations[-1][None], self._asked)[0]
             observation, done = self._walk.step(action)
             observations.append(observation)
             actions.append(action)
+            taken.append(self._walk.taken())
         self._asked += 1
-        self._pending.append(Episode(np.stack(observations), np.stack(actions)))
+        self._pending.append(Episode(*(np.stack(rows).astype(np.float32) for rows in (observations, actions, taken))))
         return self._walk.policy()
 
     def tell(self, policy: CompressionPolicy, evaluation: Evaluation) -> float:
@@ -84,7 +87,7 @@ class DDPGSearcher(Searcher):
                 action[None],
                 np.array([reward]),
                 np.array([step == steps - 1]),
-                [{}],
+                [{"taken": episode.taken[step]}],
             )
         if self._told >= self._agent.options.warmup:
             self._agent.train(steps, self._agent.batch_size)
@@ -106,8 +109,8 @@ class DDPGSearcher(Searcher):
         for name in REPLAY:
             arrays[f"replay/{name}"] = getattr(self._replay, name)[: self._replay.size()].copy()
         for index, episode in enumerate(self._pending):
-            arrays[f"pending/{index}/observations"] = episode.observations
-            arrays[f"pending/{index}/actions"] = episode.actions
+            for field in fields(Episode):
+                arrays[f"pending/{index}/{field.name}"] = getattr(episode, field.name)
         values = {
             "asked": self._asked,
             "told": self._told,
@@ -144,7 +147,7 @@ class DDPGSearcher(Searcher):
         self._agent.noise.bit_generator.state = values["noise"]
         self._asked, self._told = values["asked"], values["told"]
         self._pending = deque(
-            Episode(np.asarray(arrays[f"pending/{index}/observations"]), np.asarray(arrays[f"pending/{index}/actions"]))
+            Episode(**{field.name: arrays[f"pending/{index}/{field.name}"] for field in fields(Episode)})
             for index in range(self._asked - self._told)
         )
 

@@ -53,6 +53,7 @@ def test_an_episode_ends_with_the_evaluation_of_its_policy() -> None:
     env = make(graph)
     env.reset(seed=0)
     walk = env.unwrapped.walk  # type: ignore[attr-defined]
+    kept, taken = [], []
     for step in range(walk.steps):
         observation, reward, terminated, truncated, info = env.step(np.array([0.3], dtype=np.float32))
         assert env.observation_space.contains(observation)
@@ -60,7 +61,15 @@ def test_an_episode_ends_with_the_evaluation_of_its_policy() -> None:
         assert not truncated
         if not terminated:
             assert reward == 0.0
-            assert info == {}
+            assert info.keys() == {"taken"}
+        group = walk.order[step]
+        kept.append(walk.kept()[group] / graph.groups[group].width)
+        taken.append(info["taken"])
+    walk.reset()
+    for ratio, action in zip(kept, taken, strict=True):  # the action that was taken would have led to the same
+        assert walk.ratio(float(action[0])) == pytest.approx(ratio)
+        walk.step(action)
+    assert walk.policy() == info["policy"]
     pruned = graph.apply(info["policy"])
     assert info["evaluation"].feasible
     assert reward == info["evaluation"].accuracy

@@ -36,6 +36,21 @@ class TestDDPG(SearcherConformance):
         )
 
 
+class TestPublishedDDPG(SearcherConformance):
+    keeps_budget = False
+
+    def make(self, space: SearchSpace, constraint: Constraint, seed: int) -> Searcher:
+        return make_searcher(
+            "ddpg",
+            space=space,
+            constraint=constraint,
+            seed=seed,
+            evaluations=self.evaluations,
+            faithful=True,
+            options=SMALL_AGENT,
+        )
+
+
 def build(name: str = "random", **changes: Any) -> Searcher:
     graph = conv_chain()
     arguments = {"constraint": Constraint("macs", 0.5 * graph.macs), "seed": 0, "evaluations": 4, **changes}

@@ -21,6 +21,8 @@ def appearing_at_once(directory: Path) -> Iterator[Path]:
     try:
         folder.chmod(0o755)
         yield folder
+        for path in folder.iterdir():
+            path.chmod(0o644)  # some writers make theirs private
         for path in (*folder.iterdir(), folder):
             sync_directory(path)
         _swap(folder, directory)

@@ -1,15 +1,16 @@
 """Writes an exported network: every format, digested, in one directory that appears all at once."""
 
+import copy
 import os
 import platform
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
+from math import prod
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 import safetensors.torch
 import torch
-from backends.measuring import Artefact, measure
 from torch import nn
 
 from automl.data import DataBundle, load_data
@@ -36,12 +37,15 @@ from automl.export.torch_export import Batch, capture_program, save_program
 from automl.export.tvm_export import save_library
 from automl.metrics import load_metric
 from automl.training import evaluate
+from backends.measuring import Artefact, cpu_name, measure
+from backends.torch_reference import reference_output
 from search_spaces.errors import InputError, TrimtabError
 from search_spaces.policy import CompressionPolicy
 
 MOST_IMAGES = 10_000
 FEWEST_IMAGES = 500
-WORK_MACS = 10**12
+MOST_MACS = 10**12
+MOST_PIXELS = 2**27
 PACKAGES = {"trimtab": "trimtab", "torch": "torch", "onnx": "onnx", "onnxruntime": "onnxruntime", "tvm": "apache-tvm"}
 
 
@@ -84,6 +88,7 @@ def export_network(
         raise InputError(f"an export needs the results {', '.join(sorted(lacking))}")
     described = Architecture.model_validate(dict(architecture))
     metric = known.pop("metric", None)
+    module = copy.deepcopy(module).cpu().eval()
     example = example_input.detach().to("cpu", torch.float32)
     with appearing_at_once(directory) as folder:
         (folder / POLICY).write_text(policy.to_json(), encoding="utf-8")
@@ -91,6 +96,12 @@ def export_network(
         safetensors.torch.save_file(_weights(module), folder / WEIGHTS)
         batch, left_out, details = _write_formats(module, example, folder, threads)
         bundle = load_data(str(data["name"]), dict(data.get("args") or {}))
+        latency: dict[str, LatencyRecord] = {}
+        if measure_latency:
+            try:
+                latency = _latencies(module, folder, example, details, threads)
+            except TrimtabError as error:  # the network is none the worse for it
+                known["latency_error"] = str(error)
         manifest = Manifest(
             schema_version=1,
             trimtab=_version("trimtab"),
@@ -106,7 +117,7 @@ def export_network(
             macs=int(known.pop("macs")),
             params=int(known.pop("params")),
             weight_bytes=int(known.pop("weight_bytes")),
-            latency=_latencies(module, folder, example, details, threads) if measure_latency else {},
+            latency=latency,
             machine=machine(),
             versions={name: _version(package) for name, package in PACKAGES.items()}
             | {"python": platform.python_version()},
@@ -116,22 +127,21 @@ def export_network(
     return manifest.model_dump(mode="json")
 
 
-def verified_images(test_images: int, macs: int) -> int:
-    """How many test images a verification runs: all of them, up to a bound on the work they are."""
-    return min(test_images, max(FEWEST_IMAGES, min(MOST_IMAGES, WORK_MACS // max(1, macs))))
+def verified_images(test_images: int, macs: int, pixels: int) -> int:
+    """How many test images a verification runs: all of them, up to a bound on the work and the memory they are.
+
+    Args:
+        test_images: of the test split.
+        macs: of one image.
+        pixels: values of one image.
+    """
+    affordable = min(MOST_IMAGES, MOST_MACS // max(1, macs), MOST_PIXELS // max(1, pixels))
+    return min(test_images, max(FEWEST_IMAGES, affordable))
 
 
 def machine() -> dict[str, str | int]:
     """The machine's processor, without any name or path of it."""
-    cpu = platform.processor() or platform.machine()
-    try:
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                cpu = line.partition(":")[2].strip()
-                break
-    except OSError:
-        pass  # not Linux: the platform's own word has to do
-    return {"cpu": cpu, "cores": os.cpu_count() or 1, "system": f"{platform.system()} {platform.machine()}"}
+    return {"cpu": cpu_name(), "cores": os.cpu_count() or 1, "system": f"{platform.system()} {platform.machine()}"}
 
 
 def _weights(module: nn.Module) -> dict[str, torch.Tensor]:
@@ -165,7 +175,7 @@ def _write_formats(
 
 def _verification(module: nn.Module, bundle: DataBundle, metric: str | None, macs: int) -> VerificationRecord:
     total = len(bundle.test)  # type: ignore[arg-type]  # torch's Dataset declares no __len__
-    images = verified_images(total, macs)
+    images = verified_images(total, macs, prod(bundle.input_shape))
     part = torch.utils.data.Subset(bundle.test, range(images))
     return VerificationRecord(images=images, of=total, accuracy=evaluate(module, part, load_metric(metric)))
 
@@ -199,9 +209,7 @@ def _latencies(
     artefacts = [Artefact(engine, folder / name) for engine, name in engines.items() if (folder / name).exists()]
     if not artefacts:
         return {}
-    with torch.no_grad():
-        expected = module(example[:1]).numpy()
-    measured = measure(artefacts, example[:1].numpy(), expected, threads=threads)
+    measured = measure(artefacts, example[:1].numpy(), reference_output(module, example[:1]), threads=threads)
     return {
         found.engine: LatencyRecord(
             median_s=found.latency_s,

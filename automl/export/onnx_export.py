@@ -12,6 +12,7 @@ import numpy.typing as npt
 import torch
 from torch.export import ExportedProgram
 
+from automl.export.torch_export import check_answer
 from search_spaces.errors import TrimtabError
 
 FloatArray = npt.NDArray[np.float32]
@@ -20,10 +21,10 @@ _CHATTY = ("onnxscript", "onnx_ir", "torch.onnx")
 
 
 def save_onnx(program: ExportedProgram, path: Path) -> None:
-    """Translate a torch program, weights inside the one file, and run it once.
+    """Translate a torch program, weights inside the one file, and compare the two on the program's example.
 
     Raises:
-        TrimtabError: torch cannot translate the network, or the result is no valid model.
+        TrimtabError: torch cannot translate the network, the result is no valid model, or it computes something else.
     """
     import onnx
 
@@ -37,9 +38,9 @@ def save_onnx(program: ExportedProgram, path: Path) -> None:
             converted.save(path, external_data=False)
             model = onnx.load(path)
         onnx.checker.check_model(model, full_check=True)
-        example = program.example_inputs[0][0] if program.example_inputs else None
-        if isinstance(example, torch.Tensor):
-            load_onnx(path.read_bytes(), threads=1)(example.numpy())
+        images = program.example_inputs[0][0]
+        outputs = load_onnx(path.read_bytes(), threads=1)(images.numpy())
+        check_answer("ONNX Runtime", outputs, program.module(), images)
     except TrimtabError:
         raise
     except Exception as error:  # the exporter and the runtime raise classes of their own at every stage

@@ -13,13 +13,13 @@ import safetensors
 import safetensors.torch
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from search_spaces.capture import PrunableNetwork
 from torch import nn
 
 from automl.export.manifest import ARCHITECTURE, WEIGHTS, first_problem, open_regular, read_json_file
 from automl.models import build_model
 from automl.models.external import EXTERNAL
 from automl.plugins import is_reference
+from search_spaces.capture import PrunableNetwork
 from search_spaces.errors import InputError
 
 # Arguments that would fetch or read weights, which the export brings itself, or ask a library for another model.
@@ -106,7 +106,7 @@ def rebuild_network(directory: Path, *, allow_code: bool = False) -> Rebuilt:
     if architecture.model.partition(":")[0] in EXTERNAL:
         args = {name: value for name, value in args.items() if name not in NEEDLESS_ARGS}
     model = build_model(architecture.model, args, classes=architecture.classes, input_shape=(channels, height, width))
-    network = PrunableNetwork(model.eval(), torch.zeros(1, channels, height, width), prove=False)
+    network = PrunableNetwork(model.eval(), torch.zeros(1, channels, height, width))
     known = {group.name: group.width for group in network.graph.groups}
     for name, kept in architecture.units.items():
         _check_units(name, kept, known)

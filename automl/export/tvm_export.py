@@ -5,6 +5,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from automl.export.torch_export import check_answer
 from search_spaces.errors import TrimtabError
 
 
@@ -12,15 +13,16 @@ def save_library(module: nn.Module, example_input: torch.Tensor, path: Path, *, 
     """Compile the network for one image and write the library; it is code, so nothing but `verify` loads it again.
 
     Returns:
-        Details for the manifest: operators that TVM compiled without a schedule of ours.
+        Details for the manifest: the processor it is for, and operators that TVM compiled without a schedule of ours.
 
     Raises:
-        TrimtabError: TVM cannot compile the network.
+        TrimtabError: TVM cannot compile the network, or its code computes something else.
     """
     from backends.tvm import compile_module
 
     try:
         compiled = compile_module(module, example_input[:1], threads=threads)
+        check_answer("TVM", compiled.run(example_input[:1].numpy()), module, example_input[:1])
         compiled.export(path)
     except TrimtabError:
         raise
@@ -28,4 +30,4 @@ def save_library(module: nn.Module, example_input: torch.Tensor, path: Path, *, 
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise TrimtabError(f"TVM cannot compile the network: {first}") from error
     fallbacks = ", ".join(f"{name} x{count}" for name, count in sorted(compiled.fallbacks.items()))
-    return {"unscheduled operators": fallbacks or "none"}
+    return {"target": f"llvm, {compiled.cpu.mcpu}", "unscheduled operators": fallbacks or "none"}

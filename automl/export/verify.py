@@ -36,6 +36,7 @@ from automl.export.manifest import (
 from automl.export.rebuild import Architecture, allow
 from automl.export.throwaway import Ran, run_artefact
 from automl.metrics import Metric, load_metric
+from backends.measuring import relative_error
 from search_spaces.errors import InputError
 
 MAX_ERROR = 1e-4
@@ -176,7 +177,7 @@ class _Verification:
         return checks
 
     def _run(self, artefact: str, images: Path) -> Ran:
-        size = self._manifest.batch.get(artefact, "dynamic")
+        size = self._manifest.batch.get(PROGRAM if artefact == WEIGHTS else artefact, "dynamic")
         return run_artefact(
             artefact,
             _folder(self._scratch, artefact),
@@ -238,10 +239,7 @@ def check_outputs(artefact: str, outputs: FloatArray, reference: FloatArray | No
         return Check(artefact, name, False, f"nothing to compare with: {WEIGHTS} did not run")
     if outputs.shape != reference.shape:
         return Check(artefact, name, False, f"shape {list(outputs.shape)}, expected {list(reference.shape)}")
-    error = float(
-        np.max(np.abs(outputs - reference)) / max(float(np.max(np.abs(reference))), np.finfo(np.float32).tiny)
-    )
-    # written so that NaN fails
+    error = relative_error(outputs, reference)
     return Check(artefact, name, error <= MAX_ERROR, f"max|a-b|/max|a| = {error:.1e}, at most {MAX_ERROR:g}")
 
 

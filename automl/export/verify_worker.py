@@ -5,7 +5,6 @@ Reads the request in the folder, loads one artefact, runs it on the images and l
 
 import json
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,12 +20,15 @@ from automl.export.manifest import POLICY, read_json_file
 from automl.export.onnx_export import load_onnx
 from automl.export.rebuild import Rebuilt, rebuild_network
 from automl.export.throwaway import OUTPUTS, REQUEST, RESULT
+from backends.measuring_worker import time_in_turns
+from backends.onnxruntime import bound_session
 from search_spaces.errors import InputError, TrimtabError
 from search_spaces.policy import CompressionPolicy
 
 FloatArray = npt.NDArray[np.float32]
 Run = Callable[[FloatArray], FloatArray]
-WARM_UP_RUNS, LEAST_RUNS, MOST_RUNS, TIMING_S = 10, 20, 300, 2.0
+Call = Callable[[], Any]
+ROUNDS = 50
 
 
 def main(arguments: list[str]) -> int:
@@ -45,28 +47,32 @@ def main(arguments: list[str]) -> int:
 
 def _run(folder: Path, request: dict[str, Any]) -> dict[str, Any]:
     images: FloatArray = np.load(request["images"], mmap_mode="r", allow_pickle=False)
-    run, facts = _load(folder, request, np.ascontiguousarray(images[:1]))
+    run, call, facts = _load(folder, request, np.ascontiguousarray(images[:1]))
     size = request["batch"]
     outputs = [run(np.ascontiguousarray(images[start : start + size])) for start in range(0, len(images), size)]
     np.save(folder / OUTPUTS, np.concatenate(outputs))
-    return facts | {"latency": _time(run, np.ascontiguousarray(images[:1]))}
+    return facts | {"latency": _time(call)}
 
 
-def _load(folder: Path, request: dict[str, Any], image: FloatArray) -> tuple[Run, dict[str, Any]]:
-    """The artefact as a function from images to outputs, and what else is to be known of it."""
+def _load(folder: Path, request: dict[str, Any], image: FloatArray) -> tuple[Run, Call, dict[str, Any]]:
+    """The artefact as a function from images to outputs, one inference of it to time, and what else is to be known."""
     path = folder / request["artefact"]
     match request["artefact"]:
         case manifest.WEIGHTS:
             rebuilt = rebuild_network(folder, allow_code=request["allow_code"])
-            return _torch_run(rebuilt.module), _facts(rebuilt, folder, image)
+            run = _torch_run(rebuilt.module)
+            return run, lambda: run(image), _facts(rebuilt, folder, image)
         case manifest.PROGRAM:
-            return _torch_run(torch.export.load(path).module()), {}
+            run = _torch_run(torch.export.load(path).module())
+            return run, lambda: run(image), {}
         case manifest.ONNX:
-            return load_onnx(path.read_bytes(), request["threads"]), {}
+            call, _ = bound_session(path, image, request["threads"])
+            return load_onnx(path.read_bytes(), request["threads"]), call, {}
         case manifest.LIBRARY:
-            from backends.tvm import load_library
+            from backends.tvm.library import callable_network, device_array, load_machine
 
-            return load_library(path), {}
+            machine, on_device = load_machine(path), device_array(image)
+            return callable_network(machine), lambda: machine["main"](on_device), {}
         case other:
             raise InputError(f"{other!r} is no artefact that can be run")
 
@@ -114,18 +120,11 @@ def _policy_difference(rebuilt: Rebuilt, folder: Path) -> str | None:
     return None
 
 
-def _time(run: Run, image: FloatArray) -> dict[str, float]:
-    """Seconds of one inference at batch 1: median and spread over runs that follow each other."""
-    for _ in range(WARM_UP_RUNS):
-        run(image)
-    seconds: list[float] = []
-    end = time.perf_counter() + TIMING_S
-    while len(seconds) < LEAST_RUNS or (len(seconds) < MOST_RUNS and time.perf_counter() < end):
-        start = time.perf_counter()
-        run(image)
-        seconds.append(time.perf_counter() - start)
-    p10, median, p90 = (float(value) for value in np.percentile(seconds, [10, 50, 90]))
-    return {"median_s": median, "p10_s": p10, "p90_s": p90, "runs": len(seconds)}
+def _time(call: Call) -> dict[str, float]:
+    """Seconds of one inference at batch 1: median and spread, read off the clock as the backends do."""
+    timing = time_in_turns([call], ROUNDS, lambda _: None)[0]
+    p10, median, p90 = (float(value) for value in np.percentile(timing["seconds"], [10, 50, 90]))
+    return {"median_s": median, "p10_s": p10, "p90_s": p90, "runs": timing["calls"] * ROUNDS}
 
 
 if __name__ == "__main__":

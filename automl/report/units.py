@@ -28,7 +28,7 @@ def seconds(value: float | None) -> str:
         return UNKNOWN
     if value >= 1:
         return f"{significant(value, 3)} s"
-    return f"{significant(value * 1e3, 3)} ms" if value >= 1e-4 else f"{significant(value * 1e6, 3)} µs"
+    return f"{significant(value * 1e3, 3)} ms" if value >= 1e-5 else f"{significant(value * 1e6, 3)} µs"
 
 
 def duration(value: float | None) -> str:

@@ -9,11 +9,13 @@ from typing import Any
 
 from automl.data.bundle import AugmentsItems, DataBundle
 from automl.data.digits import digits
+from automl.data.glyphs import glyphs
 from automl.plugins import call_builder, call_plugin, is_reference, resolve
 from search_spaces.errors import InputError, did_you_mean
 
 _DATA: dict[str, Callable[..., DataBundle]] = {
     "digits": digits,
+    "glyphs": glyphs,
 }
 
 

@@ -63,7 +63,7 @@ class ChannelStructure:
     @property
     def count(self) -> int:
         """Number of units, those that stay included."""
-        return int(self.units.of_label.max(initial=-1)) + 1
+        return len(self.units.made)
 
     def unit_ids(self, labels: torch.Tensor) -> IntArray:
         """Unit of each label."""
@@ -118,7 +118,7 @@ class ChannelStructure:
 
     def _movable(self, units: IntArray) -> IntArray:
         """The same with all units that stay as -1."""
-        stays = np.zeros(self.count, dtype=bool)
+        stays = ~self.units.made
         stays[list(self.frozen)] = True
         return np.where(stays[units], -1, units)
 
@@ -178,7 +178,8 @@ class ChannelStructure:
         where = node.meta["where"]
         reason = f"operator {op_name(node)!r}" + (f" in {where!r}" if where else "") + " rearranges them"
         for tensor in touched:
-            for unit in np.unique(self.unit_arrays[tensor]).tolist():
+            units = np.unique(self.unit_arrays[tensor])
+            for unit in units[self.units.made[units]].tolist():
                 self.frozen.setdefault(unit, reason)
 
     def _collapse(self, chain: list[fx.Node], first: int, last: int) -> Gather | None:
@@ -269,7 +270,8 @@ class ChannelStructure:
             if index >= sides and key in seen:
                 continue
             seen.add(key)
-            for unit, count in zip(*(part.tolist() for part in np.unique(array, return_counts=True)), strict=True):
+            made = np.unique(array[self.units.made[array]], return_counts=True)
+            for unit, count in zip(*(part.tolist() for part in made), strict=True):
                 signatures.setdefault(unit, []).append((index, count))
         return signatures
 

@@ -6,9 +6,18 @@ from torch import fx, nn
 
 from search_spaces.channels import ChannelStructure
 from search_spaces.graph import Extent, LayerSpec, ModelGraph, Operator
-from search_spaces.template import BatchNorm, Conv, Template, Weighted, arguments, op_name, source_of
+from search_spaces.template import (
+    FUNCTIONS,
+    BatchNorm,
+    Conv,
+    Template,
+    Weighted,
+    arguments,
+    op_name,
+    source_of,
+    weight_nodes,
+)
 
-_FUNCTIONS = {"conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d", "linear"}
 _KINDS = {
     "concat": "cat",
     "constant_pad_nd": "pad",
@@ -33,13 +42,13 @@ class _Layers:
         self.template: Template = structure.template
         self.calls: dict[str, list[fx.Node]] = {}
         self.name_of: dict[fx.Node, str] = {}
-        self.weight_nodes: set[fx.Node] = set()
+        # counted by their layer, as the weight they come to
+        self.weight_nodes = weight_nodes(self.template.graph)
         for node in self.template.graph.nodes:
             if node.op == "call_module" and isinstance(self.template.module(node), Weighted):
                 self._call(node, str(node.target))
-            elif op_name(node) in _FUNCTIONS:
+            elif op_name(node) in FUNCTIONS:
                 self._call(node, self._free_name(node))
-                self._mark_weights([arguments(node)["weight"], arguments(node)["bias"]])
 
     def _call(self, node: fx.Node, name: str) -> None:
         self.calls.setdefault(name, []).append(node)
@@ -53,13 +62,6 @@ class _Layers:
         while name in self.template.modules:
             name += "_"
         return name
-
-    def _mark_weights(self, nodes: list[fx.Node | None]) -> None:
-        """What a weight is computed from: counted by its layer, as the weight it comes to."""
-        for node in nodes:
-            if node is not None and not node.meta["fed"] and node not in self.weight_nodes:
-                self.weight_nodes.add(node)
-                self._mark_weights(list(node.all_input_nodes))
 
     def specs(self) -> list[LayerSpec]:
         return [

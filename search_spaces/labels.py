@@ -18,7 +18,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from torch import Tensor, fx, nn
 
-from search_spaces.template import PADS, BatchNorm, Template, Weighted, arguments, op_name, source_of
+from search_spaces.template import PADS, BatchNorm, Template, Weighted, arguments, op_name, source_of, weight_nodes
 
 IntArray = npt.NDArray[np.int64]
 
@@ -54,10 +54,12 @@ class Units:
 
     Attributes:
         of_label: [labels] the unit of each label.
-        frozen: unit -> the reason why it has to stay.
+        made: [units] whether a layer makes channels of the unit; one of constants alone always stays.
+        frozen: unit that a layer makes -> the reason why it has to stay.
     """
 
     of_label: IntArray
+    made: npt.NDArray[np.bool_]
     frozen: dict[int, str]
 
 
@@ -82,8 +84,11 @@ class LabelPropagation:
 
     def run(self) -> "LabelPropagation":
         """Propagate from the input to the output."""
+        weights = weight_nodes(self.template.graph)
         for node in self.template.graph.nodes:
-            if node.op == "placeholder":
+            if node in weights:
+                self.values[node] = self._opaque(node, op_name(node))
+            elif node.op == "placeholder":
                 labels = self._along(self.fresh(node.meta["shape"][1]), 1, node.meta["shape"])
                 self.freeze(labels, "they are the network's input")
                 self.values[node] = labels
@@ -102,13 +107,17 @@ class LabelPropagation:
         pairs = [torch.stack([a, b]) for a, b in self._links if a.numel()]
         edges = torch.cat(pairs, dim=1).numpy() if pairs else np.zeros((2, 0), dtype=np.int64)
         matrix = coo_array((np.ones(edges.shape[1], dtype=np.int8), (edges[0], edges[1])), (self._count, self._count))
-        _, unit = connected_components(matrix, directed=False)
+        count, unit = connected_components(matrix, directed=False)
         of_label = unit.astype(np.int64)
+        made = np.zeros(count, dtype=bool)
+        for layer in self.layers.values():
+            made[of_label[layer.outputs.numpy()]] = True
         frozen: dict[int, str] = {}
         for labels, reason in self._frozen:
-            for index in np.unique(of_label[labels.numpy()]).tolist():
+            touched = np.unique(of_label[labels.numpy()])
+            for index in touched[made[touched]].tolist():
                 frozen.setdefault(index, reason)
-        return Units(of_label, frozen)
+        return Units(of_label, made, frozen)
 
     # -- labels ----------------------------------------------------------------------------------------------------
 

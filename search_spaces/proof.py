@@ -30,8 +30,8 @@ Kept = Mapping[int, IntArray]
 def prove(structure: ChannelStructure, model: nn.Module, example_input: Tensor) -> ChannelStructure:
     """The structure with the groups that fail the proof refused.
 
-    Each group loses its lowest, middle and highest unit, all groups at once, then all units but one; only where that
-    fails are they tried one by one.
+    Each group loses its lowest, middle and highest unit, all groups at once, then all units but one; where that fails,
+    bisection finds the culprits.
 
     Raises:
         InputError: not even the network that keeps everything gives the model's output.
@@ -48,9 +48,9 @@ def prove(structure: ChannelStructure, model: nn.Module, example_input: Tensor) 
         refused: dict[int, str] = {}
         while structure.groups:
             trials = [_edges(structure), _singles(structure)]
-            if not any(bench.compare(structure, kept) for kept in trials):
-                return structure
-            failed = _culprits(structure, trials, bench)
+            failed = _culprits(structure, trials, bench, list(range(len(structure.groups))))
+            if not failed:
+                break
             for group, reason in failed.items():
                 refused.update(dict.fromkeys(structure.members[group], reason))
             structure = ChannelStructure(structure.template, structure.labels, refused)
@@ -71,22 +71,21 @@ def _singles(structure: ChannelStructure) -> dict[int, IntArray]:
     return {index: np.array([group.width // 2]) for index, group in enumerate(structure.groups)}
 
 
-def _culprits(structure: ChannelStructure, trials: list[dict[int, IntArray]], bench: "_Bench") -> dict[int, str]:
-    """Groups that fail by themselves; where none does, those that fail on top of the ones before."""
-    failed: dict[int, str] = {}
-    for together in (False, True):
-        passed: list[int] = []
-        for group in range(len(structure.groups)):
-            chosen = [*passed, group] if together else [group]
-            reasons = [bench.compare(structure, {index: kept[index] for index in chosen}) for kept in trials]
-            reason = next((found for found in reasons if found), None)
-            if reason is None:
-                passed.append(group)
-            else:
-                failed[group] = f"pruning them fails the proof: {reason}"
-        if failed:
-            break
-    return failed
+def _culprits(
+    structure: ChannelStructure, trials: list[dict[int, IntArray]], bench: "_Bench", groups: list[int]
+) -> dict[int, str]:
+    """Which of the groups fail, by bisection: group index -> reason."""
+    failures = (bench.compare(structure, {index: kept[index] for index in groups}) for kept in trials)
+    reason = next((failure for failure in failures if failure), None)
+    if reason is None:
+        return {}
+    middle = len(groups) // 2
+    found: dict[int, str] = {}
+    if middle:
+        for half in (groups[:middle], groups[middle:]):
+            found.update(_culprits(structure, trials, bench, half))
+    # halves that only fail together: the latter has to stay
+    return found or dict.fromkeys(groups[middle:], f"pruning them fails the proof: {reason}")
 
 
 class _Bench:

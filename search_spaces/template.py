@@ -10,6 +10,9 @@ Weighted = nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d
 Conv = nn.Conv1d | nn.Conv2d | nn.Conv3d
 BatchNorm = nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d
 
+FUNCTIONS = {"conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d", "linear"}
+"""Operators that are layers, whether a module holds their weights or not."""
+
 PADS = ("pad", "constant_pad_nd")
 
 
@@ -65,6 +68,17 @@ def arguments(node: fx.Node) -> dict[str, Any]:
 def source_of(node: fx.Node) -> fx.Node:
     """The first node that a node reads."""
     return node.all_input_nodes[0]
+
+
+def weight_nodes(graph: fx.Graph) -> set[fx.Node]:
+    """Tensors that only serve as weight or bias of a function: a layer without a module of its own."""
+    found: set[fx.Node] = set()
+    for node in reversed(graph.nodes):
+        if node.op == "output" or node.meta.get("fed") or not node.users:
+            continue
+        if all(user in found or (op_name(user) in FUNCTIONS and node is not source_of(user)) for user in node.users):
+            found.add(node)
+    return found
 
 
 def drop_unused(graph: fx.Graph) -> None:

@@ -66,6 +66,8 @@ def call_builder(function: Callable[..., T], args: Mapping[str, Any], what: str,
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"])
+        if first["type"].startswith("missing"):
+            raise InputError(f"{what} needs the argument {place!r}") from error
         raise InputError(f"argument {place!r} of {what}: {first['msg']}, got {first['input']!r}") from error
 
 

@@ -5,7 +5,7 @@ number of threads torch adds up in another order, and the weights differ in thei
 """
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from math import cos, isfinite, pi
 from typing import Any, Literal
@@ -191,8 +191,7 @@ def _training_batches(data: DataBundle, options: TrainingOptions, epoch: int) ->
         )
     else:
         epoch_view = _EpochView(data.train, _mix(options.seed, epoch))
-        loader = DataLoader(epoch_view, options.batch_size, sampler=order.tolist(), num_workers=options.workers)
-        source = iter(loader)
+        source = _loaded(epoch_view, options.batch_size, options.workers, order.tolist())
     for inputs, targets in source:
         yield (inputs if data.augment is None else data.augment(inputs, generator)), targets
 
@@ -219,7 +218,23 @@ def _batches(dataset: Images, batch_size: int, workers: int) -> Iterator[tuple[T
         images, labels = dataset.tensors
         yield from zip(torch.split(images, batch_size), torch.split(labels, batch_size), strict=True)
     else:
-        yield from DataLoader(dataset, batch_size, num_workers=workers)
+        yield from _loaded(dataset, batch_size, workers)
+
+
+def _loaded(
+    dataset: Images, batch_size: int, workers: int, order: Sequence[int] | None = None
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Batches of a data set that is decoded as it is read, in the order given or its own.
+
+    An input error of a worker process comes without torch's traceback around it.
+    """
+    # torch draws a seed for the workers, which nothing here uses; not from the caller's random state
+    loader = DataLoader(dataset, batch_size, sampler=order, num_workers=workers, generator=torch.Generator())
+    try:
+        yield from loader
+    except InputError as error:
+        last = str(error).splitlines()[-1]
+        raise InputError(last.removeprefix(f"{InputError.__module__}.{InputError.__name__}: ")) from error
 
 
 def torch_device(name: str) -> torch.device:

@@ -8,14 +8,16 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from automl.data.bundle import AugmentsItems, DataBundle
+from automl.data.cifar import cifar10, cifar100
 from automl.data.digits import digits
 from automl.data.glyphs import glyphs
+from automl.data.image_folder import image_folder
+from automl.data.mnist import fashion_mnist, mnist
 from automl.plugins import call_builder, call_plugin, is_reference, resolve
 from search_spaces.errors import InputError, did_you_mean
 
 _DATA: dict[str, Callable[..., DataBundle]] = {
-    "digits": digits,
-    "glyphs": glyphs,
+    builder.__name__: builder for builder in (digits, glyphs, cifar10, cifar100, mnist, fashion_mnist, image_folder)
 }
 
 

@@ -97,9 +97,12 @@ def hold_out(labels: npt.NDArray[np.int64], count: int, seed: int, what: str) ->
     """Sorted indices of (the rest, `count` held out): stratified by class, seeded.
 
     Raises:
-        InputError: `count` leaves a class without an image on either side.
+        InputError: a class would be without an image on one of the sides.
     """
-    classes = len(np.unique(labels))
+    present, images = np.unique(labels, return_counts=True)
+    classes = len(present)
+    if images.min() < 2:
+        raise InputError(f"{what} needs two images of every class, class {present[images.argmin()]} has one")
     if not classes <= count <= len(labels) - classes:
         raise InputError(
             f"{what} must hold between one image a class ({classes}) and all but that many of {len(labels)} images, "

@@ -13,7 +13,7 @@ from automl.data.bundle import DataBundle, make_splits, tensor_bundle
 
 
 def digits(*, size: Literal[8, 16, 32] = 16, val: Annotated[int, Field(ge=1)] = 357, seed: int = 0) -> DataBundle:
-    """The digits, 1 x `size` x `size`: 1,080 for training, `val` for search validation, 360 for the test.
+    """scikit-learn's digits, 1 x `size` x `size`: 1,080 for training, `val` for search validation, 360 for the test.
 
     Args:
         size: pixels a side; 8 is the original, the others are interpolated from it.

@@ -55,7 +55,7 @@ def glyphs(
     classes: Literal[10, 36, 62] = 36,
     size: Literal[16, 32] = 16,
     images: Annotated[int, Field(ge=1000, le=60000)] = 20000,
-    difficulty: Annotated[float, Field(ge=0, le=2)] = 1.0,
+    difficulty: Annotated[float, Field(ge=0, le=2)] = 0.6,
     val: Annotated[int, Field(ge=1)] | None = None,
     seed: int = 0,
 ) -> DataBundle:
@@ -65,7 +65,8 @@ def glyphs(
         classes: 10 (digits), 36 (and capitals) or 62 (and small letters).
         size: pixels a side.
         images: in all; a fifth is the test split.
-        difficulty: 0 draws clean upright characters, 1 is the default, 2 is hardly readable.
+        difficulty: 0 draws clean upright characters, 2 is hardly readable; at the default ResNet-20 reads about
+            91 % of the test images after 12 epochs.
         val: search-validation images held out of the training data; None takes a tenth of all.
         seed: of the images and of the split.
     """
@@ -127,10 +128,10 @@ def _draw(bitmaps: Tensor, labels: Tensor, size: int, difficulty: float, generat
         return torch.randint(0, len(bitmaps), (count,), generator=generator)
 
     # the character
-    angle, shear = uniform(-0.45, 0.45) * difficulty, uniform(-0.35, 0.35) * difficulty
-    scale = torch.exp(uniform(-0.45, 0.15) * difficulty)
-    aspect = torch.exp(uniform(-0.25, 0.25) * difficulty)
-    shift = uniform(-0.22, 0.22, 2) * difficulty
+    angle, shear = uniform(-0.35, 0.35) * difficulty, uniform(-0.3, 0.3) * difficulty
+    scale = torch.exp(uniform(-0.3, 0.2) * difficulty)
+    aspect = torch.exp(uniform(-0.2, 0.2) * difficulty)
+    shift = uniform(-0.18, 0.18, 2) * difficulty
     ink = _warp(bitmaps[some_font(), labels], angle, shear, scale * aspect, scale / aspect, shift, fine)
 
     # clutter: other characters that reach in from outside, and stray lines
@@ -147,17 +148,17 @@ def _draw(bitmaps: Tensor, labels: Tensor, size: int, difficulty: float, generat
     ink = F.avg_pool2d(ink, 2)
 
     # blur, background, contrast, noise
-    amount = (uniform(0, 1) * min(difficulty, 1.0)).view(-1, 1, 1, 1)
+    amount = (uniform(0, 0.8) * min(difficulty, 1.0)).view(-1, 1, 1, 1)
     ink = ink * (1 - amount) + _blur(ink, size / 16) * amount
     axis = torch.linspace(-1, 1, size)
     slope = uniform(-0.12, 0.12, 2) * difficulty
     background = uniform(0.1, 0.35).view(-1, 1, 1, 1) * min(difficulty, 1.0)
     background = background + (slope[:, :1, None] * axis[:, None] + slope[:, 1:, None] * axis)[:, None]
-    contrast = 1 - uniform(0.1, 0.7).view(-1, 1, 1, 1) * min(difficulty, 1.0)
+    contrast = 1 - uniform(0.1, 0.5).view(-1, 1, 1, 1) * min(difficulty, 1.0)
     image = background + (1 - background) * contrast * ink
     inverted = (uniform(0, 1) < 0.5 * min(difficulty, 1.0)).view(-1, 1, 1, 1)
     image = torch.where(inverted, 1 - image, image)
-    noise = torch.randn(image.shape, generator=generator) * uniform(0.01, 0.14).view(-1, 1, 1, 1) * difficulty
+    noise = torch.randn(image.shape, generator=generator) * uniform(0.01, 0.07).view(-1, 1, 1, 1) * difficulty
     return (image + noise).clamp(0, 1)
 
 

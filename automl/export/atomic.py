@@ -14,7 +14,7 @@ from search_spaces.errors import InputError
 @contextmanager
 def appearing_at_once(directory: Path) -> Iterator[Path]:
     """A new folder beside the target, renamed to it when the block ends well, removed when it does not."""
-    if directory.exists() and not (directory / MANIFEST).exists() and any(directory.iterdir()):
+    if not _replaceable(directory):
         raise InputError(f"{str(directory)!r} holds something else than an export; give a new directory")
     directory.parent.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix=f".{directory.name}.", suffix=".new", dir=directory.parent))
@@ -28,6 +28,13 @@ def appearing_at_once(directory: Path) -> Iterator[Path]:
         _swap(folder, directory)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _replaceable(directory: Path) -> bool:
+    """Whether nothing stands there, or nothing but an export."""
+    if not directory.is_dir():
+        return not directory.exists()
+    return (directory / MANIFEST).exists() or not any(directory.iterdir())
 
 
 def _swap(folder: Path, directory: Path) -> None:

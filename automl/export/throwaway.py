@@ -23,6 +23,7 @@ from automl.export.manifest import LIBRARY
 REQUEST, RESULT, OUTPUTS = "request.json", "result.json", "outputs.npy"
 PACKAGE_ROOT = Path(automl.__file__).resolve().parents[1]
 MESSAGE_BYTES = 4096
+WORKER = "automl.export.verify_worker"
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,7 @@ def run_artefact(
 def _run_process(artefact: str, folder: Path, threads: int, timeout_s: float) -> str | None:
     """Run the worker to its end; why it failed, None where it did not."""
     # -P: the current directory must not come before the installed packages
-    command = [sys.executable, "-P", "-m", "automl.export.verify_worker", str(folder)]
+    command = [sys.executable, "-P", "-m", WORKER, str(folder)]
     messages = folder / "stderr.txt"
     with messages.open("wb") as stderr:
         process = subprocess.Popen(

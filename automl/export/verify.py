@@ -271,10 +271,10 @@ def _check_data(manifest: Manifest, bundle: DataBundle) -> list[Check]:
     total = len(bundle.test)  # type: ignore[arg-type]  # torch's Dataset declares no __len__
     checks = []
     if manifest.data.digest is not None:
+        # told, not judged: another version of a library may render or scale one pixel otherwise; the accuracy decides
         same = bundle.digest == manifest.data.digest
-        checks.append(
-            Check("data", "digest", same, bundle.digest[:12] if same else "not the data set that was exported with")
-        )
+        figure = f"{bundle.digest[:12]}…, as exported" if same else "not exactly the images that were exported with"
+        checks.append(Check("data", "digest", True, figure, judged=False))
     if total != stated.of or stated.images > total:
         checks.append(Check("data", "test images", False, f"{total}, the manifest says {stated.images} of {stated.of}"))
     if list(bundle.input_shape) != manifest.input.shape:

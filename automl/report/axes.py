@@ -1,6 +1,6 @@
 """The frame of a chart: a linear scale, its ticks, grid lines and titles."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil, floor, log10
 from xml.etree.ElementTree import Element
@@ -53,23 +53,23 @@ def draw_axes(
     *,
     x_ticks: Sequence[float],
     y_ticks: Sequence[float],
-    x_text: Callable[[float], str],
-    y_text: Callable[[float], str],
+    x_texts: Sequence[str],
+    y_texts: Sequence[str],
     x_title: str,
     y_title: str | None,
 ) -> Element:
     """Horizontal grid lines, tick labels and titles; the data is what should catch the eye."""
     group = tag("g")
-    for value in y_ticks:
+    for value, text in zip(y_ticks, y_texts, strict=True):
         height = y(value)
         group.append(tag("line", class_="grid", x1=frame.left, x2=frame.right, y1=height, y2=height))
-        group.append(tag("text", y_text(value), class_="tick", x=frame.left - 8, y=height + 4, text_anchor="end"))
-    for value in x_ticks:
-        group.append(tag("text", x_text(value), class_="tick", x=x(value), y=frame.bottom + 18, text_anchor="middle"))
+        group.append(tag("text", text, class_="tick", x=frame.left - 8, y=height + 4, text_anchor="end"))
+    for value, text in zip(x_ticks, x_texts, strict=True):
+        group.append(tag("text", text, class_="tick", x=x(value), y=frame.bottom + 18, text_anchor="middle"))
     middle = (frame.left + frame.right) / 2
     group.append(tag("text", x_title, class_="axis-title", x=middle, y=frame.bottom + 38, text_anchor="middle"))
     if y_title is not None:
-        group.append(tag("text", y_title, class_="axis-title", x=frame.left - 46, y=frame.top - 14))
+        group.append(tag("text", y_title, class_="axis-title", x=frame.left - 46, y=frame.top - 24))
     return group
 
 

@@ -105,6 +105,11 @@ class RunData:
         return {"top1": "accuracy", "top5": "top-5 accuracy"}.get(reference, reference.rpartition(":")[2])
 
     @property
+    def wall_s(self) -> float:
+        """Seconds that the run took so far, over all resumes."""
+        return max(self.info.wall_s, _number(self.summary.get("wall_s")) or 0.0)
+
+    @property
     def done(self) -> bool:
         """Whether the run ended as it should."""
         return self.info.state == "done"

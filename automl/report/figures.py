@@ -32,26 +32,29 @@ def accuracy_against_cost(data: RunData) -> Element | None:
     """Every evaluation, the Pareto front, the budget and the baseline; None where nothing was evaluated."""
     if not data.points:
         return None
-    baseline, best = data.finalist("baseline"), data.finalist("best")
-    marks = [_mark(finalist, data) for finalist in (baseline, best)]
-    costs = [point.cost for point in data.points] + [mark[0] for mark in marks if mark]
+    baseline, best = (_mark(data.finalist(name), data) for name in ("baseline", "best"))
+    costs = [point.cost for point in data.points]
     if data.budget.limit is not None:
         costs.append(data.budget.limit)
-    values = sorted([point.accuracy for point in data.points] + [mark[1] for mark in marks if mark])
-    frame = Frame(70, 58, WIDTH - 24, 424)
+    # a baseline far from every policy would squeeze them together: then it is a line at its accuracy
+    near = baseline is not None and baseline[0] <= max(costs) + (max(costs) - min(costs)) / 2
+    if baseline is not None and near:
+        costs.append(baseline[0])
+    values = sorted([point.accuracy for point in data.points] + [mark[1] for mark in (baseline, best) if mark])
+    frame = Frame(70, 66, WIDTH - 24, 432)
     low, high, x_ticks = nice_range(min(costs), max(costs), 6)
     x = Scale(low, high, frame.left, frame.right)
     bottom, top, y_ticks = nice_range(_floor(values), values[-1], 6)
     y = Scale(bottom, top, frame.bottom, frame.top)
-    chart = _chart(WIDTH, 476, f"{data.metric_name} against {METRIC_TITLES.get(data.budget.metric, 'cost')}")
+    chart = _chart(WIDTH, 484, f"{data.metric_name} against {METRIC_TITLES.get(data.budget.metric, 'cost')}")
     axes = draw_axes(
         frame,
         x,
         y,
         x_ticks=x_ticks,
         y_ticks=y_ticks,
-        x_text=cost_text(data.budget.metric),
-        y_text=_tick_text(data, y_ticks),
+        x_texts=units.ticks(x_ticks),
+        y_texts=_tick_texts(data, y_ticks),
         x_title=METRIC_TITLES.get(data.budget.metric, data.budget.metric),
         y_title=f"search {data.metric_name} (held out of train, before fine-tuning)",
     )
@@ -65,80 +68,74 @@ def accuracy_against_cost(data: RunData) -> Element | None:
     if hidden:
         note = f"{hidden} below the axis, drawn on its edge"
         append(chart, tag("text", note, class_="tick", x=frame.left + 6, y=frame.bottom - 6))
-    _label_reference(chart, "baseline", marks[0], x, y)
-    _label_best(chart, marks[1], x, y)
+    if baseline is not None:
+        text = f"baseline, {value_text(data)(baseline[1])} at {cost_text(data.budget.metric)(baseline[0])}"
+        _label_reference(chart, text, baseline, x, y, near)
+    _label_best(chart, best, x, y)
     _legend(chart, data, frame.left, 14)
     return chart
 
 
-def accuracy_over_episodes(data: RunData, seed: int, width: float = WIDTH, *, rewards: bool = False) -> Element | None:
-    """One seed: each evaluation of the agent with its best so far, beside random's best so far.
+def over_episodes(data: RunData, seed: int, width: float = WIDTH, *, rewards: bool = False) -> Element | None:
+    """One seed: each evaluation of the agent and the best so far, beside random search's best so far.
+
+    The vertical axis is the same for every seed of the run.
 
     Args:
         data: the run.
         seed: which of its seeds.
         width: of the picture in pixels.
-        rewards: draw the rewards of the agent instead of the accuracy.
+        rewards: draw the rewards instead of the accuracy.
     """
-    series = {row.algorithm: _values(data, row.name, rewards) for row in data.searches if row.seed == seed}
-    agent = data.config.search.algorithm
-    drawn = {name: points for name, points in series.items() if points and name in (agent, "random")}
-    if not drawn:
+    shown = [row for row in data.searches if row.algorithm in (data.config.search.algorithm, "random")]
+    series = {row.name: _values(data, row.name, rewards) for row in shown}
+    own = [row for row in shown if row.seed == seed and series[row.name]]
+    if not own:
         return None
-    frame = Frame(70, 58, width - (74 if width > 500 else 64), 250)
-    most = max([data.config.search.evaluations, *(number + 1 for points in drawn.values() for number, _, _ in points)])
+    frame = Frame(70, 50, width - 68, 242)
+    most = max(data.config.search.evaluations, *(points[-1][0] + 1 for points in series.values() if points))
     x = Scale(0, most, frame.left, frame.right)
-    values = sorted(value for points in drawn.values() for _, value, _ in points)
+    # of random search only the best so far is drawn: its single evaluations stand in the other chart
+    values = sorted(
+        value
+        for row in shown
+        for _, value in (_running_best if row.algorithm == "random" else _numbered)(series[row.name])
+    )
+    if not values:
+        return None
     bottom, top, y_ticks = nice_range(_floor(values), values[-1], 4)
     y = Scale(bottom, top, frame.bottom, frame.top)
     name = "reward" if rewards else f"search {data.metric_name}"
-    chart = _chart(width, 300, f"{name} over the episodes of seed {seed}")
-    if data.warm_up:
-        edge = x(data.warm_up)
-        append(
-            chart,
-            tag(
-                "rect",
-                class_="shade",
-                x=frame.left,
-                y=frame.top,
-                width=edge - frame.left,
-                height=frame.bottom - frame.top,
-            ),
-        )
-        text = "warm-up: random actions" if edge - frame.left > 150 else "warm-up"
-        append(chart, tag("text", text, class_="tick", x=frame.left + 6, y=frame.top + 14))
-    y_text: Text = (lambda value: f"{value:.3g}") if rewards else _tick_text(data, y_ticks)
+    chart = _chart(width, 292, f"{name} over the episodes of seed {seed}")
+    _shade_warm_up(chart, data, x, frame)
     _, _, ticks = nice_range(0, most, 6 if width > 500 else 4)
-    append(
-        chart,
-        draw_axes(
-            frame,
-            x,
-            y,
-            x_ticks=[tick for tick in ticks if tick <= most],
-            y_ticks=y_ticks,
-            x_text=lambda value: f"{value:.0f}",
-            y_text=y_text,
-            x_title=f"episode (seed {seed})",
-            y_title=name,
-        ),
+    x_ticks = [tick for tick in ticks if tick <= most]
+    axes = draw_axes(
+        frame,
+        x,
+        y,
+        x_ticks=x_ticks,
+        y_ticks=y_ticks,
+        x_texts=[f"{tick:.0f}" for tick in x_ticks],
+        y_texts=units.ticks(y_ticks) if rewards else _tick_texts(data, y_ticks),
+        x_title=f"episode (seed {seed})",
+        y_title=name,
     )
-    shown: Text = (lambda value: f"{value:.4g}") if rewards else value_text(data)
-    ends: list[tuple[float, str, str]] = []
-    for algorithm, points in drawn.items():
-        kind = _kind(algorithm, data)
-        for number, value, feasible in points[:MOST_DOTS]:
-            title = f"{algorithm}, episode {number}: {shown(value)}" + ("" if feasible else ", over the budget")
-            append(chart, _shape(kind, x(number + 0.5), y(value), 2.6, title, hollow=not feasible))
-        best = _running_best(points)
-        if best:
-            line = [(x(number + 0.5), y(value)) for number, value in best]
+    append(chart, axes)
+    ends = []
+    for row in own:
+        kind, points = _kind(row.algorithm, data), series[row.name]
+        if row.algorithm != "random":
+            text = units.plain if rewards else value_text(data)
+            for number, value, feasible in points[:: -(-len(points) // MOST_DOTS)]:
+                title = f"episode {number}: {name} {text(value)}" + ("" if feasible else ", over the budget")
+                append(chart, _shape(kind, x(number + 0.5), y(value), 2.6, title, hollow=not feasible))
+        line = [(x(number + 0.5), y(value)) for number, value in _running_best(points)]
+        if line:
             append(chart, steps(line, x(points[-1][0] + 1), f"best {kind}"))
-            ends.append((line[-1][1], algorithm, kind))
-    for height, algorithm, kind in _spread(sorted(ends), 14):
-        append(chart, tag("text", algorithm, class_=f"label {kind}", x=frame.right + 6, y=height + 4))
-    append(chart, tag("text", "line: best feasible so far", class_="tick", x=frame.right, y=24, text_anchor="end"))
+            ends.append((line[-1][1], row.algorithm, kind))
+    for height, label, kind in _spread(sorted(ends), 14):
+        append(chart, tag("text", label, class_=f"label {kind}", x=frame.right + 6, y=height + 4))
     return chart
 
 
@@ -189,16 +186,16 @@ def _mark(finalist: Finalist | None, data: RunData) -> tuple[float, float] | Non
 
 
 def _floor(ordered: Sequence[float]) -> float:
-    """Where an axis of accuracies starts: at the least one, or above a thin tail that would press all else together."""
-    least, tenth, most = ordered[0], ordered[len(ordered) // 10], ordered[-1]
-    return least if most - tenth > 0.6 * (most - least) else tenth
+    """Where an axis of accuracies starts: the better half gets nearly half of it; what is far below lies on the edge."""
+    least, median, most = ordered[0], ordered[len(ordered) // 2], ordered[-1]
+    return max(least, most - 2.5 * (most - median)) if most > median else least
 
 
-def _tick_text(data: RunData, ticks: Sequence[float]) -> Text:
+def _tick_texts(data: RunData, ticks: Sequence[float]) -> list[str]:
     if not data.shares:
-        return lambda value: f"{value:.4g}"
+        return units.ticks(ticks)
     digits = 0 if ticks[1] - ticks[0] >= 0.0099 else 1
-    return lambda value: units.percent(value, digits)
+    return [units.percent(value, digits) for value in ticks]
 
 
 def _drawn(points: Sequence[Point]) -> Sequence[Point]:
@@ -228,32 +225,34 @@ def _shape(kind: str, px: float, py: float, radius: float, title: str, *, hollow
     return tag("circle", hint, cx=px, cy=py, r=radius, class_=class_)
 
 
+def _shade_warm_up(chart: Element, data: RunData, x: Scale, frame: Frame) -> None:
+    if not data.warm_up:
+        return
+    width, height = x(data.warm_up) - frame.left, frame.bottom - frame.top
+    append(chart, tag("rect", class_="shade", x=frame.left, y=frame.top, width=width, height=height))
+    text = "warm-up: random actions" if width > 150 else "warm-up"
+    append(chart, tag("text", text, class_="tick", x=frame.left, y=frame.top - 6))
+
+
 def _budget_line(chart: Element, data: RunData, x: Scale, frame: Frame) -> None:
     if data.budget.limit is None:
         return
     position = x(data.budget.limit)
     append(chart, polyline([(position, frame.top - 6), (position, frame.bottom)], "budget"))
     text = f"budget {cost_text(data.budget.metric)(data.budget.limit)}"
-    append(chart, tag("text", text, class_="label reference", x=position + 6, y=frame.top + 2))
+    left = position > frame.right - 130
+    anchor = "end" if left else "start"
+    beside = position + (-6 if left else 6)
+    append(chart, tag("text", text, class_="label reference", x=beside, y=frame.bottom - 8, text_anchor=anchor))
 
 
-def _label_reference(chart: Element, name: str, mark: tuple[float, float] | None, x: Scale, y: Scale) -> None:
-    if mark is None:
-        return
-    px, py = x(mark[0]), y(mark[1])
-    append(chart, _shape("reference", px, py, 5, name))
-    anchor = "end" if px > WIDTH - 120 else "start"
-    append(
-        chart,
-        tag(
-            "text",
-            name,
-            class_="label reference",
-            x=px + (-10 if anchor == "end" else 10),
-            y=py + 18,
-            text_anchor=anchor,
-        ),
-    )
+def _label_reference(chart: Element, text: str, mark: tuple[float, float], x: Scale, y: Scale, as_mark: bool) -> None:
+    px, py = (x(mark[0]) if as_mark else x.end), y(mark[1])
+    if as_mark:
+        append(chart, _shape("reference", px, py, 5, text))
+    else:
+        append(chart, polyline([(x.start, py), (px, py)], "level"))
+    append(chart, tag("text", text, class_="label reference", x=px, y=py - (10 if as_mark else 6), text_anchor="end"))
 
 
 def _label_best(chart: Element, mark: tuple[float, float] | None, x: Scale, y: Scale) -> None:
@@ -261,7 +260,7 @@ def _label_best(chart: Element, mark: tuple[float, float] | None, x: Scale, y: S
         return
     px, py = x(mark[0]), y(mark[1])
     append(chart, tag("circle", cx=px, cy=py, r=8, class_="ring"))
-    append(chart, tag("text", "best", class_="label reference", x=px - 13, y=py - 5, text_anchor="end"))
+    append(chart, tag("text", "best", class_="label reference", x=px - 10, y=py + 18, text_anchor="end"))
 
 
 def _legend(chart: Element, data: RunData, left: float, top: float) -> None:
@@ -284,6 +283,10 @@ def _values(data: RunData, search: str, rewards: bool) -> list[tuple[int, float,
         for point in data.points
         if point.search == search and (not rewards or point.reward is not None)
     ]
+
+
+def _numbered(points: Sequence[tuple[int, float, bool]]) -> list[tuple[int, float]]:
+    return [(number, value) for number, value, _ in points]
 
 
 def _running_best(points: Sequence[tuple[int, float, bool]]) -> list[tuple[int, float]]:

@@ -8,9 +8,9 @@ from automl.report.data import Finalist, RunData
 from automl.report.figures import (
     WIDTH,
     accuracy_against_cost,
-    accuracy_over_episodes,
     cost_text,
     kept_by_group,
+    over_episodes,
     value_text,
 )
 from automl.report.markup import Child, append, tag
@@ -58,13 +58,17 @@ def headline(data: RunData) -> str | None:
         return None
     text = value_text(data)
     sentence = (
-        f"Test {data.metric_name} {text(best.accuracy)}, {text(baseline.accuracy)} before, "
-        f"with {units.ratio(best.macs, baseline.macs)} of the MACs and {units.ratio(best.params, baseline.params)} "
-        "of the parameters"
+        f"{units.ratio(best.macs, baseline.macs)} of the MACs and {units.ratio(best.params, baseline.params)} of the "
+        f"parameters give {text(best.accuracy)} test {data.metric_name}, {text(baseline.accuracy)} before"
     )
     if best.latency_s and baseline.latency_s:
-        sentence += f", {baseline.latency_s / best.latency_s:.2f}x as fast"
-    return sentence + "."
+        sentence += f", and run {baseline.latency_s / best.latency_s:.2f}x as fast"
+    peers = [
+        f"{label} {text(peer.accuracy)}"
+        for name, label in (("random", "random search reaches"), ("uniform", "a uniform policy"))
+        if (peer := data.finalist(name)) is not None and peer.accuracy is not None
+    ]
+    return f"{sentence}. {', '.join(peers).capitalize()}{'.' if peers else ''}".strip()
 
 
 def _header(data: RunData, title: str) -> Element:
@@ -73,14 +77,13 @@ def _header(data: RunData, title: str) -> Element:
     found = headline(data)
     if found:
         append(header, tag("p", found, class_="lead"))
-    limit = data.budget.limit
     seeds = data.config.search.seeds
     parts = [
-        f"budget: at most {cost_text(data.budget.metric)(limit)} {_metric_label(data.budget.metric)}" if limit else "",
+        _budget_text(data),
         f"algorithm: {data.config.search.algorithm}",
         f"{len(data.points) + data.failed} evaluations",
         f"{len(seeds)} seed{'s' if len(seeds) != 1 else ''}",
-        f"{units.duration(data.info.wall_s)} of search time",
+        f"{units.duration(data.wall_s)} in all",
     ]
     append(header, tag("p", " · ".join(part for part in parts if part), class_="facts"))
     return header
@@ -188,8 +191,9 @@ def _comparison(data: RunData) -> Element | None:
     return _section(
         "The networks side by side",
         table,
-        "Test figures are after fine-tuning, search figures before it. Every pruned network has the same budget and "
-        "the same number of fine-tuning epochs; the latency is that of one image.",
+        "Test figures are after fine-tuning, search figures before it (of the network trained from scratch: after "
+        "training). Every pruned network has the same budget and the same number of epochs; the latency is that of "
+        "one image.",
     )
 
 
@@ -213,13 +217,18 @@ def _episodes(data: RunData) -> Element | None:
     charts: list[Element] = []
     for seed in seeds:
         for kind in (False, True) if rewards else (False,):
-            chart = accuracy_over_episodes(data, seed, width, rewards=kind)
+            chart = over_episodes(data, seed, width, rewards=kind)
             if chart is not None:
                 charts.append(chart)
     if not charts:
         return None
     grid = tag("div", *charts, class_="grid" if width < WIDTH else None)
-    return _section("Over the episodes", grid, None)
+    return _section(
+        "Over the episodes",
+        grid,
+        "Marks are the episodes of the agent, lines the best feasible policy so far: of the agent and of random search "
+        "with as many evaluations.",
+    )
 
 
 def _layers(data: RunData) -> Element | None:
@@ -258,7 +267,7 @@ def _method(data: RunData) -> Element:
         ("Budget", "kept when the cost after rounding to real channel counts is within it."),
         ("Latency", _latency_method(data)),
         (
-            "Beside it",
+            "Compared with",
             "random search with as many evaluations and the same seeds; one uniform policy of the same budget.",
         ),
     ]
@@ -276,12 +285,13 @@ def _method(data: RunData) -> Element:
 
 def _latency_method(data: RunData) -> str:
     best = data.finalist("best")
-    if best is not None and best.latency_s is None:
+    if data.config.measure.backend == "none" or (best is not None and best.latency_s is None):
         return "not measured."
     if best is not None and not best.latency_measured:
         return "modelled, not measured."
-    text = (
-        "measured: wall-clock median at batch 1 of the network compiled by TVM and of its ONNX export in ONNX Runtime, "
+    text = "measured" if best is not None else "to be measured at the end of the run"
+    text += (
+        ": wall-clock median at batch 1 of the network compiled by TVM and of its ONNX export in ONNX Runtime, "
         f"{data.config.measure.threads} thread, interleaved in one process of their own. Its ratios are more certain "
         "than its seconds."
     )
@@ -308,5 +318,14 @@ def _section(title: str, content: Element | None, note: str | None) -> Element |
     return tag("section", tag("h2", title), content, tag("p", note, class_="note") if note else None)
 
 
+def _budget_text(data: RunData) -> str:
+    limit, label = data.budget.limit, _metric_label(data.budget.metric)
+    if data.config.budget is None:
+        return "no hard budget"
+    if limit is None:
+        return f"budget: {units.percent(data.config.budget.ratio, 0)} of the baseline's {label}"
+    return f"budget: at most {cost_text(data.budget.metric)(limit)} {label}"
+
+
 def _metric_label(metric: str) -> str:
-    return {"macs": "MACs", "params": "parameters", "weight_bytes": "of weights"}.get(metric, metric)
+    return {"macs": "MACs", "params": "parameters", "weight_bytes": "weights"}.get(metric, metric)

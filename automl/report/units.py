@@ -1,5 +1,7 @@
 """Figures as people read them. What is not known is a dash."""
 
+from collections.abc import Sequence
+
 UNKNOWN = "–"
 _PREFIXES = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 
@@ -12,6 +14,18 @@ def count(value: float | None, digits: int = 3) -> str:
         if abs(value) >= factor:
             return f"{significant(value / factor, digits)} {prefix}"
     return significant(value, digits)
+
+
+def ticks(values: Sequence[float]) -> list[str]:
+    """Labels of an axis, all with the same prefix and decimals: 3500000, 4000000 -> "3.5 M", "4.0 M"."""
+    most = max(abs(value) for value in values)
+    factor, prefix = next(((factor, f" {name}") for factor, name in _PREFIXES if most >= factor), (1.0, ""))
+    for digits in range(4):
+        texts = [f"{value / factor:.{digits}f}{prefix}" for value in values]
+        exact = all(abs(round(value / factor, digits) - value / factor) < 1e-9 for value in values)
+        if exact:
+            break
+    return texts
 
 
 def size(value: float | None) -> str:
@@ -62,3 +76,8 @@ def significant(value: float, digits: int) -> str:
     if abs(value) >= 1:
         return f"{value:.{max(0, digits - whole)}f}"
     return f"{value:.{digits}f}"
+
+
+def plain(value: float) -> str:
+    """Four significant digits, for figures without a unit."""
+    return f"{value:.4g}"

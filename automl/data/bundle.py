@@ -85,7 +85,7 @@ def tensor_bundle(
         hasher.update(str(images.shape).encode())
         hasher.update(np.ascontiguousarray(images).data)
         hasher.update(np.ascontiguousarray(labels).data)
-        tensor = torch.from_numpy(np.ascontiguousarray(images)).float().div_(255).sub_(shift).div_(scale)
+        tensor = torch.from_numpy(images.astype(np.float32, order="C")).div_(255).sub_(shift).div_(scale)
         datasets.append(TensorDataset(tensor, torch.from_numpy(np.ascontiguousarray(labels))))
     train, val, test = datasets
     channels, height, width = train_images.shape[1:]

@@ -12,7 +12,7 @@ import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -47,7 +47,7 @@ class Measurement:
         threads: threads the engine was allowed.
         engine: "tvm", "onnxruntime" or "torch".
         max_error: max|a-b| / max|a| against the expected output; None where none was given.
-        details: target, versions.
+        details: the processor, the engine's version, and the target where it was compiled here.
     """
 
     latency_s: float
@@ -84,7 +84,7 @@ def measure(
         example: [N, ...] the input, float32.
         expected: the output each must give, to `TOLERANCE`; None to leave the outputs unchecked.
         threads: threads each engine may use.
-        rounds: samples of each artefact.
+        rounds: samples of each artefact, at least one.
         timeout_s: after which the process is killed.
 
     Raises:
@@ -147,10 +147,12 @@ class TvmBackend:
 
         with tempfile.TemporaryDirectory(prefix="trimtab-tvm-") as name:
             library = Path(name) / "model.so"
-            compile_module(module, example_input, threads=self.threads).export(library)
+            compiled = compile_module(module, example_input, threads=self.threads)
+            compiled.export(library)
             expected = reference_output(module, example_input)
             example = example_input.detach().cpu().numpy()
-            return measure([Artefact("tvm", library)], example, expected, threads=self.threads)[0]
+            (found,) = measure([Artefact("tvm", library)], example, expected, threads=self.threads)
+        return replace(found, details={**found.details, "target": compiled.cpu.mcpu})
 
 
 def _run_worker(folder: Path, artefacts: Sequence[Artefact], threads: int, timeout_s: float) -> None:

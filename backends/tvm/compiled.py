@@ -24,19 +24,30 @@ class CompiledModel:
 
     Attributes:
         cpu: the processor it is made for.
+        input_shape: of the input, batch included.
         operators: calls of Trimtab's kernels, by kind.
         fallbacks: calls of TVM's own code, which is not tuned for anything, by operator name; empty is as it should be.
     """
 
-    def __init__(self, executable: Any, cpu: Cpu, operators: Mapping[str, int], fallbacks: Mapping[str, int]) -> None:
+    def __init__(
+        self,
+        executable: Any,
+        cpu: Cpu,
+        input_shape: tuple[int, ...],
+        operators: Mapping[str, int],
+        fallbacks: Mapping[str, int],
+    ) -> None:
         self.cpu = cpu
+        self.input_shape = input_shape
         self.operators = dict(operators)
         self.fallbacks = dict(fallbacks)
         self._executable = executable
         self._machine: Any | None = None
 
     def run(self, x: FloatArray) -> FloatArray:
-        """The network's output for an input of the shape it was compiled for."""
+        """The network's output for an input of the shape it was compiled for; InputError for any other."""
+        if x.shape != self.input_shape:
+            raise InputError(f"the network is compiled for inputs of shape {self.input_shape}, got {x.shape}")
         if self._machine is None:
             self._machine = relax.VirtualMachine(self._executable, tvm.cpu())
         return callable_network(self._machine)(x)
@@ -66,7 +77,7 @@ def compile_module(
         executable = tvm.compile(lowered, target=lowering.cpu.target)
     except Exception as error:  # TVM raises many types
         raise TrimtabError(f"TVM cannot compile the network: {_first_line(error)}") from error
-    return CompiledModel(executable, lowering.cpu, lowering.operators, lowering.fallbacks)
+    return CompiledModel(executable, lowering.cpu, tuple(example_input.shape), lowering.operators, lowering.fallbacks)
 
 
 def lower_module(module: nn.Module, example_input: torch.Tensor, cpu: Cpu) -> tuple[Any, Lowering]:

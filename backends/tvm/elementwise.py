@@ -92,23 +92,26 @@ def lower_binary(lowering: Lowering, binding: Any) -> Value | None:
         if lowering.constant(source) is None and (value := lower_affine(lowering, binding, source)) is not None:
             return value
     name = operator_name(binding.value).removeprefix("relax.")
-    one, other = lowering.value(left), lowering.value(right)
-    if name not in ("add", "multiply"):
+    if name not in ("add", "multiply") or shape_of(left) != shape_of(right):
         return None
-    if isinstance(one, Features) and isinstance(other, Features) and one.shape == other.shape:
-        tail = lowering.fuse_tail(binding, len(one.channels), residual=False, affine=False)
-        kernel = Elementwise(one.shape, name, tail.activation)
-        whole = np.arange(len(one.channels), dtype=np.int64)
-        expr = lowering.call(kernel, lowering.plain(one), lowering.plain(other))
-        return Features(expr, whole, one.batch, len(whole))
+    one, other = lowering.value(left), lowering.value(right)
+    if isinstance(one, Features) and isinstance(other, Features):
+        return _sum_of_features(lowering, binding, name, one, other)
     first, second = lowering.blocked(one), lowering.blocked(other)
-    if first is None or second is None or first.shape != second.shape:
+    if first is None or second is None:
         return None
     if first.blocks != second.blocks or not np.array_equal(first.channels, second.channels) or not first.stored:
         first, second = lowering.in_order(first), lowering.in_order(second)
     tail = lowering.fuse_tail(binding, first.channels.size, residual=False, affine=False)
     kernel = Elementwise(first.buffer_shape, name, tail.activation)
     return lowering.blocks_of(kernel, first.channels, first.expr, second.expr)
+
+
+def _sum_of_features(lowering: Lowering, binding: Any, name: str, one: Features, other: Features) -> Features:
+    tail = lowering.fuse_tail(binding, len(one.channels), residual=False, affine=False)
+    kernel = Elementwise(one.shape, name, tail.activation)
+    expr = lowering.call(kernel, lowering.plain(one), lowering.plain(other))
+    return Features(expr, np.arange(len(one.channels), dtype=np.int64), one.batch, len(one.channels))
 
 
 def lower_batch_norm(lowering: Lowering, binding: Any) -> Value | None:
@@ -118,27 +121,25 @@ def lower_batch_norm(lowering: Lowering, binding: Any) -> Value | None:
 
 def lower_affine(lowering: Lowering, binding: Any, source: Any) -> Value | None:
     """source * scale + shift with a constant for each channel, and the clamp behind it."""
-    value = lowering.value(source)
-    target: Blocked | Features | None = lowering.features(value)
-    if target is None:
-        target = lowering.blocked(value)
-    if target is None or target.channels.ndim != 1:
-        return None
-    affine = lowering.affine_of(source, binding.value, target.channels.size)
+    shape = shape_of(source)
+    affine = lowering.affine_of(source, binding.value, shape[1]) if len(shape) in (2, 4) else None
     if affine is None:
         return None
-    scale, shift = affine
-    tail = lowering.fuse_tail(binding, target.channels.size, residual=False)
-    scale, shift = scale * tail.scale, shift * tail.scale + tail.shift
-    if isinstance(target, Blocked):
-        target = lowering.stored(target)
-    if len(np.unique(target.channels)) < target.channels.size:
-        if isinstance(target, Features):
+    value = lowering.value(source)
+    target = lowering.features(value) if len(shape) == 2 else lowering.blocked(value)
+    if target is None or len(np.unique(target.channels)) < len(target.channels):
+        if not isinstance(target, Blocked):
             return None
         target = lowering.gathered(target)
-    blocks, lanes = (target.blocks, target.lanes) if isinstance(target, Blocked) else (1, target.size)
-    shape = target.buffer_shape if isinstance(target, Blocked) else (target.batch, target.size)
-    operands = [pack_channels(vector, target.channels, blocks, lanes) for vector in (scale, shift)]
-    if isinstance(target, Features):
-        operands = [operand[0] for operand in operands]
-    return replace(target, expr=lowering.call(Elementwise(shape, "affine", tail.activation), target.expr, *operands))
+    if isinstance(target, Blocked):
+        target = lowering.stored(target)
+    scale, shift = affine
+    tail = lowering.fuse_tail(binding, shape[1], residual=False)
+    vectors = scale * tail.scale, shift * tail.scale + tail.shift
+    if isinstance(target, Blocked):
+        kernel = Elementwise(target.buffer_shape, "affine", tail.activation)
+        operands = [pack_channels(vector, target.channels, target.blocks, target.lanes) for vector in vectors]
+    else:
+        kernel = Elementwise((target.batch, target.size), "affine", tail.activation)
+        operands = [pack_channels(vector, target.channels, 1, target.size)[0] for vector in vectors]
+    return replace(target, expr=lowering.call(kernel, target.expr, *operands))

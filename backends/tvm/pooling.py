@@ -9,7 +9,7 @@ from backends.tvm.depthwise import PerChannel
 from backends.tvm.kernel import Kernel, Window, parallelize, product
 from backends.tvm.layout import Blocked, Value
 from backends.tvm.lower import Lowering
-from backends.tvm.reading import image_size, ints, window_of
+from backends.tvm.reading import image_size, ints, shape_of, window_of
 from backends.tvm.target import Cpu
 
 
@@ -118,11 +118,11 @@ class GlobalAverage(Kernel):
 def lower_pool2d(lowering: Lowering, binding: Any) -> Value | None:
     """Maximum or average over windows, ceil_mode included: the output's size says how far the windows reach."""
     call = binding.value
-    source = lowering.blocked(lowering.value(call.args[0]))
-    if source is None or str(call.attrs.layout) != "NCHW":
+    source = lowering.blocked(lowering.value(call.args[0])) if str(call.attrs.layout) == "NCHW" else None
+    if source is None:
         return None
-    window, size = window_of(call.attrs.pool_size, call.attrs), image_size(binding.var)
-    source = lowering.stored(source)
+    source, size = lowering.stored(source), image_size(binding.var)
+    window = window_of(call.attrs.pool_size, call.attrs)
     if call.op.name == "relax.nn.max_pool2d":
         return lowering.blocks_of(MaxPool(source.buffer_shape, size, window), source.channels, source.expr)
     kernel = AveragePool(source.buffer_shape, size, window, bool(call.attrs.count_include_pad))
@@ -131,30 +131,30 @@ def lower_pool2d(lowering: Lowering, binding: Any) -> Value | None:
 
 def lower_adaptive_average(lowering: Lowering, binding: Any) -> Value | None:
     """Adaptive average pooling to a size that divides the input's."""
-    source = lowering.blocked(lowering.value(binding.value.args[0]))
-    rows, columns = image_size(binding.var)
-    if source is None or source.height % rows or source.width % columns:
-        return None
-    if (rows, columns) == (source.height, source.width):
+    call = binding.value
+    (height, width), (rows, columns) = image_size(call.args[0]), image_size(binding.var)
+    divides = height % rows == 0 and width % columns == 0 and str(call.attrs.layout) == "NCHW"
+    source = lowering.blocked(lowering.value(call.args[0])) if divides else None
+    if source is None or (rows, columns) == (height, width):
         return source
     if (rows, columns) == (1, 1):
         return _global_average(lowering, source)
-    steps = source.height // rows, source.width // columns
-    source = lowering.stored(source)
+    source, steps = lowering.stored(source), (height // rows, width // columns)
     kernel = AveragePool(source.buffer_shape, (rows, columns), Window(steps, steps))
     return lowering.blocks_of(kernel, source.channels, source.expr)
 
 
 def lower_mean(lowering: Lowering, binding: Any) -> Value | None:
     """The mean over rows and columns, kept as axes or not."""
-    call = binding.value
-    source = lowering.blocked(lowering.value(call.args[0]))
-    if source is None or source.channels.ndim > 1 or call.attrs.axis is None:
+    source, attrs = binding.value.args[0], binding.value.attrs
+    rank = len(shape_of(source))
+    if rank != 4 or attrs.axis is None or sorted(axis % rank for axis in ints(attrs.axis)) != [2, 3]:
         return None
-    if sorted(axis % 4 for axis in ints(call.attrs.axis)) != [2, 3]:
+    packed = lowering.blocked(lowering.value(source))
+    if packed is None:
         return None
-    pooled = _global_average(lowering, source)
-    return pooled if call.attrs.keepdims else lowering.flatten(pooled)
+    pooled = _global_average(lowering, packed)
+    return pooled if attrs.keepdims else lowering.flatten(pooled)
 
 
 def _global_average(lowering: Lowering, source: Blocked) -> Blocked:

@@ -133,6 +133,12 @@ def test_what_cannot_be_compiled_is_said(module, example, message):
         compile_module(module, example)
 
 
+def test_another_shape_of_input_is_refused():
+    compiled = compile_module(nn.Linear(3, 2), torch.zeros(2, 3))
+    with pytest.raises(InputError, match=r"compiled for inputs of shape \(2, 3\), got \(1, 3\)"):
+        compiled.run(np.zeros((1, 3), dtype=np.float32))
+
+
 def test_a_network_that_tvm_fails_on_is_named_an_error(monkeypatch):
     monkeypatch.setattr("backends.tvm.conv.choose_tile", lambda *_: 1 / 0)
     with pytest.raises(TrimtabError, match="ZeroDivisionError"):

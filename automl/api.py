@@ -1,6 +1,5 @@
 """Trimtab from Python: the same as the commands."""
 
-import sys
 import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from automl.config import Config, load_config
 from automl.errors import RunStoppedError, TrimtabError
 from automl.progress import Progress
-from automl.run_directory import RunClock, RunDirectory, State, next_free
+from automl.run_directory import RunClock, RunDirectory, State, make_importable, next_free
 from automl.signals import StopSignal
 
 if TYPE_CHECKING:
@@ -71,8 +70,7 @@ def resume(directory: str | Path | RunDirectory, progress: Progress | None = Non
     info = run.info()
     if info.state == "done" and run.report_file.exists():
         return RunResult(run.path, run.summary(), "done")
-    if info.working_directory not in sys.path:
-        sys.path.append(info.working_directory)  # a user's own modules are imported from where the run was started
+    make_importable(info.working_directory)
 
     def outline() -> "Problem":
         from automl.problem import Problem
@@ -128,9 +126,7 @@ def export(directory: RunDirectory) -> Path:
         raise TrimtabError(
             f"{str(directory.path)!r} has no best network yet; `trimtab resume {directory.path}` goes on"
         )
-    info = directory.info()
-    if info.working_directory not in sys.path:
-        sys.path.append(info.working_directory)
+    make_importable(directory.info().working_directory)
     with directory.lock():
         export_best(Problem.outline(directory.config(), directory.baseline_file), directory, summary)
     return directory.best

@@ -8,13 +8,13 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import ray
 from ray import tune
-from ray.exceptions import RayActorError
+from ray.exceptions import RayActorError, RayError
 
 from automl.config import Config
 from automl.dispatcher import ATTEMPTS, DispatcherActor, SearchProgress, last_line, ray_get
@@ -33,15 +33,18 @@ SEARCHER_BYTES = 64 * 2**20
 """Memory that Ray sets aside for a searcher. It takes no CPU slot: those belong to the evaluators."""
 
 POLL_S = 0.25
+CLOSE_S = 30.0
 
 
 @contextmanager
-def evaluators(config: Config, baseline: Path) -> Iterator[list[Any]]:
+def evaluators(config: Config, directory: RunDirectory) -> Iterator[list[Any]]:
     """The worker actors of a run, one CPU each; Ray starts one anew when it dies."""
     remote: Any = ray.remote(Worker)
     stamp = time.time_ns()  # names are unique, also in a Ray that others use
     actors = [
-        remote.options(name=f"evaluator-{index}-{stamp}", num_cpus=1, max_restarts=-1).remote(config, baseline)
+        remote.options(name=f"evaluator-{index}-{stamp}", num_cpus=1, max_restarts=-1).remote(
+            config, directory.baseline_file, directory.info().working_directory
+        )
         for index in range(config.search.evaluators)
     ]
     try:
@@ -89,8 +92,9 @@ def run_searches(
         if todo:
             _run_trials(problem, todo, dispatcher, progress, clock, stop, scratch, constraint)
         progress.searches(ray_get(dispatcher.progress.remote()), problem.constraint)
-        ray_get(dispatcher.close.remote())
     finally:
+        with suppress(RayError):  # where the actor has died, its store is closed
+            ray.get(dispatcher.close.remote(), timeout=CLOSE_S)
         ray.kill(dispatcher)
 
 
@@ -170,7 +174,7 @@ def _run_trials(
         constraint=constraint or problem.constraint,
         dispatcher=dispatcher,
     )
-    logging.getLogger("ray.tune").setLevel(logging.ERROR)
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # errors are raised below, in one line
     tuner = tune.Tuner(
         tune.with_resources(trial, tune.PlacementGroupFactory([{"memory": SEARCHER_BYTES}])),
         param_space={"search": tune.grid_search(list(by_name))},

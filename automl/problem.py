@@ -87,6 +87,7 @@ class Problem:
                 model = initial_model(config, data)
         problem = cls._captured(config, data, model, trained, metric)
         problem._check_reachable()
+        problem.kept(problem.space.cheapest())  # an unknown importance, or weights that are not finite
         for search in searches(config):  # an unknown algorithm, or option of one
             make_search(config, problem.space, problem.constraint, search)
         return problem

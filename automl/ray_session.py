@@ -6,12 +6,16 @@ import secrets
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from filelock import FileLock, Timeout
 
 from automl.errors import TrimtabError
 
 OBJECT_STORE_BYTES = 256 * 2**20
+PREFIX = "trimtab-ray-"
+ALIVE = ".alive"
 
 _ENVIRONMENT = {
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # bind to loopback, not to every interface
@@ -38,34 +42,50 @@ def ray_session(cpus: int, *, dashboard: bool = False) -> Iterator[Path]:
     Raises:
         TrimtabError: Ray does not start.
     """
-    temporary = Path(tempfile.mkdtemp(prefix="trimtab-"))  # short: Unix sockets lie in it, and their paths are bounded
-    try:
-        # The token guards Ray's ports; a random one for this session needs no file in the user's home.
-        with _environment({**_ENVIRONMENT, "RAY_AUTH_TOKEN": secrets.token_hex(32)}):
-            import ray
+    # The token guards Ray's ports; a random one for this session needs no file in the user's home.
+    variables = {**_ENVIRONMENT, "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+    with _temporary_directory() as temporary, _environment(variables):
+        import ray
 
-            logging.getLogger("ray").setLevel(logging.ERROR)
-            if ray.is_initialized():
-                yield temporary
-                return
-            try:
-                ray.init(
-                    num_cpus=cpus,
-                    include_dashboard=dashboard,
-                    object_store_memory=OBJECT_STORE_BYTES,
-                    _temp_dir=str(temporary / "ray"),
-                    log_to_driver=False,
-                    logging_level=logging.ERROR,
-                    configure_logging=False,
-                )
-            except (RuntimeError, ValueError, OSError, ConnectionError) as error:
-                raise TrimtabError(f"Ray does not start: {' '.join(str(error).split())[:300]}") from error
-            try:
-                yield temporary
-            finally:
-                ray.shutdown()
+        logging.getLogger("ray").setLevel(logging.ERROR)
+        if ray.is_initialized():
+            yield temporary
+            return
+        try:
+            ray.init(
+                num_cpus=cpus,
+                include_dashboard=dashboard,
+                object_store_memory=OBJECT_STORE_BYTES,
+                _temp_dir=str(temporary / "ray"),
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                configure_logging=False,
+            )
+        except (RuntimeError, ValueError, OSError) as error:
+            raise TrimtabError(f"Ray does not start: {' '.join(str(error).split())[:300]}") from error
+        try:
+            yield temporary
+        finally:
+            ray.shutdown()
+
+
+@contextmanager
+def _temporary_directory() -> Iterator[Path]:
+    """A directory with a short path (Unix sockets lie in it, and their paths are bounded), removed at the end.
+
+    Those of drivers that were killed are removed, too: their locks are free.
+    """
+    parent = Path(tempfile.gettempdir())
+    for old in parent.glob(f"{PREFIX}*/{ALIVE}"):
+        if old.stat().st_uid == os.getuid():
+            with suppress(Timeout, OSError), FileLock(old, timeout=0):
+                shutil.rmtree(old.parent, ignore_errors=True)
+    directory = Path(tempfile.mkdtemp(prefix=PREFIX))
+    try:
+        with FileLock(directory / ALIVE):
+            yield directory
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        shutil.rmtree(directory, ignore_errors=True)
 
 
 @contextmanager

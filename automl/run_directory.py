@@ -3,6 +3,7 @@
 import json
 import os
 import secrets
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -229,6 +230,12 @@ class RunClock:
         """Note the time spent, now and then, so that a kill loses little of it."""
         if time.monotonic() - self._written >= every_s:
             self.set(self._info.state, reason=self._info.reason)
+
+
+def make_importable(folder: str) -> None:
+    """Find modules in a folder, too: a user's own are imported from where their run was started."""
+    if folder not in sys.path:
+        sys.path.append(folder)  # last, so that they shadow nothing
 
 
 def next_free(parent: Path, name: str) -> Path:

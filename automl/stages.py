@@ -83,7 +83,7 @@ class Run:
         config = self.problem.config
         with ray_session(config.search.evaluators) as scratch:
             self.stop.install()  # Ray takes SIGTERM for itself when it starts
-            with evaluators(config, self.directory.baseline_file) as workers:
+            with evaluators(config, self.directory) as workers:
                 self._search(workers, scratch)
                 finalists = self._choose()
                 compiled, errors = self._finish(finalists, workers, scratch)

@@ -15,7 +15,7 @@ from automl.export.onnx_export import save_onnx
 from automl.export.torch_export import capture_program
 from automl.finalists import Compiled, Finalist, read_result
 from automl.problem import Problem, example_input, training_options
-from automl.run_directory import write_atomically, write_json
+from automl.run_directory import make_importable, write_atomically, write_json
 from automl.training import EpochReport, evaluate, train
 from backends.measuring import TOLERANCE, relative_error
 from search_spaces.objective import Evaluation
@@ -28,10 +28,12 @@ class Worker:
     Args:
         config: of the run.
         baseline: file of the baseline's weights.
+        imports_from: directory of a user's own modules.
     """
 
-    def __init__(self, config: Config, baseline: Path) -> None:
+    def __init__(self, config: Config, baseline: Path, imports_from: str) -> None:
         torch.set_num_threads(1)
+        make_importable(imports_from)
         self._problem = Problem.load(config, baseline)
         self._compressor = self._problem.compressor()
         self._evaluator = self._problem.evaluator(self._compressor)

@@ -1,0 +1,246 @@
+"""Whole runs in processes of their own, with a real Ray, killed for real."""
+
+import json
+import os
+import random
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import yaml
+
+CONFIG: dict[str, Any] = {
+    "model": {"name": "lenet5"},
+    "data": {"name": "digits", "args": {"size": 16}},
+    "metric": "my_metric:share_right",  # a user's own module, to be found by every worker, also when resumed elsewhere
+    "baseline": {"epochs": 2, "lr": 0.05},
+    "budget": {"metric": "macs", "ratio": 0.5},
+    "search": {"options": {"warmup": 6}, "evaluations": 24, "evaluators": 2, "lag": 3},
+    "compression": {"calibration_images": 60},
+    "fine_tune": {"epochs": 1},
+    "measure": {"backend": "none"},
+}
+METRIC = """
+def share_right(outputs, labels):
+    return (outputs.argmax(1) == labels).double().mean().item()
+"""
+PATIENCE_S = 300
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the config, whose runs share a cache."""
+    folder: Path = tmp_path_factory.mktemp("runs")
+    (folder / "tiny.yaml").write_text(yaml.safe_dump(CONFIG))
+    (folder / "my_metric.py").write_text(METRIC)
+    (folder / "elsewhere").mkdir()
+    return folder
+
+
+@pytest.fixture(scope="module", autouse=True)
+def families() -> Iterator[list[psutil.Process]]:
+    """Processes of killed drivers. They and whatever else a test starts are gone in the end.
+
+    Ray's two agents try to report their raylet's death for a minute before they follow it.
+    """
+    left: list[psutil.Process] = []
+    yield left
+    left.extend(psutil.Process().children(recursive=True))
+    psutil.wait_procs(left, timeout=100)
+    assert not [process for process in left if _alive(process)]
+
+
+def _alive(process: psutil.Process) -> bool:
+    try:
+        return bool(process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
+
+
+def start(home: Path, *arguments: str) -> subprocess.Popen[str]:
+    project = Path(__file__).parents[2]
+    root = home.parent if home.name == "elsewhere" else home
+    environment = {
+        **os.environ,
+        "TRIMTAB_CACHE": str(root / "cache"),
+        "HOME": str(root),
+        "PYTHONPATH": str(project),
+        "OMP_NUM_THREADS": "1",
+    }
+    command = [sys.executable, "-m", "automl", *arguments]
+    return subprocess.Popen(
+        command, cwd=home, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+
+
+def trimtab(home: Path, *arguments: str) -> tuple[int, str, str]:
+    process = start(home, *arguments)
+    out, err = process.communicate(timeout=PATIENCE_S)
+    return process.returncode, out, err
+
+
+def rows(run: Path) -> list[tuple[Any, ...]]:
+    """Everything that stands in the store, times aside."""
+    with closing(_connect(run)) as connection:
+        searches = connection.execute("SELECT * FROM searches ORDER BY name").fetchall()
+        evaluations = connection.execute(
+            "SELECT search, number, digest, policy, accuracy, reward, cost, violation, feasible, error "
+            "FROM evaluations ORDER BY search, number"
+        ).fetchall()
+    return [*searches, *evaluations]
+
+
+def summary(run: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((run / "summary.json").read_text())
+    del found["wall_s"]
+    return found
+
+
+@pytest.fixture(scope="module")
+def finished(home: Path) -> Path:
+    """The run that was never interrupted, with two evaluators."""
+    code, out, err = trimtab(home, "search", "tiny.yaml", "--out", "whole")
+    assert code == 0, err
+    assert "from scratch" in out
+    return home / "whole"
+
+
+def test_a_run_leaves_what_it_should(finished: Path, home: Path) -> None:
+    found = json.loads((finished / "summary.json").read_text())
+    assert found["state"] == "done"
+    assert found["seeds"] == [0]
+    assert found["evaluations"] == 24
+    assert found["budget"] == {"metric": "macs", "limit": found["baseline"]["macs"] / 2, "unit": "MACs"}
+    for name in ("baseline", "best", "uniform", "random", "from_scratch"):
+        network = found[name]
+        assert 0.0 <= network["accuracy"] <= 1.0
+        assert network["feasible"] == (network["macs"] <= found["budget"]["limit"])
+        assert network["latency_s"] is None
+        assert network["latency_measured"] is False
+        assert (finished / network["weights"]).is_file()
+    assert found["best"]["feasible"]
+    assert found["wall_s"] > 0
+    assert (finished / "report.html").read_text().startswith("<!DOCTYPE html>")
+    assert (finished / "best" / "manifest.json").is_file()
+    assert not [path for path in finished.rglob("*") if path.name.endswith((".tmp", "-wal", "-shm"))]
+    known = {row[0]: row[3] for row in rows(finished)[:3]}
+    assert known == {"ddpg-0": 24, "random-0": 24, "uniform": 1}
+    written = {path.name for path in home.iterdir()} - {
+        ".cache",
+        "__pycache__",
+    }  # ONNX Runtime leaves its telemetry's identity there
+    assert written == {"tiny.yaml", "my_metric.py", "elsewhere", "cache", "whole"}
+
+
+def test_a_finished_run_is_left_as_it_is(finished: Path, home: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in finished.rglob("*") if path.is_file()}
+    assert trimtab(home, "resume", "whole")[0] == 0
+    assert {path: path.stat().st_mtime_ns for path in finished.rglob("*") if path.is_file()} == before
+    code, _, err = trimtab(home, "search", "tiny.yaml", "--out", "whole")
+    assert code == 2
+    assert "trimtab resume whole" in err
+    assert {path: path.stat().st_mtime_ns for path in finished.rglob("*") if path.is_file()} == before
+
+
+def test_status_tells_where_a_run_stands(finished: Path, home: Path) -> None:
+    code, out, _ = trimtab(home, "status", "whole", "--json")
+    assert code == 0
+    status = json.loads(out)
+    assert status["state"] == "done"
+    assert {search["name"]: search["done"] for search in status["searches"]} == {
+        "ddpg-0": 24,
+        "random-0": 24,
+        "uniform": 1,
+    }
+    assert set(status["finalists"].values()) == {"finished"}
+
+
+def test_killed_at_random_moments_and_resumed_with_one_evaluator(
+    finished: Path, home: Path, families: list[psutil.Process]
+) -> None:
+    """SIGKILL to the driver while it searches, three times; one evaluator instead of two all along."""
+    run = home / "killed"
+    seed = random.SystemRandom().randrange(2**32)
+    chance = random.Random(seed)
+    command = ["search", "tiny.yaml", "--out", "killed", "--set", "search.evaluators=1"]
+    for kill in range(3):
+        process = start(home, *command)
+        families.extend(_kill_after(process, run, chance, at_least=kill * 12))
+        process.communicate()
+        assert process.returncode == -signal.SIGKILL, f"seed {seed}"
+        assert json.loads(trimtab(home, "status", "killed", "--json")[1])["state"] == "unfinished"
+        command = ["resume", "killed"]
+    process = start(home / "elsewhere", "resume", str(run))
+    _wait_until(process, lambda: bool(_evaluators(process)))
+    time.sleep(chance.uniform(0.0, 3.0))
+    for worker in _evaluators(process):
+        worker.kill()
+    _, err = process.communicate(timeout=PATIENCE_S)
+    assert process.returncode == 0, err
+    assert rows(run) == rows(finished), f"seed {seed}"
+    assert summary(run) == summary(finished), f"seed {seed}"
+
+
+def _kill_after(
+    process: subprocess.Popen[str], run: Path, chance: random.Random, *, at_least: int
+) -> list[psutil.Process]:
+    """Kill a driver a random moment after so many evaluations are on record; returns its former family."""
+    _wait_until(process, lambda: _count(run) >= at_least and (run / "baseline.safetensors").exists())
+    time.sleep(chance.uniform(0.0, 1.0))
+    family = psutil.Process(process.pid).children(recursive=True)
+    process.kill()
+    return family
+
+
+def _wait_until(process: subprocess.Popen[str], happened: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + PATIENCE_S
+    while not happened():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def _evaluators(process: subprocess.Popen[str]) -> list[psutil.Process]:
+    family = psutil.Process(process.pid).children(recursive=True)
+    return [child for child in family if _alive(child) and child.name().startswith("ray::Worker")]
+
+
+def _connect(run: Path) -> sqlite3.Connection:
+    return sqlite3.connect(f"file:{run / 'trials.sqlite'}?mode=ro", uri=True)
+
+
+def _count(run: Path) -> int:
+    try:
+        with closing(_connect(run)) as connection:
+            return int(connection.execute("SELECT count(*) FROM evaluations").fetchone()[0])
+    except sqlite3.Error:
+        return 0
+
+
+def test_signals_stop_at_a_consistent_point(home: Path, finished: Path) -> None:
+    """SIGINT, then SIGTERM to the resumed run."""
+    run = home / "stopped"
+    commands = (
+        (signal.SIGINT, ("search", "tiny.yaml", "--out", "stopped", "--set", "search.evaluations=5000")),
+        (signal.SIGTERM, ("resume", "stopped")),
+    )
+    for number, command in commands:
+        before = _count(run)
+        process = start(home, *command)
+        _wait_until(process, lambda before=before: _count(run) > before + 4)  # type: ignore[misc]
+        process.send_signal(number)
+        out, err = process.communicate(timeout=PATIENCE_S)
+        assert process.returncode == 1
+        assert out == ""
+        assert "Traceback" not in err
+        assert "go on with `trimtab resume stopped`" in err.splitlines()[-1]
+        assert json.loads((run / "run.json").read_text())["state"] == "unfinished"
+        assert not list(run.glob("trials.sqlite-*"))

@@ -1,0 +1,208 @@
+"""What the command refuses: one line, exit code 2, nothing written."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import safetensors.torch
+import torch
+import yaml
+
+from automl.cli import main
+from automl.models import build_model
+from automl.run_directory import RunDirectory
+from automl.testing.runs import make_run
+
+BASE: dict[str, Any] = {
+    "model": {"name": "lenet5"},
+    "data": {"name": "digits", "args": {"size": 16}},
+    "budget": {"metric": "macs", "ratio": 0.5},
+}
+
+BROKEN = """
+import torch
+class Broken(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+    def forward(self, x):
+        return x @ torch.zeros(7, 7)
+def none():
+    return None
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder to work in, with files that are wrong in every way."""
+    home = tmp_path_factory.mktemp("cli") / "home"
+    home.mkdir()
+    (home / "broken_module.py").write_text(BROKEN)
+    (home / "text.safetensors").write_text("these are no weights")
+    torch.save({"weight": torch.zeros(3), "code": print}, home / "code.pt")
+    other = build_model("resnet20", classes=10, input_shape=(1, 16, 16))
+    safetensors.torch.save_file(other.state_dict(), home / "other.safetensors")
+    (home / "config.yaml").write_text(yaml.safe_dump(BASE))
+    make_run(home / "run", evaluations=6)
+    (home / "folder").mkdir()
+    (home / "folder" / "file").write_text("")
+    return home
+
+
+@pytest.fixture(autouse=True)
+def here(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The folder as working directory; whatever is refused must leave it as it is."""
+    monkeypatch.setenv("TRIMTAB_CACHE", str(folder.parent / "cache"))
+    monkeypatch.setenv("MPLCONFIGDIR", str(folder.parent / "cache"))
+    monkeypatch.chdir(folder)
+    before = snapshot(folder)
+    yield folder
+    assert snapshot(folder) == before
+
+
+def snapshot(folder: Path) -> dict[str, bytes | None]:
+    return {
+        str(path.relative_to(folder)): path.read_bytes() if path.is_file() else None
+        for path in folder.rglob("*")
+        if "__pycache__" not in path.parts and path.name != ".lock"
+    }
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (["serch.evaluations=3"], "did you mean 'search'"),
+        (["search.evaluations=lots"], "should be a valid integer, got 'lots'"),
+        (["budget.ratio=0.001"], "the cheapest costs"),
+        (["budget={metric: params, limit: 10}"], "the cheapest costs"),
+        (["model.name=lenet6"], "did you mean 'lenet5'"),
+        (["model.name=no_such_module:Net"], "no_such_module"),
+        (["model.name=broken_module:Missing"], "broken_module"),
+        (["model.name=broken_module:none"], "broken_module"),
+        (["model.name=broken_module:Broken"], "cannot be run on an input"),
+        (["model.args={depth: 3}"], "depth"),
+        (["data.name=digit"], "did you mean 'digits'"),
+        (["data.args.size=17"], "size"),
+        (["data.name=cifar10", "data.args={root: nowhere}"], "nowhere"),
+        (["data.name=image_folder", "data.args={root: nowhere}"], "nowhere"),
+        (["model.checkpoint=none.safetensors"], "none.safetensors"),
+        (["model.checkpoint=text.safetensors"], "text.safetensors"),
+        (["model.checkpoint=code.pt"], "code.pt"),
+        (["model.checkpoint=other.safetensors"], "another architecture"),
+        (["search.algorithm=ddgp"], "did you mean 'ddpg'"),
+        (["search.options.warm=3"], "did you mean 'warmup'"),
+        (["search.reward=accurate"], "accura"),
+        (["compression.importance=l7"], "l7"),
+        (["space.protect=[nothing*]"], "nothing*"),
+        (["space.lower_bound=1.0"], "nothing is left to prune"),
+        (["metric=topfive"], "topfive"),
+        (["metric=broken_module:Missing"], "Missing"),
+    ],
+)
+def test_a_config_that_cannot_work_is_refused(
+    overrides: list[str], said: str, capsys: pytest.CaptureFixture[str], here: Path
+) -> None:
+    arguments = ["search", "config.yaml", "--out", "out"]
+    for override in overrides:
+        arguments += ["--set", override]
+    assert main(arguments) == 2
+    refused(capsys, said)
+    assert not (here / "out").exists()
+
+
+def refused(capsys: pytest.CaptureFixture[str], said: str) -> None:
+    out, err = capsys.readouterr()
+    lines = [line for line in err.splitlines() if not line.startswith("Trimtab: ")]
+    assert out == ""
+    assert len(lines) == 1, err
+    assert lines[0].startswith("trimtab: error: ")
+    assert said in lines[0]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["search", "none.yaml"], "No such file"),
+        (["search", "folder"], "Is a directory"),
+        (["search", "text.safetensors"], "a config is a mapping"),
+        (["search", "config.yaml", "--out", "run"], "trimtab resume run"),
+        (["search", "config.yaml", "--out", "folder"], "not empty"),
+        (["layers", "none.yaml"], "No such file"),
+        (["layers", "config.yaml", "--set", "model.name=lenet6"], "did you mean"),
+        (["resume", "folder"], "is no run directory"),
+        (["resume", "none"], "is no run directory"),
+        (["status", "folder"], "is no run directory"),
+        (["status", "none", "--json"], "is no run directory"),
+        (["report", "folder"], "is no run directory"),
+        (["export", "folder"], "is no run directory"),
+        (["verify", "none"], "none"),
+        (["verify", "folder"], "folder"),
+    ],
+)
+def test_paths_that_are_not_what_they_should_be(
+    arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments) == 2
+    refused(capsys, said)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["serch"],
+        ["search"],
+        ["list", "everything"],
+        ["search", "c.yaml", "--outt", "x"],
+        ["status"],
+        ["verify", "a", "b"],
+    ],
+)
+def test_a_wrong_command_line_is_one_line_too(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as left:
+        main(arguments)
+    assert left.value.code == 2
+    refused(capsys, "--help")
+
+
+def test_an_error_that_nobody_foresaw_is_one_line_and_exit_code_1(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def explode(self: RunDirectory) -> None:
+        raise ZeroDivisionError("by\nzero")
+
+    monkeypatch.setattr(RunDirectory, "info", explode)
+    assert main(["status", "run"]) == 1
+    refused(capsys, "unexpected ZeroDivisionError: by zero; --debug shows where")
+    assert main(["status", "run", "--debug"]) == 1
+    assert "Traceback" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("what", ["models", "data", "backends", "algorithms"])
+def test_lists(what: str, capsys: pytest.CaptureFixture[str]) -> None:
+    known = {"models": "resnet20", "data": "digits", "backends": "tvm", "algorithms": "ddpg"}
+    assert main(["list", what]) == 0
+    assert known[what] in capsys.readouterr().out
+
+
+def test_layers_tell_groups_and_counts(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["layers", "config.yaml"]) == 0
+    out = capsys.readouterr().out
+    assert "conv2" in out
+    assert "channel groups that can be pruned" in out
+
+
+def test_status_as_json_and_as_text(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["status", "run", "--json"]) == 0
+    status = json.loads(capsys.readouterr().out)
+    assert status["state"] == "done"
+    assert [search["name"] for search in status["searches"]] == ["ddpg-0", "random-0", "uniform"]
+    assert main(["status", "run"]) == 0
+    assert "ddpg-0" in capsys.readouterr().out
+
+
+def test_no_command_shows_help_and_the_version_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == 2
+    assert "usage: trimtab" in capsys.readouterr().out
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out.startswith("trimtab ")

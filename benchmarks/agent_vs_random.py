@@ -16,12 +16,13 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from automl.config import Config, load_config
+from automl.config import load_config
 from automl.problem import Problem
 from automl.search import make_searcher
 from search_spaces.objective import Constraint, Evaluation
@@ -38,7 +39,8 @@ class Job:
     """One search."""
 
     out: Path
-    config: Config
+    images: int
+    epochs: int
     searcher: str
     faithful: bool
     budget: float
@@ -55,10 +57,9 @@ def main() -> None:
     arguments = parse_arguments()
     out: Path = arguments.out
     out.mkdir(parents=True, exist_ok=True)
-    config = benchmark_config(arguments.images, arguments.epochs)
     with connect(out) as database:
         database.execute(TABLE)
-    problem = Problem.build(config, lambda report: print(f"baseline: epoch {report.epoch}, loss {report.loss:.3f}"))
+    problem = build_problem(arguments.images, arguments.epochs)
     whole = problem.evaluator()(CompressionPolicy())
     print(
         f"ResNet-20, {problem.graph.macs:,} MACs, {len(problem.graph.groups)} channel groups; glyphs, "
@@ -66,7 +67,17 @@ def main() -> None:
     )
     searchers = [("uniform", False), ("random", False), ("ddpg", False)] + [("ddpg", True)] * arguments.faithful
     jobs = [
-        Job(out, config, name, faithful, budget, seed, 1 if name == "uniform" else arguments.evaluations, arguments.lag)
+        Job(
+            out,
+            arguments.images,
+            arguments.epochs,
+            name,
+            faithful,
+            budget,
+            seed,
+            1 if name == "uniform" else arguments.evaluations,
+            arguments.lag,
+        )
         for seed in range(arguments.seeds)
         for budget in arguments.budgets
         for name, faithful in searchers
@@ -96,8 +107,10 @@ def parse_arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def benchmark_config(images: int, epochs: int) -> Config:
-    return load_config(
+@cache
+def build_problem(images: int, epochs: int) -> Problem:
+    """Once for each process; the trained baseline comes from the cache."""
+    config = load_config(
         {
             "model": {"name": "resnet20"},
             "data": {"name": "glyphs", "args": {"images": images, "val": images // 20}},
@@ -105,12 +118,13 @@ def benchmark_config(images: int, epochs: int) -> Config:
             "budget": {"metric": "macs", "ratio": 0.5},
         }
     )
+    return Problem.build(config, lambda report: print(f"baseline: epoch {report.epoch}, loss {report.loss:.3f}"))
 
 
 def search(job: Job) -> tuple[str, float, int, float]:
     """Run one search, or the rest of it; the best accuracy of a feasible policy."""
     torch.set_num_threads(1)
-    problem = Problem.build(job.config)
+    problem = build_problem(job.images, job.epochs)
     constraint = Constraint("macs", job.budget * problem.graph.macs)
     evaluator = problem.evaluator()
     evaluator.constraint = constraint
@@ -130,7 +144,7 @@ def search(job: Job) -> tuple[str, float, int, float]:
         if stored:
             digest, evaluation = stored.popleft()
             if digest != policy.digest:
-                raise RuntimeError(f"{job.out} holds results of other searchers or options: use a new folder")
+                raise RuntimeError(f"{job.out} holds results of other options or another version: use a new folder")
         else:
             evaluation = evaluator(policy)
             store(job, number, policy, evaluation)
@@ -189,7 +203,8 @@ def best_by_seed(out: Path, budget: float, label: str, seeds: int, evaluations: 
     with connect(out) as database:
         rows = database.execute(
             "SELECT seed, MAX(CASE WHEN violation = 0 AND error IS NULL THEN accuracy ELSE 0 END), AVG(violation > 0) "
-            "FROM evaluations WHERE budget = ? AND searcher = ? AND seed < ? AND number < ? GROUP BY seed",
+            "FROM evaluations WHERE budget = ? AND searcher = ? AND seed < ? AND number < ? "
+            "GROUP BY seed ORDER BY seed",
             (budget, label, seeds, evaluations),
         ).fetchall()
     return [row[1] for row in rows], float(np.mean([row[2] for row in rows]))

@@ -1,8 +1,8 @@
 """What an evaluation is worth to an agent, by name."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from math import log
+from dataclasses import dataclass, replace
+from math import isfinite, log
 
 from search_spaces.errors import InputError, did_you_mean
 from search_spaces.objective import Evaluation
@@ -25,7 +25,9 @@ class Reward:
     function: Callable[[Evaluation], float]
 
     def __call__(self, evaluation: Evaluation) -> float:
-        """Reward of the evaluation."""
+        """Reward of the evaluation; an accuracy that is no finite number counts as 0."""
+        if not isfinite(evaluation.accuracy):
+            evaluation = replace(evaluation, accuracy=0.0)
         return self.function(evaluation)
 
 

@@ -6,9 +6,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
+from automl.models import build_model
 from automl.testing.problems import mobilenet_v1
 from envs.channel_pruning import ChannelPruningWalk
+from search_spaces.capture import PrunableNetwork
+from search_spaces.graph import ModelGraph
 from search_spaces.objective import Constraint
 from search_spaces.space import SearchSpace
 
@@ -23,9 +27,16 @@ def oracle() -> dict[str, Any]:
     return loaded
 
 
+@pytest.fixture(scope="module", params=["by hand", "captured"])
+def graph(request: pytest.FixtureRequest) -> ModelGraph:
+    if request.param == "by hand":
+        return mobilenet_v1()
+    model = build_model("mobilenet_v1", {}, classes=1000, input_shape=(3, 224, 224))
+    return PrunableNetwork(model, torch.zeros(1, 3, 224, 224), prove=False).graph
+
+
 @pytest.mark.parametrize("through_action", [False, True], ids=["ratio", "action"])
-def test_every_published_case(oracle: dict[str, Any], through_action: bool) -> None:
-    graph = mobilenet_v1()
+def test_every_published_case(oracle: dict[str, Any], graph: ModelGraph, through_action: bool) -> None:
     assert graph.macs == oracle["macs_dense"]
     space = SearchSpace.build(graph, oracle["lower_bound"], oracle["round_to"])
     for case in oracle["cases"]:

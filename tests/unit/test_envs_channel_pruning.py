@@ -160,6 +160,9 @@ def test_rewards_are_amcs() -> None:
     assert REWARDS["accuracy"](evaluation) == 0.8
     assert REWARDS["accuracy_flops"](evaluation) == pytest.approx(-0.2 * math.log(1e6))
     assert find_reward("accuracy_flops", "accuracy").counts_cost
+    failed = Evaluation(math.nan, {"macs": 1e6}, 0.0, 0.0)  # a reward that is no number would ruin an agent for good
+    assert REWARDS["accuracy"](failed) == 0.0
+    assert REWARDS["accuracy_flops"](failed) == pytest.approx(-math.log(1e6))
 
 
 @pytest.mark.parametrize("faithful", [False, True])

@@ -186,7 +186,7 @@ def _mark(finalist: Finalist | None, data: RunData) -> tuple[float, float] | Non
 
 
 def _floor(ordered: Sequence[float]) -> float:
-    """Where an axis of accuracies starts: the better half gets nearly half of it; what is far below lies on the edge."""
+    """Where an axis of accuracies starts: the better half gets nearly half of it; far lower ones lie on the edge."""
     least, median, most = ordered[0], ordered[len(ordered) // 2], ordered[-1]
     return max(least, most - 2.5 * (most - median)) if most > median else least
 

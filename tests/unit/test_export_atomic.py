@@ -26,9 +26,8 @@ def test_it_appears_with_all_its_files_and_leaves_nothing_beside(tmp_path: Path)
 def test_a_failure_leaves_the_old_one_untouched(tmp_path: Path) -> None:
     with appearing_at_once(tmp_path / "best") as folder:
         _write(folder, "old")
-    with pytest.raises(RuntimeError), appearing_at_once(tmp_path / "best") as folder:
-        _write(folder, "half")
-        raise RuntimeError
+    with pytest.raises(FileNotFoundError), appearing_at_once(tmp_path / "best") as folder:
+        _write(folder / "absent", "half")
     assert (tmp_path / "best" / "model.so").read_text() == "old"
     assert [path.name for path in tmp_path.iterdir()] == ["best"]
 

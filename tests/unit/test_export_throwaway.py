@@ -1,4 +1,4 @@
-"""Whatever the process of an artefact does, the caller gets an answer. Real processes, with stand-ins for the worker."""
+"""Whatever the process of an artefact does, the caller gets an answer: real processes of stand-in workers."""
 
 import sys
 import time

@@ -1,0 +1,239 @@
+"""The report: every figure of the run is in it, nothing it says can become markup, and it loads nothing."""
+
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from automl.export.manifest import MANIFEST
+from automl.report import units, write_picture, write_report
+from automl.report.axes import nice_range
+from automl.report.data import read_run
+from automl.report.markup import tag, to_html
+from automl.report.page import headline
+from automl.run_directory import RunDirectory
+from automl.testing.runs import make_run
+from search_spaces.errors import InputError
+
+ATTACK = "<script>alert(1)</script>\"'><img src=x onerror=alert(1)>"
+VOID = {"meta", "br", "img", "link", "hr", "input"}
+
+
+class _Page(HTMLParser):
+    """What a browser would see: elements, attributes and the text of each kind of element."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: list[str] = []
+        self.attributes: list[tuple[str, str]] = []
+        self.text = ""
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.attributes += [(name, value or "") for name, value in attrs]
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if self.open[-1:] != ["style"]:
+            self.text += data
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> RunDirectory:
+    return make_run(tmp_path_factory.mktemp("runs") / "done", seeds=(0, 3))
+
+
+def _page(directory: RunDirectory) -> _Page:
+    return _Page(write_report(directory.path).read_text(encoding="utf-8"))
+
+
+def test_it_is_a_page_of_its_own(run: RunDirectory) -> None:
+    page = _page(run)
+    assert page.open == []
+    assert {"script", "link", "img", "iframe", "object"}.isdisjoint(page.tags)
+    assert not [name for name, _ in page.attributes if name in ("src", "href") or name.startswith("on")]
+    assert not re.findall(
+        r"(?:https?:)?//|url\(|@import", run.report_file.read_text(encoding="utf-8").partition("<pre>")[0]
+    )
+
+
+def test_every_figure_of_the_summary_is_in_it(run: RunDirectory) -> None:
+    text = _page(run).text
+    summary = json.loads(run.summary_file.read_text())
+    for name in ("baseline", "best", "uniform", "random", "from_scratch"):
+        figures = summary[name]
+        assert units.percent(figures["accuracy"]) in text
+        assert units.percent(figures["search_accuracy"]) in text
+        assert units.count(figures["macs"]) in text
+        assert units.count(figures["params"]) in text
+        assert units.size(figures["weight_bytes"]) in text
+        assert units.seconds(figures["latency_s"]) in text
+    assert units.seconds(summary["best"]["onnxruntime_latency_s"]) in text
+    for layer in summary["layers"]:
+        assert layer["name"] in text
+        assert f"{layer['kept']} of {layer['width']}" in text
+    assert "budget 5.10 M" in text
+    assert run.config_file.read_text() in text
+
+
+def test_every_evaluation_is_drawn_and_seeds_have_their_own_chart(run: RunDirectory) -> None:
+    text = _page(run).text
+    for search in ("ddpg-0", "ddpg-3", "random-0", "random-3"):
+        assert len(re.findall(rf"{search}, number \d+", text)) == 60
+    assert "uniform, number 0" in text
+    assert "episode (seed 0)" in text
+    assert "episode (seed 3)" in text
+    assert "warm-up" in text
+    assert "unfinished" not in text
+
+
+def test_the_headline_says_what_was_found(run: RunDirectory) -> None:
+    sentence = headline(read_run(run.path))
+    assert sentence == (
+        "50 % of the MACs and 50 % of the parameters give 98.61 % test accuracy, 98.89 % before, and run 1.77x as "
+        "fast. Random search reaches 98.33 %, a uniform policy 98.06 %."
+    )
+
+
+def test_an_unfinished_run_says_so(tmp_path: Path) -> None:
+    text = _page(make_run(tmp_path / "run", state="unfinished", summarised=False)).text
+    assert "This run is unfinished" in text
+    assert "ddpg-0, number 59" in text
+    assert "The networks side by side" not in text
+    assert "50 % of the baseline's MACs" in text
+
+
+def test_a_run_that_has_just_begun_has_a_report(tmp_path: Path) -> None:
+    directory = make_run(tmp_path / "run", state="running", summarised=False)
+    directory.store_file.unlink()
+    assert "This run is unfinished" in _page(directory).text
+    with pytest.raises(InputError, match="no evaluation"):
+        write_picture(directory.path, tmp_path / "chart.svg")
+
+
+def test_names_cannot_become_markup(tmp_path: Path) -> None:
+    directory = make_run(
+        tmp_path / "run",
+        overrides={"model": {"name": ATTACK}, "data": {"name": ATTACK}, "metric": f"module:{ATTACK}"},
+    )
+    summary = json.loads(directory.summary_file.read_text())
+    summary["layers"][0]["name"] = ATTACK
+    directory.summary_file.write_text(json.dumps(summary))
+    info = json.loads(directory.info_file.read_text())
+    directory.info_file.write_text(json.dumps({**info, "state": "failed", "reason": ATTACK, "stage": ATTACK}))
+    page = _page(directory)
+    assert "script" not in page.tags
+    assert "img" not in page.tags
+    assert page.text.count(ATTACK) >= 4
+    assert page.open == []
+
+
+def test_figures_that_are_none_are_dashes(tmp_path: Path) -> None:
+    directory = make_run(tmp_path / "run")
+    summary = json.loads(directory.summary_file.read_text())
+    summary["best"] = dict.fromkeys(summary["best"])
+    summary["uniform"] = None
+    summary["layers"] = [None, {"kept": "a"}, {"name": "x", "kept": 1, "width": 0}]
+    summary["random"]["accuracy"] = "high"
+    directory.summary_file.write_text(json.dumps(summary))
+    page = _page(directory)
+    assert units.UNKNOWN in page.text
+    assert "not measured" in page.text
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{", "\x00"])
+def test_a_damaged_summary_is_refused(tmp_path: Path, content: str) -> None:
+    directory = make_run(tmp_path / "run", evaluations=3)
+    directory.summary_file.write_text(content)
+    with pytest.raises(InputError, match="damaged"):
+        write_report(directory.path)
+    assert not directory.report_file.exists()
+
+
+def test_a_damaged_export_is_refused(tmp_path: Path) -> None:
+    directory = make_run(tmp_path / "run", evaluations=3)
+    directory.best.mkdir()
+    (directory.best / MANIFEST).write_text("{}")
+    with pytest.raises(InputError, match="damaged"):
+        write_report(directory.path)
+
+
+def test_what_is_no_run_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no run directory"):
+        write_report(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_picture_stands_alone(run: RunDirectory, tmp_path: Path) -> None:
+    root = ElementTree.parse(write_picture(run.path, tmp_path / "chart.svg")).getroot()
+    assert root.tag == "{http://www.w3.org/2000/svg}svg"
+    assert "--agent" in "".join(root.itertext())
+    assert len(root.findall(".//{*}circle")) > 100
+
+
+def test_a_reward_of_its_own_kind_is_drawn_too(tmp_path: Path) -> None:
+    search = {"evaluations": 30, "reward": "accuracy_flops", "mode": "accuracy", "algorithm": "ddpg"}
+    text = _page(make_run(tmp_path / "run", evaluations=30, overrides={"search": search, "budget": None})).text
+    assert "reward over" not in text  # that is the picture's label, not a text
+    assert re.search(r"episode \d+: reward ", text)
+    assert "no hard budget" in text
+
+
+@settings(deadline=None)
+@given(st.text())
+def test_any_text_survives_as_text(text: str) -> None:
+    page = _Page(to_html(tag("p", text, title=text)))
+    assert page.tags == ["p"]
+    assert page.text.replace("\r", "\n") == re.sub(r"[^\n\t\x20-\ud7ff\ue000-\U0010ffff]", "\ufffd", text)
+
+
+@settings(deadline=None)
+@given(st.floats(-1e12, 1e12), st.floats(-1e12, 1e12))
+def test_an_axis_holds_its_data(a: float, b: float) -> None:
+    low, high = min(a, b), max(a, b)
+    start, end, ticks = nice_range(low, high)
+    slack = (end - start) * 1e-6
+    assert start - slack <= low <= high <= end + slack
+    assert 2 <= len(ticks) <= 13
+    assert ticks == sorted(ticks)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (units.count(None), "–"),
+        (units.count(999), "999"),
+        (units.count(10_200_000), "10.2 M"),
+        (units.count(272_474), "272 k"),
+        (units.size(1_089_896), "1.09 MB"),
+        (units.size(12), "12 B"),
+        (units.seconds(0.000122), "0.122 ms"),
+        (units.seconds(0.0123), "12.3 ms"),
+        (units.seconds(2), "2 s"),
+        (units.seconds(4e-6), "4 µs"),
+        (units.duration(212.4), "3 min 32 s"),
+        (units.duration(3725), "1 h 2 min"),
+        (units.percent(0.98765), "98.77 %"),
+        (units.ratio(1, 3), "33 %"),
+        (units.ratio(1, 0), "–"),
+    ],
+)
+def test_figures_are_written_for_people(text: str, expected: str) -> None:
+    assert text == expected
+
+
+def test_ticks_share_their_prefix_and_decimals() -> None:
+    assert units.ticks([3.5e6, 4e6, 4.5e6]) == ["3.5 M", "4.0 M", "4.5 M"]
+    assert units.ticks([0, 20, 40]) == ["0", "20", "40"]

@@ -3,8 +3,6 @@
 Usable as any algorithm of stable-baselines3 (`make_ddpg(env).learn(...)`), and the learner inside `DDPGSearcher`.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +19,7 @@ from stable_baselines3.common.vec_env import VecNormalize
 from torch import nn
 from torch.nn import functional as F
 
+from automl.evaluation import one_thread
 from search_spaces.errors import InputError
 
 FloatArray = npt.NDArray[np.float32]
@@ -304,14 +303,3 @@ def truncated_normal(
     low, high = ndtr((-1.0 - mean) / sigma), ndtr((1.0 - mean) / sigma)
     drawn: npt.NDArray[np.float64] = mean + sigma * ndtri(low + uniform * (high - low))
     return np.clip(drawn, -1.0, 1.0)
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Runs torch on one thread: these networks are too small for more, and the sums keep their order."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)

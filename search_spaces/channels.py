@@ -13,7 +13,8 @@ import torch
 from torch import fx
 
 from search_spaces.graph import ChannelGroup, Extent, Refusal
-from search_spaces.labels import MOVES, IntArray, LabelPropagation, Units, run_move, varies
+from search_spaces.label_tensors import run_move, varies
+from search_spaces.labels import MOVES, IntArray, LabelPropagation, Units
 from search_spaces.template import PADS, Conv, Template, arguments, op_name, source_of
 
 _RESIZED = {

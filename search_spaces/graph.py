@@ -76,12 +76,12 @@ class LayerSpec:
 
     Attributes:
         name: qualified name of the module.
-        kind: "conv" or "linear".
+        kind: "conv", "linear", or "conv_transpose", which is counted and never pruned.
         in_channels, out_channels: channels (features of a linear layer).
         kernel, stride, padding, dilation: by spatial dimension; empty for a linear layer.
         groups: of a grouped convolution; equal to in_channels where it is depthwise.
         input_size, output_size: spatial sizes; empty for a linear layer.
-        positions: outputs an image and channel, over all calls of the layer.
+        positions: outputs an image and channel, over all calls of the layer (inputs, of a transposed convolution).
         bias: whether the layer has one.
         in_extent, out_extent: how the channels shrink.
     """
@@ -129,7 +129,8 @@ class Operator:
 
     Attributes:
         name: unique in the graph.
-        kind: canonical name: "input", "conv", "linear", "batch_norm", "relu", "add", "cat", "max_pool", ..., "output".
+        kind: canonical name: "input", "constant" (a free parameter), "conv", "linear", "batch_norm", "relu", "add",
+            "cat", "max_pool", "channel_gather" (a shuffle), ..., "output"; else ATen's name.
         inputs: names of the operators it reads.
         shape: of its output for one image, batch dimension left out.
         dtype: of its output, e.g. "float32".

@@ -18,6 +18,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from torch import Tensor, fx, nn
 
+from search_spaces.label_tensors import channel_vector, first_entries, run_move, unrepeated, varies
 from search_spaces.template import PADS, BatchNorm, Template, Weighted, arguments, op_name, source_of, weight_nodes
 
 IntArray = npt.NDArray[np.int64]
@@ -135,7 +136,7 @@ class LabelPropagation:
         """These channels have to stay."""
         for tensor in labels if isinstance(labels, list) else [labels]:
             if isinstance(tensor, Tensor) and tensor.numel():
-                self._frozen.append((torch.unique(_reduced(tensor)), reason))
+                self._frozen.append((torch.unique(unrepeated(tensor)), reason))
 
     @staticmethod
     def _along(labels: Tensor, axis: int, shape: Sequence[int]) -> Tensor:
@@ -285,14 +286,16 @@ class LabelPropagation:
             shape = list(result.shape)
             shape[axis] = len(line)
             result = self._along(line, axis, shape)
-        return _first(result, [axis for axis in range(result.ndim) if axis not in axes]).expand(node.meta["shape"])
+        return first_entries(result, [axis for axis in range(result.ndim) if axis not in axes]).expand(
+            node.meta["shape"]
+        )
 
     def _space(self, node: fx.Node) -> Tensor | None:
         source: Tensor = self.values[source_of(node)]
         axes = range(2, source.ndim)
         if "items" in node.meta or any(varies(source, axis) for axis in axes):
             return None
-        return _first(source, axes).expand(node.meta["shape"])
+        return first_entries(source, axes).expand(node.meta["shape"])
 
     def _reduce(self, node: fx.Node) -> Tensor | None:
         source: Tensor = self.values[source_of(node)]
@@ -303,7 +306,7 @@ class LabelPropagation:
         axes = [axis % source.ndim for axis in (dims if isinstance(dims, list | tuple) else [dims])]
         if (node.meta["batched"] and 0 in axes) or any(varies(source, axis) for axis in axes):
             return None
-        result = _first(source, axes)
+        result = first_entries(source, axes)
         if not found.get("keepdim"):
             for axis in sorted(axes, reverse=True):
                 result = result.squeeze(axis)
@@ -373,57 +376,7 @@ class LabelPropagation:
         bound.sort(key=lambda item: item[0])
         kept = [source for _, source in bound]
         still = [axis for axis in range(len(shape)) if all(source.stride(axis) == 0 for source in kept)]
-        lines = [_first(source, still) for source in kept]
+        lines = [first_entries(source, still) for source in kept]
         for other in lines[1:]:
             self.link(lines[0], other)
         return kept[0]
-
-
-def run_move(template: Template, node: fx.Node, source: Tensor) -> Tensor | None:
-    """Run a moving operator on an integer tensor; None where it mixes the batch with something else."""
-    first, *indices = node.all_input_nodes
-    found: dict[fx.Node, Any] = {first: source}
-    for index in indices:  # of index_select: constants
-        if index.op != "get_attr":
-            return None
-        found[index] = template.tensors[str(index.target)]
-    args = fx.map_arg(node.args, found.__getitem__)
-    kwargs = fx.map_arg(dict(node.kwargs), found.__getitem__)
-    result: Tensor = node.target(*args, **kwargs)  # type: ignore[operator]
-    if tuple(result.shape) != tuple(node.meta["shape"]):
-        return None
-    if node.meta["batched"]:
-        if varies(result, 0):
-            return None
-        result = result[:1].expand(result.shape)
-    still = [axis for axis in range(result.ndim) if not varies(result, axis)]
-    return _first(result, still).expand(result.shape)
-
-
-def varies(labels: Tensor, axis: int) -> bool:
-    """Whether labels differ along an axis."""
-    if labels.shape[axis] <= 1 or labels.stride(axis) == 0:
-        return False
-    first = _reduced(labels, but=axis)
-    return bool((first != first.narrow(axis, 0, 1)).any())
-
-
-def channel_vector(labels: Tensor, axis: int) -> Tensor | None:
-    """[channels] the labels along an axis; None where they differ along another axis."""
-    if any(varies(labels, other) for other in range(labels.ndim) if other != axis):
-        return None
-    return labels.movedim(axis, 0).reshape(labels.shape[axis], -1)[:, 0].clone()
-
-
-def _first(labels: Tensor, axes: Sequence[int]) -> Tensor:
-    """The first entry along some axes, which stay with size 1."""
-    for axis in axes:
-        labels = labels.narrow(axis, 0, 1)
-    return labels
-
-
-def _reduced(labels: Tensor, but: int = -1) -> Tensor:
-    """Without the repetition along axes of stride 0."""
-    return _first(
-        labels, [axis for axis in range(labels.ndim) if axis != but and labels.stride(axis) == 0 and labels.shape[axis]]
-    )

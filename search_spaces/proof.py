@@ -38,6 +38,8 @@ def prove(structure: ChannelStructure, model: nn.Module, example_input: Tensor) 
     """
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
+        if structure.template.any_batch and len(example_input) == 1:
+            example_input = example_input.expand(2, *example_input.shape[1:])
         bench = _Bench(structure.template, model, example_input)
         failure = bench.compare(structure, {})
         if failure:
@@ -92,16 +94,11 @@ class _Bench:
     """The model and its template with the same random weights."""
 
     def __init__(self, template: Template, model: nn.Module, example_input: Tensor) -> None:
-        own = copy.deepcopy(model).eval()
-        x = example_input.detach()
-        if template.any_batch and len(x) == 1:
-            x = torch.cat([x, x.flip(-1)])
-        self.model = copy.deepcopy(own)
+        self.model, self.x = copy.deepcopy(model).eval(), _noise_like(example_input)
         _randomise(self.model)
-        _calibrate(self.model, x)
-        if not bool(torch.isfinite(self.model(x)).all()):
-            self.model = own  # random weights are outside of what the network can compute with
-        self.x = x
+        _calibrate(self.model, self.x)
+        if not bool(torch.isfinite(self.model(self.x)).all()):  # outside of what the network can compute with
+            self.model, self.x = copy.deepcopy(model).eval(), example_input.detach()
         self.template = _with_tensors_of(template, self.model)
         self.double: _Bench | None = None
 
@@ -114,10 +111,9 @@ class _Bench:
         difference = _difference(pruned, self._zeroed(structure, kept))
         if difference <= TOLERANCE:
             return None
-        if self.x.dtype == torch.float32:  # rounding or a wrong channel?
-            wide = self._widened()
-            if wide is not None:
-                return wide.compare(structure, kept)
+        wide = self._widened()  # rounding or a wrong channel?
+        if wide is not None:
+            return wide.compare(structure, kept)
         return f"outputs differ by {difference:.1e} of the largest"
 
     def _zeroed(self, structure: ChannelStructure, kept: Kept) -> Tensor:
@@ -142,10 +138,13 @@ class _Bench:
                 weight.copy_(before)
 
     def _widened(self) -> "_Bench | None":
-        """The same in double precision; None where the model cannot be run so."""
+        """The same in double precision; None where it is that already, or the model cannot be run so."""
+        if all(tensor.dtype == torch.float64 for tensor in self.model.parameters()):
+            return None
         if self.double is None:
             wide = copy.copy(self)
-            wide.model, wide.x = copy.deepcopy(self.model).double(), self.x.double()
+            wide.model = copy.deepcopy(self.model).double()
+            wide.x = self.x.double() if self.x.is_floating_point() else self.x
             try:
                 wide.model(wide.x)
             except Exception:  # a dtype fixed in its code: single precision has to do
@@ -166,6 +165,14 @@ def _with_tensors_of(template: Template, model: nn.Module) -> Template:
     tensors: dict[str, Tensor] = dict(model.named_buffers(remove_duplicate=False))
     tensors.update(model.named_parameters(remove_duplicate=False))
     return with_tensors(template, tensors)
+
+
+def _noise_like(example_input: Tensor) -> Tensor:
+    """An input in which all positions differ; whole numbers, which mean something, are left as they are."""
+    if not example_input.is_floating_point():
+        return example_input
+    noise = torch.randn(example_input.shape, generator=torch.Generator().manual_seed(1))
+    return noise.to(example_input)
 
 
 def _randomise(model: nn.Module) -> None:

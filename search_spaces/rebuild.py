@@ -35,15 +35,14 @@ def build(
 
 
 def with_tensors(template: Template, tensors: Mapping[str, torch.Tensor]) -> Template:
-    """The same template on copies of other tensors, given by qualified name."""
+    """The same template on other tensors (not copied), given by qualified name."""
     modules = {}
     for name, module in template.modules.items():
-        modules[name] = slice_layer(module, None, None)
+        modules[name] = _shell(module)
         for store in (modules[name]._parameters, modules[name]._buffers):
             for key, value in store.items():
                 if value is not None:
-                    other = tensors.get(f"{name}.{key}", value)
-                    store[key] = _parameter(value, other.detach().clone())
+                    store[key] = tensors.get(f"{name}.{key}", value)  # type: ignore[assignment]
     free = {name: tensors.get(name, value) for name, value in template.tensors.items()}
     return replace(template, modules=modules, tensors=free)
 
@@ -56,10 +55,7 @@ def slice_layer(module: nn.Module, inputs: IntArray | None, outputs: IntArray | 
         inputs: rising indices of the input channels that stay; equally many in each group of a grouped convolution.
         outputs: the same for the output channels.
     """
-    new = copy.copy(module)
-    for key, value in module.__dict__.items():
-        if isinstance(value, dict | set):  # hooks, parameters: never shared with the template
-            new.__dict__[key] = value.copy()
+    new = _shell(module)
     if isinstance(module, Weighted):
         _slice_weighted(module, new, inputs, outputs)
     else:
@@ -69,6 +65,15 @@ def slice_layer(module: nn.Module, inputs: IntArray | None, outputs: IntArray | 
                     store[key] = _take(tensor, 0, outputs if tensor.ndim else None)  # type: ignore[assignment]
         if outputs is not None:
             new.num_features = len(outputs)  # type: ignore[assignment]
+    return new
+
+
+def _shell(module: nn.Module) -> nn.Module:
+    """A copy of a module that shares nothing with it but its tensors."""
+    new = copy.copy(module)
+    for key, value in module.__dict__.items():
+        if isinstance(value, dict | set):  # hooks, parameters, buffers
+            new.__dict__[key] = value.copy()
     return new
 
 
@@ -125,6 +130,8 @@ class _Builder:
         self.graph = fx.Graph()
         self.env: dict[fx.Node, fx.Node] = {}
         self.indices: dict[str, torch.Tensor] = {}
+        tensors = (tensor for module in template.modules.values() for tensor in module.parameters())
+        self.device = next((tensor.device for tensor in tensors), torch.device("cpu"))
 
     def run(self) -> torch.fx.GraphModule:
         for node in self.structure.template.graph.nodes:
@@ -178,7 +185,7 @@ class _Builder:
                 if mask.shape[axis] > 1:
                     line = mask.any(axis=tuple(other for other in range(mask.ndim) if other != axis))
                     if not line.all():
-                        new = new.index_select(axis, torch.from_numpy(np.flatnonzero(line)))
+                        new = new.index_select(axis, torch.from_numpy(np.flatnonzero(line)).to(new.device))
         return _parameter(value, new.clone())
 
     # -- nodes -----------------------------------------------------------------------------------------------------
@@ -265,7 +272,7 @@ class _Builder:
                 new = self.graph.call_function(aten.slice.Tensor, (new, 1, int(inner[0]), int(inner[-1]) + 1, 1))
         else:
             name = f"channels_{gather.chain[-1].name}"
-            self.indices[name] = torch.from_numpy(inner.copy())
+            self.indices[name] = torch.from_numpy(inner.copy()).to(self.device)
             new = self.graph.call_function(aten.index_select.default, (new, 1, self.graph.get_attr(name)))
         before = int(np.argmax(index >= 0)) if len(inner) else len(index)
         after = len(index) - before - len(inner)

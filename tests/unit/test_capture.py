@@ -357,6 +357,32 @@ def test_models_that_cannot_be_captured(model: type[nn.Module], shape: tuple[int
     assert "\n" not in str(error.value)
 
 
+class Embedded(nn.Module):
+    """Of whole numbers, which the proof must not replace by noise."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table, self.a, self.b = nn.Embedding(11, 6), nn.Linear(6, 9), nn.Linear(9, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.b(F.relu(self.a(self.table(x)))).mean(1)
+
+
+def test_whole_numbers_as_input() -> None:
+    network = PrunableNetwork(Embedded(), torch.arange(10).reshape(2, 5))
+    assert [group.name for group in network.graph.groups] == ["a"]
+    assert network.prune({"a": [1]})(torch.arange(10).reshape(2, 5)).shape == (2, 3)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_other_precisions(dtype: torch.dtype) -> None:
+    model = Shuffle().to(dtype)
+    network = PrunableNetwork(model, example(model).to(dtype))
+    assert len(network.graph.groups) == 3
+    assert network.graph.operators[1].dtype == str(dtype).removeprefix("torch.")
+    assert network.prune({"grouped": [0]})(example(model).to(dtype)).dtype == dtype
+
+
 def test_capture_is_quiet(capfd: pytest.CaptureFixture[str]) -> None:
     PrunableNetwork(Attention(), example(Attention())).prune({})
     assert capfd.readouterr() == ("", "")

@@ -100,7 +100,7 @@ def search_note(row: "SearchProgress", constraint: "Constraint") -> str:
     notes = []
     if row.best_accuracy is not None and row.best_cost is not None:
         share = row.best_cost / constraint.limit
-        notes.append(f"best {row.best_accuracy:.4f} at {share:.1%} of the budget")
+        notes.append(f"best {row.best_accuracy:.4f} at {share:.1%} of the limit")
     elif row.done:
         notes.append("nothing within the budget yet")
     if row.best_reward is not None:

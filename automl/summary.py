@@ -41,7 +41,11 @@ def build_summary(
         "seeds": list(config.search.seeds),
         "evaluations": config.search.evaluations,
         "wall_s": round(wall_s, 3),
-        "budget": {"metric": constraint.metric, "limit": constraint.limit, "unit": constraint.unit},
+        "budget": {
+            "metric": constraint.metric,
+            "limit": None if config.budget is None else constraint.limit,
+            "unit": constraint.unit,
+        },
         **{name: _network(problem, directory, by_name.get(name), latencies) for name in NAMES},
         "algorithm": config.search.algorithm,
         "metric": problem.metric.name,

@@ -67,7 +67,8 @@ def name_table(title: str, entries: Sequence[tuple[str, str]]) -> Table:
 def summary_table(summary: Mapping[str, Any]) -> Table:
     """The networks that a run compared."""
     budget = summary["budget"]
-    table = Table(title=f"budget: at most {budget['limit']:,.0f} {budget['unit']}")
+    limit = budget["limit"]
+    table = Table(title="no hard budget" if limit is None else f"budget: at most {limit:,.0f} {budget['unit']}")
     table.add_column("network")
     for title in ("test accuracy", "search accuracy", "MACs", "params", "latency", "ONNX Runtime"):
         table.add_column(title, justify="right")

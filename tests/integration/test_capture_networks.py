@@ -65,8 +65,8 @@ def test_zoo(name: str) -> None:
     ("name", "groups"),
     [
         ("resnet18", 12),
-        ("mobilenet_v2", 25),
-        ("googlenet", 57),
+        pytest.param("mobilenet_v2", 25, marks=pytest.mark.slow),
+        pytest.param("googlenet", 57, marks=pytest.mark.slow),
         ("shufflenet_v2_x1_0", 86),
         pytest.param("resnet50", 37, marks=pytest.mark.slow),
         pytest.param("vgg16", 15, marks=pytest.mark.slow),

@@ -93,8 +93,8 @@ class VerifyReport:
         previous = ""
         for check in self.checks:
             table.add_row(
-                check.artefact if check.artefact != previous else "",
-                check.check,
+                escape(check.artefact) if check.artefact != previous else "",
+                escape(check.check),
                 ("[green]ok[/green]" if check.judged else "") if check.passed else "[bold red]FAILED[/bold red]",
                 escape(check.figure),
             )

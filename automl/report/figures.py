@@ -42,7 +42,9 @@ def accuracy_against_cost(data: RunData) -> Element | None:
         costs.append(baseline[0])
     values = sorted([point.accuracy for point in data.points] + [mark[1] for mark in (baseline, best) if mark])
     frame = Frame(70, 66, WIDTH - 24, 432)
-    low, high, x_ticks = nice_range(min(costs), max(costs), 6)
+    margin = (max(costs) - min(costs)) * 0.05 or max(costs) * 0.05
+    low, high = min(costs) - margin, max(costs) + margin
+    x_ticks = [tick for tick in nice_range(low, high, 6)[2] if low <= tick <= high]
     x = Scale(low, high, frame.left, frame.right)
     bottom, top, y_ticks = nice_range(_floor(values), values[-1], 6)
     y = Scale(bottom, top, frame.bottom, frame.top)

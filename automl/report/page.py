@@ -94,8 +94,15 @@ def _notices(data: RunData) -> list[Element]:
     notices = []
     if not data.done:
         why = f" ({data.info.reason})" if data.info.reason else ""
-        text = f"This run is unfinished: its state is “{data.info.state}”, at “{data.info.stage}”{why}. "
-        notices.append(tag("p", text, "What is shown is what it found so far.", class_="notice"))
+        what = {
+            "infeasible": f"This run ended without a policy within the budget{why}.",
+            "failed": f"This run failed at “{data.info.stage}”{why}. What is shown is what it found until then.",
+        }
+        unfinished = (
+            f"This run is unfinished: its state is “{data.info.state}”, at “{data.info.stage}”{why}. What is shown is "
+            "what it found so far."
+        )
+        notices.append(tag("p", what.get(data.info.state, unfinished), class_="notice"))
     best = data.finalist("best")
     if best is not None and best.feasible is False:
         notices.append(tag("p", "The best network is above the budget: no feasible policy was found.", class_="notice"))
@@ -271,6 +278,10 @@ def _method(data: RunData) -> Element:
             "random search with as many evaluations and the same seeds; one uniform policy of the same budget.",
         ),
     ]
+    if not data.shares:
+        facts.append(
+            ("Metric", f"{data.metric_name}; before fine-tuning, one that is to be minimised is shown negated.")
+        )
     manifest = data.manifest
     if manifest is not None:
         facts.append(("Machine", ", ".join(f"{name} {value}" for name, value in manifest.machine.items()) + "."))

@@ -16,7 +16,7 @@ from automl.report.axes import nice_range
 from automl.report.data import read_run
 from automl.report.markup import tag, to_html
 from automl.report.page import headline
-from automl.run_directory import RunDirectory
+from automl.run_directory import RunDirectory, State
 from automl.testing.runs import make_run
 from search_spaces.errors import InputError
 
@@ -113,6 +113,15 @@ def test_an_unfinished_run_says_so(tmp_path: Path) -> None:
     assert "ddpg-0, number 59" in text
     assert "The networks side by side" not in text
     assert "50 % of the baseline's MACs" in text
+
+
+@pytest.mark.parametrize(
+    ("state", "words"), [("infeasible", "without a policy within the budget"), ("failed", "This run failed")]
+)
+def test_a_run_that_came_to_nothing_says_so(tmp_path: Path, state: State, words: str) -> None:
+    text = _page(make_run(tmp_path / "run", state=state, summarised=False)).text
+    assert words in text
+    assert "unfinished" not in text
 
 
 def test_a_run_that_has_just_begun_has_a_report(tmp_path: Path) -> None:

@@ -31,7 +31,7 @@ def magnitude(network: PrunableNetwork, original: nn.Module) -> dict[str, FloatA
     reading = [np.zeros(group.width) for group in graph.groups]
     producing = [np.zeros(group.width) for group in graph.groups]
     for layer in graph.layers:
-        if layer.depthwise:
+        if layer.depthwise or layer.name not in network.units:  # hands its channels on, or keeps them all
             continue
         weight = weight_of(original, layer.name)
         blocks = np.abs(weight).reshape(layer.groups, weight.shape[0] // layer.groups, weight.shape[1], -1)

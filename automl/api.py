@@ -137,13 +137,15 @@ def _drive(directory: RunDirectory, outline: Callable[[], "Problem"], progress: 
     with directory.drive() as clock, StopSignal() as stop:
         try:
             return _stages(directory, outline, progress, clock, stop)
-        except RunStoppedError:
-            clock.set("unfinished", reason="stopped")
-            return RunResult(directory.path, {}, "unfinished", "stopped")
         except KeyboardInterrupt:
             clock.set("unfinished", reason="interrupted")
             raise
         except TrimtabError as error:
+            if (
+                isinstance(error, RunStoppedError) or stop.requested
+            ):  # Ctrl-C reaches our children, too, and some fail of it
+                clock.set("unfinished", reason="stopped")
+                return RunResult(directory.path, {}, "unfinished", "stopped")
             clock.set("failed", reason=str(error))
             raise
         except Exception as error:

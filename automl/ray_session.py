@@ -54,6 +54,7 @@ def ray_session(cpus: int, *, dashboard: bool = False) -> Iterator[Path]:
         try:
             ray.init(
                 num_cpus=cpus,
+                _node_ip_address="127.0.0.1",  # said here too: the variable counts only before Ray is first imported
                 include_dashboard=dashboard,
                 object_store_memory=OBJECT_STORE_BYTES,
                 _temp_dir=str(temporary / "ray"),

@@ -48,6 +48,8 @@ class Run:
             TrimtabError: a stage failed.
         """
         self._baseline()
+        if self._searched():
+            self._choose()
         latencies = self._read_latencies()
         if latencies is None or not self._searched():
             latencies = self._search_and_finish()

@@ -29,7 +29,11 @@ CONFIG: dict[str, Any] = {
     "measure": {"backend": "none"},
 }
 METRIC = """
+from pathlib import Path
+
 def share_right(outputs, labels):
+    if Path(__file__).with_name("out_of_order").exists():
+        raise RuntimeError("the metric is out of order")
     return (outputs.argmax(1) == labels).double().mean().item()
 """
 PATIENCE_S = 300
@@ -77,7 +81,13 @@ def start(home: Path, *arguments: str) -> subprocess.Popen[str]:
     }
     command = [sys.executable, "-m", "automl", *arguments]
     return subprocess.Popen(
-        command, cwd=home, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        command,
+        cwd=home,
+        env=environment,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,  # a process group of its own, as a terminal gives one
     )
 
 
@@ -196,8 +206,18 @@ def _kill_after(
     _wait_until(process, lambda: _count(run) >= at_least and (run / "baseline.safetensors").exists())
     time.sleep(chance.uniform(0.0, 1.0))
     family = psutil.Process(process.pid).children(recursive=True)
+    assert {address for member in family for address in _listening(member)} <= {"127.0.0.1", "::1"}
     process.kill()
     return family
+
+
+def _listening(process: psutil.Process) -> set[str]:
+    """Addresses that a process accepts connections at."""
+    try:
+        found = process.net_connections("tcp")
+    except (psutil.NoSuchProcess, psutil.AccessDenied):
+        return set()
+    return {connection.laddr.ip for connection in found if connection.status == psutil.CONN_LISTEN}
 
 
 def _wait_until(process: subprocess.Popen[str], happened: Callable[[], bool]) -> None:
@@ -236,7 +256,7 @@ def test_signals_stop_at_a_consistent_point(home: Path, finished: Path) -> None:
         before = _count(run)
         process = start(home, *command)
         _wait_until(process, lambda before=before: _count(run) > before + 4)  # type: ignore[misc]
-        process.send_signal(number)
+        os.killpg(process.pid, number)  # Ctrl-C reaches everything that runs in the terminal
         out, err = process.communicate(timeout=PATIENCE_S)
         assert process.returncode == 1
         assert out == ""
@@ -244,3 +264,19 @@ def test_signals_stop_at_a_consistent_point(home: Path, finished: Path) -> None:
         assert "go on with `trimtab resume stopped`" in err.splitlines()[-1]
         assert json.loads((run / "run.json").read_text())["state"] == "unfinished"
         assert not list(run.glob("trials.sqlite-*"))
+
+
+def test_failures_in_a_row_stop_a_run_which_may_then_try_again(home: Path, finished: Path) -> None:
+    (home / "out_of_order").touch()
+    try:
+        code, _, err = trimtab(home, "search", "tiny.yaml", "--out", "failing")
+    finally:
+        (home / "out_of_order").unlink()
+    assert code == 1
+    last = err.splitlines()[-1]
+    assert "10 evaluations failed in a row" in last
+    assert "the metric is out of order" in last
+    assert json.loads((home / "failing" / "run.json").read_text())["state"] == "failed"
+    code, _, err = trimtab(home, "resume", "failing")
+    assert code == 0, err
+    assert rows(home / "failing") == rows(finished)

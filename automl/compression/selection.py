@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from search_spaces.capture import PrunableNetwork
 from torch import nn
 
+from search_spaces.capture import PrunableNetwork
 from search_spaces.errors import InputError, did_you_mean
 
 FloatArray = npt.NDArray[np.float64]

@@ -30,13 +30,15 @@ class SearcherConformance(ABC):
         evaluations: how many proposals a search of the kit has; enough to reach every phase of the algorithm.
         lags: how many proposals may be pending when the next one is asked for.
         ratio: of the network's MACs, the budget.
-        keeps_budget: False for a published algorithm that overshoots; it need not keep to the space's grid either.
+        keeps_budget: False for a published algorithm that overshoots.
+        keeps_grid: False for one whose numbers of units need not be multiples of the space's step.
     """
 
     evaluations = 12
     lags: Sequence[int] = (0, 3)
     ratio = 0.5
     keeps_budget = True
+    keeps_grid = True
 
     @abstractmethod
     def make(self, space: SearchSpace, constraint: Constraint, seed: int) -> Searcher:
@@ -64,7 +66,7 @@ class SearcherConformance(ABC):
             pruned = search.space.graph.apply(policy)
             _require(pruned.macs <= search.constraint.limit, f"{pruned.macs} MACs, allowed {search.constraint.limit}")
             _require(
-                all(kept in allowed for kept, allowed in zip(pruned.kept, choices, strict=True)),
+                not self.keeps_grid or all(kept in allowed for kept, allowed in zip(pruned.kept, choices, strict=True)),
                 f"{pruned.kept} is not in the space",
             )
 

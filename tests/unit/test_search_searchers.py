@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from automl.search import Searcher, make_searcher, searcher_names
+from automl.search.uniform import uniform_policy
 from automl.testing.problems import conv_chain
 from automl.testing.searchers import SearcherConformance
 from search_spaces.errors import InputError
@@ -20,6 +21,8 @@ class TestRandom(SearcherConformance):
 
 
 class TestUniform(SearcherConformance):
+    keeps_grid = False
+
     def make(self, space: SearchSpace, constraint: Constraint, seed: int) -> Searcher:
         return make_searcher("uniform", space=space, constraint=constraint, seed=seed, evaluations=self.evaluations)
 
@@ -85,3 +88,22 @@ def test_every_listed_searcher_can_be_made() -> None:
     for name, description in searcher_names():
         assert description
         build(name).ask()
+
+
+def test_the_uniform_policy_is_the_largest_within_the_budget() -> None:
+    """Another unit for the narrowest group would need another ratio; the next ratio is over the budget."""
+    space = SearchSpace.build(conv_chain(), lower_bound=0.2)
+    whole = space.graph
+    for share in (0.1, 0.3, 0.5, 0.9):
+        limit = share * whole.macs
+        kept = whole.kept_units(uniform_policy(space, Constraint("macs", limit)))
+        assert whole.with_kept(kept).macs <= limit
+        ratio = min(units / group.width for units, group in zip(kept, whole.groups, strict=True))
+        following = min(
+            (units + 1) / group.width for units, group in zip(kept, whole.groups, strict=True) if units < group.width
+        )
+        assert ratio < following
+        more = [
+            max(units, int(following * group.width + 1e-9)) for units, group in zip(kept, whole.groups, strict=True)
+        ]
+        assert whole.with_kept(more).macs > limit

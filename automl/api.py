@@ -58,8 +58,8 @@ def start(config: Config, out: Path, progress: Progress) -> RunResult:
     from automl.problem import Problem
 
     RunDirectory.check_free(out)
-    progress.say(f"Trimtab: {config.model.name} on {config.data.name}")
     problem = Problem.outline(config)
+    progress.say(f"Trimtab: {config.model.name} on {config.data.name}")
     return _drive(RunDirectory.create(out, config), lambda: problem, progress)
 
 

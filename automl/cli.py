@@ -94,7 +94,9 @@ def _parser() -> _Parser:
     _takes_config(add("layers", _layers, "the layers of a config's network, their channel groups and refusals"))
     listing = add("list", _list, "what there is to choose from")
     listing.add_argument("what", choices=("models", "data", "backends", "algorithms"))
-    add("report", _report, "write the report of a run again").add_argument("run", type=Path)
+    report = add("report", _report, "write the report of a run again")
+    report.add_argument("run", type=Path)
+    report.add_argument("--picture", type=Path, metavar="FILE", help="also write its main chart as an SVG file")
     add("export", _export, "export the best policy of a run again").add_argument("run", type=Path)
     verify = add("verify", _verify, "check an exported network: digests, outputs, accuracy")
     verify.add_argument("directory", type=Path)
@@ -209,9 +211,11 @@ def _report(options: argparse.Namespace) -> int:
 
     directory = RunDirectory.open(options.run)
 
-    from automl.report import write_report
+    from automl.report import write_picture, write_report
 
     print(write_report(directory.path))
+    if options.picture is not None:
+        print(write_picture(directory.path, options.picture))
     return DONE
 
 

@@ -80,10 +80,10 @@ class Run:
 
     def _search_and_finish(self) -> dict[str, Any]:
         """The stages that need workers; returns the latencies."""
-        from automl.orchestration import evaluators  # Ray, only where there is something to do
-
         config = self.problem.config
         with ray_session(config.search.evaluators) as scratch:
+            from automl.orchestration import evaluators  # Ray reads its environment when it is imported: not earlier
+
             self.stop.install()  # Ray takes SIGTERM for itself when it starts
             with evaluators(config, self.directory) as workers:
                 self._search(workers, scratch)

@@ -226,9 +226,9 @@ class Store:
         return [{**dict(zip(keys, row, strict=True)), "finished": bool(row[2])} for row in rows]
 
     def forget_failures(self, search: str, in_a_row: int) -> None:
-        """Drop the failures that ended a search, the first `in_a_row` of them, so that it may try again.
+        """Drop the failures that ended a search, `in_a_row` of them, and all that came of them, so that it may try again.
 
-        Results after them may be on record already; those stay.
+        What was proposed after them was proposed in the knowledge of them, and goes, too.
         """
         streak: list[int] = []
         for number, error in self._rows("SELECT number, error FROM evaluations WHERE search = ? ORDER BY 1", (search,)):
@@ -237,9 +237,7 @@ class Store:
                 break
         with self._transaction() as connection:
             if len(streak) == in_a_row:
-                connection.executemany(
-                    "DELETE FROM evaluations WHERE search = ? AND number = ?", [(search, number) for number in streak]
-                )
+                connection.execute("DELETE FROM evaluations WHERE search = ? AND number >= ?", (search, streak[0]))
             connection.execute("UPDATE searches SET finished = 0, error = NULL WHERE name = ?", (search,))
 
     def _evaluations(self, where: str, values: tuple[object, ...]) -> Iterator[EvaluationRow]:

@@ -1,8 +1,12 @@
 """From a torch module to machine code."""
 
 import copy
+import os
+import sys
+import tempfile
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +58,8 @@ class CompiledModel:
 
     def export(self, path: Path) -> None:
         """Writes the shared library (`model.so`)."""
-        self._executable.export_library(str(path))
+        with _without_scope_warnings():
+            self._executable.export_library(str(path))
 
 
 def compile_module(
@@ -105,3 +110,21 @@ def lower_module(module: nn.Module, example_input: torch.Tensor, cpu: Cpu) -> tu
 def _first_line(error: BaseException) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+
+
+@contextmanager
+def _without_scope_warnings() -> Iterator[None]:
+    """Keeps back the line that TVM's C++ log writes for every memory scope it saves; it has no filter of its own."""
+    sys.stderr.flush()
+    stderr = os.dup(2)
+    with tempfile.TemporaryFile() as log:
+        os.dup2(log.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(stderr, 2)
+            os.close(stderr)
+            log.seek(0)
+            for line in log:
+                if b"Scope Saving" not in line:
+                    os.write(2, line)

@@ -1,7 +1,9 @@
 """Whole networks: the zoo, pruned widths, export and reload, determinism."""
 
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -143,3 +145,20 @@ def test_a_network_that_tvm_fails_on_is_named_an_error(monkeypatch):
     monkeypatch.setattr("backends.tvm.conv.choose_tile", lambda *_: 1 / 0)
     with pytest.raises(TrimtabError, match="ZeroDivisionError"):
         compile_module(nn.Conv2d(3, 4, 3), torch.zeros(1, 3, 8, 8))
+
+
+def test_export_is_quiet_and_holds_back_nothing_else(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiled = compile_module(nn.Sequential(nn.Conv2d(3, 16, 3), nn.ReLU()).eval(), torch.randn(1, 3, 8, 8))
+    capfd.readouterr()
+    save = compiled._executable.export_library
+
+    def noisily(path: str) -> None:
+        os.write(2, b"something worth reading\n")
+        save(path)
+
+    monkeypatch.setattr(compiled._executable, "export_library", noisily)
+    compiled.export(tmp_path / "model.so")
+    assert (tmp_path / "model.so").exists()
+    assert capfd.readouterr().err == "something worth reading\n"

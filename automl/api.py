@@ -140,17 +140,15 @@ def _drive(directory: RunDirectory, outline: Callable[[], "Problem"], progress: 
         except KeyboardInterrupt:
             clock.set("unfinished", reason="interrupted")
             raise
-        except TrimtabError as error:
-            if (
-                isinstance(error, RunStoppedError) or stop.requested
-            ):  # Ctrl-C reaches our children, too, and some fail of it
+        except Exception as error:
+            if isinstance(error, RunStoppedError) or stop.requested:  # the signal reaches our children, and some fail
                 clock.set("unfinished", reason="stopped")
                 return RunResult(directory.path, {}, "unfinished", "stopped")
-            clock.set("failed", reason=str(error))
-            raise
-        except Exception as error:
-            directory.error_log.write_text(traceback.format_exc(), encoding="utf-8")
+            if isinstance(error, TrimtabError):
+                clock.set("failed", reason=str(error))
+                raise
             clock.set("failed", reason=f"{type(error).__name__}: {error}")
+            directory.error_log.write_text(traceback.format_exc(), encoding="utf-8")
             raise TrimtabError(
                 f"unexpected {type(error).__name__}: {error}; {directory.error_log} shows where"
             ) from error

@@ -19,7 +19,7 @@ from search_spaces.objective import Constraint, Evaluation
 from search_spaces.policy import CompressionPolicy
 
 ATTEMPTS = 2
-"""An evaluation whose worker dies is tried this often before it is recorded as failed."""
+"""What a worker dies of is tried this often (by Ray, in a new process) before it counts as failed."""
 
 
 @dataclass
@@ -91,8 +91,7 @@ class DispatcherActor:
         self._stopping = False
         self._progress = {row.name: SearchProgress(row.name, row.evaluations) for row in self._store.searches()}
         for row in self._store.searches():
-            if row.error is not None:
-                self._store.forget_failures(row.name, FAILURES_IN_A_ROW)
+            self._store.forget_failures(row.name, min(FAILURES_IN_A_ROW, row.evaluations))
         for found in self._store.evaluations():
             progress = self._progress[found.search]
             progress.count(found.evaluation, constraint.metric)
@@ -143,18 +142,17 @@ class DispatcherActor:
         return evaluation
 
     async def _attempt(self, evaluator: Any, policy: CompressionPolicy) -> Evaluation:
-        for _ in range(ATTEMPTS):
-            try:
-                evaluation: Evaluation = await evaluator.evaluate.remote(policy)
-                return evaluation
-            except RayActorError as error:
-                if self._stopping:  # it was stopped, too: this is no result
-                    raise RunStoppedError("the run is stopping") from None
-                if error.actor_init_failed:
-                    raise TrimtabError(f"an evaluator cannot start: {last_line(error)}") from None
-                reason = f"the evaluator's process died {ATTEMPTS} times: {last_line(error)}"
-        cost = price(self._graph, policy)
-        return Evaluation(0.0, cost, self._constraint.violation(cost), 0.0, reason)
+        try:
+            evaluation: Evaluation = await evaluator.evaluate.remote(policy)
+            return evaluation
+        except RayActorError as error:
+            if self._stopping:  # it was stopped, too: this is no result
+                raise RunStoppedError("the run is stopping") from None
+            if error.actor_init_failed:
+                raise TrimtabError(f"an evaluator cannot start: {last_line(error)}") from None
+            cost = price(self._graph, policy)
+            reason = f"the evaluator's process died of it, {ATTEMPTS} times"
+            return Evaluation(0.0, cost, self._constraint.violation(cost), 0.0, reason)
 
     async def save(self, search: str, rewards: Mapping[int, float], snapshot: bytes | None) -> None:
         """Record rewards, then replace the snapshot where there is a new one."""

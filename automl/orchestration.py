@@ -18,7 +18,7 @@ from ray.exceptions import RayActorError, RayError
 
 from automl.config import Config
 from automl.dispatcher import ATTEMPTS, DispatcherActor, SearchProgress, last_line, ray_get
-from automl.errors import TrimtabError
+from automl.errors import RunStoppedError, TrimtabError
 from automl.finalists import Compiled, Finalist
 from automl.problem import Problem
 from automl.progress import Progress
@@ -33,7 +33,8 @@ SEARCHER_BYTES = 64 * 2**20
 """Memory that Ray sets aside for a searcher. It takes no CPU slot: those belong to the evaluators."""
 
 POLL_S = 0.25
-CLOSE_S = 30.0
+STOP_S = 15.0
+CLOSE_S = 10.0
 
 
 @contextmanager
@@ -42,9 +43,9 @@ def evaluators(config: Config, directory: RunDirectory) -> Iterator[list[Any]]:
     remote: Any = ray.remote(Worker)
     stamp = time.time_ns()  # names are unique, also in a Ray that others use
     actors = [
-        remote.options(name=f"evaluator-{index}-{stamp}", num_cpus=1, max_restarts=-1).remote(
-            config, directory.baseline_file, directory.info().working_directory
-        )
+        remote.options(
+            name=f"evaluator-{index}-{stamp}", num_cpus=1, max_restarts=-1, max_task_retries=ATTEMPTS - 1
+        ).remote(config, directory.baseline_file, directory.info().working_directory)
         for index in range(config.search.evaluators)
     ]
     try:
@@ -120,37 +121,33 @@ def finish_networks(
     Raises:
         TrimtabError: a network could not be finished.
     """
-    waiting = [(finalist, ATTEMPTS) for finalist in finalists]
+    waiting = list(finalists)
     idle = list(workers)
-    running: dict[Any, tuple[Finalist, int, Any]] = {}
+    running: dict[Any, tuple[Finalist, Any]] = {}
     compiled: dict[str, Compiled] = {}
     errors: dict[str, str] = {}
     finished: list[str] = []
     while waiting or running:
         while waiting and idle:
-            finalist, attempts = waiting.pop(0)
-            worker = idle.pop(0)
+            finalist, worker = waiting.pop(0), idle.pop(0)
             reference = worker.finish.remote(finalist, directory.finalists / finalist.name, scratch)
-            running[reference] = (finalist, attempts, worker)
+            running[reference] = (finalist, worker)
         ready, _ = ray.wait(list(running), timeout=POLL_S)
         for reference in ready:
-            finalist, attempts, worker = running.pop(reference)
+            finalist, worker = running.pop(reference)
             idle.append(worker)
             try:
                 code, error = ray_get(reference)
             except RayActorError as death:
-                if attempts == 1 or death.actor_init_failed:
-                    raise TrimtabError(
-                        f"the process that trains network {finalist.name!r} died: {last_line(death)}"
-                    ) from death
-                waiting.append((finalist, attempts - 1))
-                continue
+                raise TrimtabError(
+                    f"the process that finishes network {finalist.name!r} died: {last_line(death)}"
+                ) from death
             finished.append(finalist.name)
             if code is not None:
                 compiled[finalist.name] = code
             if error is not None:
                 errors[finalist.name] = error
-        watch([finalist.name for finalist, _, _ in running.values()], finished)
+        watch([finalist.name for finalist, _ in running.values()], finished)
     return [compiled[finalist.name] for finalist in finalists if finalist.name in compiled], errors
 
 
@@ -190,16 +187,18 @@ def _run_trials(
     # Tune blocks, and handles signals, only in a main thread; there, we watch and are interrupted.
     thread = threading.Thread(target=lambda: outcome.append(_fit(tuner)), name="tune", daemon=True)
     thread.start()
-    stopping = False
-    while thread.is_alive():
-        if stop.requested and not stopping:
-            stopping = True
-            ray_get(dispatcher.stop.remote())
-        rows: list[SearchProgress] = ray_get(dispatcher.progress.remote())
-        progress.searches(rows, problem.constraint)
-        clock.beat()
-        thread.join(POLL_S)
-    stop.check()
+    try:
+        while thread.is_alive():
+            rows: list[SearchProgress] = _ask(dispatcher.progress.remote(), stop)
+            progress.searches(rows, problem.constraint)
+            clock.beat()
+            thread.join(POLL_S)
+        stop.check()
+    except RunStoppedError:
+        with suppress(RayError):  # whoever told us to stop may have told Ray's processes, too
+            ray.get(dispatcher.stop.remote(), timeout=STOP_S)
+        thread.join(STOP_S)  # the searchers save their state
+        raise
     result = outcome[0]
     if isinstance(result, Exception):
         raise TrimtabError(f"the searches did not run: {result}") from result
@@ -210,6 +209,15 @@ def _run_trials(
             raise TrimtabError(f"search {row.name!r} stopped after {row.done} evaluations: {row.error}")
         if row.name in by_name and not row.finished:
             raise TrimtabError(f"search {row.name!r} ended before it was finished, after {row.done} evaluations")
+
+
+def _ask(reference: Any, stop: StopSignal) -> Any:
+    """An actor's answer; RunStoppedError where the run is to stop meanwhile."""
+    while True:
+        stop.check()
+        ready, _ = ray.wait([reference], timeout=POLL_S)
+        if ready:
+            return ray_get(reference)
 
 
 def _fit(tuner: tune.Tuner) -> Any:

@@ -226,7 +226,7 @@ class Store:
         return [{**dict(zip(keys, row, strict=True)), "finished": bool(row[2])} for row in rows]
 
     def forget_failures(self, search: str, in_a_row: int) -> None:
-        """Drop the failures that ended a search, `in_a_row` of them, and all that came of them, so that it may try again.
+        """Where a search has so many failures in a row, drop them and all that came of them: it may try again.
 
         What was proposed after them was proposed in the knowledge of them, and goes, too.
         """
@@ -235,9 +235,10 @@ class Store:
             streak = [] if error is None else [*streak, number]
             if len(streak) == in_a_row:
                 break
+        else:
+            return
         with self._transaction() as connection:
-            if len(streak) == in_a_row:
-                connection.execute("DELETE FROM evaluations WHERE search = ? AND number >= ?", (search, streak[0]))
+            connection.execute("DELETE FROM evaluations WHERE search = ? AND number >= ?", (search, streak[0]))
             connection.execute("UPDATE searches SET finished = 0, error = NULL WHERE name = ?", (search,))
 
     def _evaluations(self, where: str, values: tuple[object, ...]) -> Iterator[EvaluationRow]:
@@ -255,6 +256,8 @@ class Store:
 
     def _rows(self, sql: str, values: tuple[object, ...] = ()) -> Iterator[tuple[Any, ...]]:
         try:
-            yield from self._connection.execute(sql, values)
+            # "yield from" would close the cursor of a generator left behind, when the store may be closed already
+            for row in self._connection.execute(sql, values):  # noqa: UP028
+                yield row
         except sqlite3.Error as error:
             raise InputError(f"{str(self._path)!r} cannot be read: {error}") from None

@@ -87,6 +87,15 @@ def test_the_failures_that_ended_a_search_are_forgotten_with_what_came_after(sto
     assert not store.searches()[0].finished
 
 
+def test_fewer_failures_are_results_like_others(store: Store) -> None:
+    for number in range(5):
+        store.add(row(number, error="boom" if number != 2 else None))
+    store.finish("ddpg-0")
+    store.forget_failures("ddpg-0", 3)
+    assert len(list(store.evaluations())) == 5
+    assert store.searches()[0].finished
+
+
 def test_a_closed_store_is_one_plain_file(store: Store, tmp_path: Path) -> None:
     store.add(row(0))
     store.close()

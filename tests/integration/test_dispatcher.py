@@ -1,0 +1,147 @@
+"""The dispatcher as a Ray actor, with evaluators that die."""
+
+import os
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray
+
+from automl.dispatcher import DispatcherActor, RemoteEvaluators, ray_get
+from automl.errors import RunStoppedError, TrimtabError
+from automl.ray_session import ray_session
+from automl.store import EvaluationRow, SearchRow, Store
+from automl.testing.problems import AdditiveEvaluator, conv_chain
+from search_spaces.objective import Constraint, Evaluation
+from search_spaces.policy import CompressionPolicy
+
+GRAPH = conv_chain((16, 32), size=16)
+BUDGET = Constraint("macs", 0.5 * GRAPH.macs)
+POLICIES = [GRAPH.policy((4 + number, 8)) for number in range(12)]
+DEADLY = 5
+SEARCH = SearchRow("random-0", "random", 0, len(POLICIES))
+
+
+class Frail:
+    """An evaluator whose process dies of one policy, for ever or the first time only."""
+
+    def __init__(self, mark: Path | None = None, broken: bool = False) -> None:
+        if broken:
+            raise TrimtabError("no weights")
+        self.mark = mark
+        self.evaluate_well = AdditiveEvaluator(GRAPH, BUDGET)
+
+    def evaluate(self, policy: CompressionPolicy) -> Evaluation:
+        if policy.digest == POLICIES[DEADLY].digest and not (self.mark and self.mark.exists()):
+            if self.mark:
+                self.mark.touch()
+            os._exit(1)
+        time.sleep(0.02)
+        return self.evaluate_well(policy)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def session() -> Iterator[None]:
+    module = sys.modules[__name__]
+    ray.cloudpickle.register_pickle_by_value(module)  # Ray's workers cannot import a test module
+    with ray_session(2):
+        yield
+    ray.cloudpickle.unregister_pickle_by_value(module)
+
+
+class Fixture:
+    """A dispatcher with two evaluators."""
+
+    def __init__(self, folder: Path, **evaluator: Any) -> None:
+        self.file = folder / "trials.sqlite"
+        remote: Any = ray.remote(Frail)
+        options = {"num_cpus": 1, "max_restarts": -1, "max_task_retries": 1}
+        self.evaluators = [remote.options(**options).remote(**evaluator) for _ in range(2)]
+        actor: Any = ray.remote(DispatcherActor)
+        self.dispatcher = actor.options(num_cpus=0).remote(
+            self.file, folder / "searchers", [SEARCH], self.evaluators, GRAPH, BUDGET
+        )
+        self.remote = RemoteEvaluators(self.dispatcher, SEARCH.name)
+
+    def evaluate_all(self) -> list[Evaluation]:
+        for number, policy in enumerate(POLICIES):
+            self.remote.submit(number, policy)
+        return [self.remote.result(number) for number in range(len(POLICIES))]
+
+    def close(self) -> list[EvaluationRow]:
+        ray_get(self.dispatcher.close.remote())
+        for actor in (*self.evaluators, self.dispatcher):
+            ray.kill(actor)
+        store = Store.read(self.file)
+        rows = list(store.evaluations())
+        store.close()
+        return rows
+
+
+def test_an_evaluation_whose_process_dies_once_is_done_again(tmp_path: Path) -> None:
+    fixture = Fixture(tmp_path, mark=tmp_path / "died")
+    found = fixture.evaluate_all()
+    assert (tmp_path / "died").exists()
+    assert [item.error for item in found] == [None] * len(POLICIES)
+    assert [row.evaluation.accuracy for row in fixture.close()] == [item.accuracy for item in found]
+
+
+def test_an_evaluation_whose_process_dies_again_is_recorded_as_failed(tmp_path: Path) -> None:
+    fixture = Fixture(tmp_path)
+    found = fixture.evaluate_all()
+    failed = [number for number, item in enumerate(found) if item.error is not None]
+    assert failed == [DEADLY]
+    assert "died of it" in str(found[DEADLY].error)
+    assert found[DEADLY].cost["macs"] == GRAPH.apply(POLICIES[DEADLY]).macs
+    assert [row.number for row in fixture.close()] == list(range(len(POLICIES)))
+
+
+def test_what_is_on_record_is_not_evaluated_again_and_another_policy_is_refused(tmp_path: Path) -> None:
+    fixture = Fixture(tmp_path)
+    known = Evaluation(0.125, {"macs": 1.0}, 0.0, 0.0)
+    fixture.close()
+    store = Store(fixture.file)
+    store.add(EvaluationRow(SEARCH.name, 0, POLICIES[0], known))
+    store.close()
+    fixture = Fixture(tmp_path)
+    fixture.remote.submit(0, POLICIES[0])
+    assert fixture.remote.result(0) == known
+    fixture.remote.submit(0, POLICIES[1])
+    with pytest.raises(TrimtabError, match="differs from the one on record"):
+        fixture.remote.result(0)
+    fixture.close()
+
+
+def test_evaluators_that_cannot_start_are_no_failed_evaluations(tmp_path: Path) -> None:
+    fixture = Fixture(tmp_path, broken=True)
+    fixture.remote.submit(0, POLICIES[0])
+    with pytest.raises(TrimtabError, match=r"an evaluator cannot start: .*no weights"):
+        fixture.remote.result(0)
+    assert fixture.close() == []
+
+
+def test_stopping_answers_what_is_waiting_and_records_nothing_false(tmp_path: Path) -> None:
+    fixture = Fixture(tmp_path)
+    for number, policy in enumerate(POLICIES[:DEADLY]):
+        fixture.remote.submit(number, policy)
+    fixture.remote.result(0)
+    ray_get(fixture.dispatcher.stop.remote())
+    with pytest.raises(RunStoppedError):
+        fixture.remote.result(DEADLY - 1)
+    assert all(row.evaluation.error is None for row in fixture.close())
+
+
+def test_snapshots_and_rewards_are_kept(tmp_path: Path) -> None:
+    fixture = Fixture(tmp_path)
+    fixture.remote.submit(0, POLICIES[0])
+    fixture.remote.result(0)
+    assert ray_get(fixture.dispatcher.snapshot.remote(SEARCH.name)) is None
+    fixture.remote.save({0: 0.5}, b"state")
+    fixture.remote.save({}, None)
+    assert ray_get(fixture.dispatcher.snapshot.remote(SEARCH.name)) == b"state"
+    progress = ray_get(fixture.dispatcher.progress.remote())[0]
+    assert (progress.done, progress.best_reward) == (1, 0.5)
+    assert fixture.close()[0].reward == 0.5

@@ -11,6 +11,7 @@ from automl.config import Config
 from automl.errors import InputError
 from automl.export.manifest import MANIFEST, Manifest, read_manifest
 from automl.run_directory import RunDirectory, RunInfo
+from automl.search import ddpg_options
 from automl.store import SearchRow, Store
 
 FINALISTS = ("baseline", "best", "uniform", "random", "from_scratch")
@@ -225,7 +226,5 @@ def _warm_up(config: Config) -> int:
     """Evaluations before the agent learns; 0 for an algorithm without an agent."""
     if config.search.algorithm != "ddpg":
         return 0
-    from automl.search.agents import DDPGOptions  # stable-baselines3, only where it is needed
-
-    given = config.search.options.get("warmup", DDPGOptions().warmup)
-    return min(given, config.search.evaluations) if isinstance(given, int) else 0
+    how = config.search
+    return min(ddpg_options(how.options, how.evaluations, how.faithful).warmup, how.evaluations)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from automl.search.base import Searcher, State
 from automl.search.options import parse_options
@@ -14,7 +14,10 @@ from search_spaces.errors import InputError, did_you_mean
 from search_spaces.objective import Constraint
 from search_spaces.space import SearchSpace
 
-__all__ = ["Searcher", "State", "make_searcher", "searcher_names"]
+if TYPE_CHECKING:
+    from automl.search.agents import DDPGOptions
+
+__all__ = ["Searcher", "State", "ddpg_options", "make_searcher", "searcher_names"]
 
 
 @dataclass(frozen=True)
@@ -36,17 +39,28 @@ class _NoOptions:
     """Of searchers that have nothing to set."""
 
 
-def _ddpg(search: _Search) -> Searcher:
+def ddpg_options(options: Mapping[str, Any], evaluations: int, faithful: bool) -> "DDPGOptions":
+    """The agent's hyperparameters: the published ones, or where not faithful, those tuned for the number of evaluations.
+
+    Raises:
+        InputError: an unknown option, or a value out of range.
+    """
     from automl.search.agents import DDPGOptions  # torch and stable-baselines3 only where they are needed
+
+    given = parse_options(DDPGOptions(), "ddpg", options)
+    if faithful:
+        return given
+    warmup = given.warmup if "warmup" in options else None
+    return parse_options(DDPGOptions.tuned(evaluations, warmup), "ddpg", options)
+
+
+def _ddpg(search: _Search) -> Searcher:
     from automl.search.ddpg import DDPGSearcher
 
     walk = ChannelPruningWalk(
         search.space, search.constraint, mode=search.mode, faithful=search.faithful, step_code=not search.faithful
     )
-    options = parse_options(DDPGOptions(), "ddpg", search.options)
-    if not search.faithful:
-        warmup = options.warmup if "warmup" in search.options else None
-        options = parse_options(DDPGOptions.tuned(search.evaluations, warmup), "ddpg", search.options)
+    options = ddpg_options(search.options, search.evaluations, search.faithful)
     return DDPGSearcher(walk, find_reward(search.reward, search.mode), search.seed, options)
 
 

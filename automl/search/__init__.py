@@ -40,7 +40,7 @@ class _NoOptions:
 
 
 def ddpg_options(options: Mapping[str, Any], evaluations: int, faithful: bool) -> "DDPGOptions":
-    """The agent's hyperparameters: the published ones, or where not faithful, those tuned for the number of evaluations.
+    """The agent's hyperparameters: the published ones if faithful, else those tuned for the number of evaluations.
 
     Raises:
         InputError: an unknown option, or a value out of range.

@@ -46,6 +46,8 @@ class DDPGOptions:
         ranks: whether rewards are replaced by their rank among those in the buffer, which tells policies near chance
             level apart as well as those near the optimum; otherwise the moving-average baseline is subtracted.
         taken: whether an action is stored as what it came to after bounding and rounding, not as proposed.
+        distinct: whether a policy that was proposed before is proposed again; otherwise the episode is walked anew
+            with more noise, because an evaluation gives the same result every time.
     """
 
     hidden: int = 300
@@ -63,13 +65,15 @@ class DDPGOptions:
     bootstrap: bool = True
     ranks: bool = False
     taken: bool = False
+    distinct: bool = False
 
     @classmethod
     def tuned(cls, evaluations: int, warmup: int | None = None) -> "DDPGOptions":
         """The defaults of a search that does not ask for the published agent.
 
-        Of the published hyperparameters only the length of the warm-up (at most a quarter of the search) and the
-        noise's decay (it reaches 5 % of where it starts at the end of the search, whatever its length) change.
+        Of the published hyperparameters these change: the warm-up takes at most a quarter of the search, the noise
+        decays to 5 % of where it starts by the end of the search, and a search of under 200 episodes makes two
+        updates a step.
 
         Args:
             evaluations: episodes of the search.
@@ -78,7 +82,8 @@ class DDPGOptions:
         published = cls()
         random = min(published.warmup, evaluations // 4) if warmup is None else warmup
         decay = 0.05 ** (1.0 / max(1, evaluations - random))
-        return cls(warmup=random, decay=decay, bootstrap=False, ranks=True, taken=True)
+        updates = 2 if evaluations < 200 else 1
+        return cls(warmup=random, decay=decay, updates=updates, bootstrap=False, ranks=True, taken=True, distinct=True)
 
     def __post_init__(self) -> None:
         for name in ("hidden", "batch", "replay", "updates"):
@@ -193,12 +198,13 @@ class AmcDDPG(DDPG):
         self.actor.optimizer = torch.optim.Adam(self.actor.parameters(), options.actor_lr, fused=True)
         self.critic.optimizer = torch.optim.Adam(self.critic.parameters(), options.critic_lr, fused=True)
 
-    def explore(self, observations: FloatArray, episode: int) -> FloatArray:
+    def explore(self, observations: FloatArray, episode: int, widen: float = 1.0) -> FloatArray:
         """Actions to take, in [-1, 1], shape [n, actions]: random in the warm-up, then noise around the actor.
 
         Args:
             observations: float32 [n, features].
             episode: number of the episode, from 0.
+            widen: factor of the noise.
         """
         shape = (len(observations), int(np.prod(self.action_space.shape or (1,))))
         after_warmup = episode - self.options.warmup
@@ -206,7 +212,7 @@ class AmcDDPG(DDPG):
             return self.noise.uniform(-1.0, 1.0, shape).astype(np.float32)
         with one_thread(), torch.no_grad():
             mean = self.actor(torch.tensor(observations)).numpy().astype(np.float64)
-        sigma = 2.0 * self.options.sigma * self.options.decay**after_warmup  # of a range that is 2 wide
+        sigma = 2.0 * widen * self.options.sigma * self.options.decay**after_warmup  # of a range that is 2 wide
         return truncated_normal(mean, sigma, self.noise).astype(np.float32)
 
     def train(self, gradient_steps: int, batch_size: int = 64) -> None:

@@ -19,6 +19,12 @@ from search_spaces.policy import CompressionPolicy
 NETWORKS = ("actor", "actor_target", "critic", "critic_target")
 MOMENTS = ("exp_avg", "exp_avg_sq")
 REPLAY = ("observations", "next_observations", "actions", "rewards", "dones")
+DIGEST = 32
+"""Bytes of a policy's digest."""
+
+TRIES, WIDEN = 10, 1.4
+"""How often an episode is walked to find a policy that is new, and the factor of the noise from try to try."""
+
 Array = np.ndarray[Any, Any]
 
 
@@ -54,20 +60,20 @@ class DDPGSearcher(Searcher):
         self._asked = 0
         self._told = 0
         self._pending: deque[Episode] = deque()
+        self._proposed: set[str] = set()
 
     def ask(self) -> CompressionPolicy:
         """Walk one episode with the actor as it is now, and noise."""
-        observations, actions, taken = [self._walk.reset()], [], []
-        done = False
-        while not done:
-            action = self._agent.explore(observations[-1][None], self._asked)[0]
-            observation, done = self._walk.step(action)
-            observations.append(observation)
-            actions.append(action)
-            taken.append(self._walk.taken())
+        tries = TRIES if self._agent.options.distinct else 1
+        for attempt in range(tries):
+            episode = self._explore(WIDEN**attempt)
+            policy = self._walk.policy()
+            if policy.digest not in self._proposed:
+                break
+        self._proposed.add(policy.digest)
         self._asked += 1
-        self._pending.append(Episode(*(np.stack(rows).astype(np.float32) for rows in (observations, actions, taken))))
-        return self._walk.policy()
+        self._pending.append(episode)
+        return policy
 
     def tell(self, policy: CompressionPolicy, evaluation: Evaluation) -> float:
         """Write the transitions of the oldest pending episode and, after the warm-up, train.
@@ -95,7 +101,7 @@ class DDPGSearcher(Searcher):
         return reward
 
     def state(self) -> State:
-        """Networks, Adam's moments, replay buffer, generators and the pending episodes."""
+        """Networks, Adam's moments, replay buffer, generators, the pending episodes and what was proposed."""
         arrays: dict[str, Array] = {}
         for name in NETWORKS:
             for key, tensor in getattr(self._agent, name).state_dict().items():
@@ -111,6 +117,7 @@ class DDPGSearcher(Searcher):
         for index, episode in enumerate(self._pending):
             for field in fields(Episode):
                 arrays[f"pending/{index}/{field.name}"] = getattr(episode, field.name)
+        arrays["proposed"] = np.frombuffer(bytes.fromhex("".join(sorted(self._proposed))), np.uint8).reshape(-1, DIGEST)
         values = {
             "asked": self._asked,
             "told": self._told,
@@ -145,11 +152,23 @@ class DDPGSearcher(Searcher):
         self._replay.baseline = values["baseline"]
         self._replay.generator.bit_generator.state = values["batches"]
         self._agent.noise.bit_generator.state = values["noise"]
+        self._proposed = {bytes(row).hex() for row in arrays["proposed"]}
         self._asked, self._told = values["asked"], values["told"]
         self._pending = deque(
             Episode(**{field.name: arrays[f"pending/{index}/{field.name}"] for field in fields(Episode)})
             for index in range(self._asked - self._told)
         )
+
+    def _explore(self, widen: float) -> Episode:
+        observations, actions, taken = [self._walk.reset()], [], []
+        done = False
+        while not done:
+            action = self._agent.explore(observations[-1][None], self._asked, widen)[0]
+            observation, done = self._walk.step(action)
+            observations.append(observation)
+            actions.append(action)
+            taken.append(self._walk.taken())
+        return Episode(*(np.stack(rows).astype(np.float32) for rows in (observations, actions, taken)))
 
     @property
     def _replay(self) -> EpisodeReplay:

@@ -251,10 +251,25 @@ def test_a_search_stretches_its_schedule_to_its_length() -> None:
     assert (full.warmup, short.warmup, DDPGOptions.tuned(120, warmup=5).warmup) == (100, 30, 5)
     for options, evaluations in ((full, 400), (short, 120)):
         assert options.decay ** (evaluations - options.warmup) == pytest.approx(0.05)
+    assert (full.updates, short.updates) == (1, 2)
     published = DDPGOptions()
     assert (published.hidden, published.actor_lr, published.critic_lr, published.tau) == (300, 1e-4, 1e-3, 0.01)
     assert (published.gamma, published.batch, published.replay, published.baseline) == (1.0, 64, 100, 0.5)
     assert (published.warmup, published.sigma, published.decay, published.updates) == (100, 0.5, 0.95, 1)
+
+
+def test_no_policy_is_proposed_twice_unless_as_published() -> None:
+    """With the noise all but gone the actor proposes the same again and again."""
+    repeats = {}
+    for distinct in (False, True):
+        searching = searcher(warmup=1, sigma=0.01, decay=1.0, distinct=distinct)
+        policies = []
+        for _ in range(20):
+            policies.append(searching.ask())
+            searching.tell(policies[-1], Evaluation(0.5, {"macs": 1.0}, 0.0, 0.0))
+        repeats[distinct] = 20 - len({policy.digest for policy in policies})
+    assert repeats[False] > 10
+    assert repeats[True] < 3
 
 
 def test_the_agent_finds_better_policies_than_chance() -> None:

@@ -186,11 +186,8 @@ def test_uniform_keeps_the_largest_ratio_within_the_budget(graph: ModelGraph, po
     kept = graph.kept_units(uniform_policy(space, Constraint(metric, limit)))
     assert cost(kept) <= limit
 
-    def nearest(ratio: float) -> tuple[int, ...]:
-        return tuple(
-            min(space.choices(index), key=lambda units: (abs(units - ratio * group.width), -units))
-            for index, group in enumerate(graph.groups)
-        )
+    def units(ratio: float) -> list[int]:
+        return [max(least, floor(ratio * width + 1e-9)) for least, width in zip(space.least, whole, strict=True)]
 
-    candidates = [nearest(ratio) for ratio in np.linspace(0.0, 1.0, 200)]
-    assert max(cost(c) for c in candidates if cost(c) <= limit) <= cost(kept)
+    candidates = [units(ratio) for ratio in np.linspace(0.0, 1.0, 200)]
+    assert max(cost(counts) for counts in candidates if cost(counts) <= limit) <= cost(kept)

@@ -67,7 +67,8 @@ def test_logits_are_those_of_the_compressed_network(compressor: Compressor, data
 
     evaluator(compressor, data.val, Metric("none", keep_logits))(every(compressor, 0.7))
     expected = compressor.apply(every(compressor, 0.7))(data.val.tensors[0])
-    torch.testing.assert_close(seen[0], expected, atol=1e-4, rtol=1e-4)
+    # batch norm is folded and reconstruction solved in single precision, on another number of threads here
+    assert float((seen[0] - expected).abs().max() / expected.abs().max()) < 1e-4
 
 
 def test_cost_and_violation(compressor: Compressor, data: DataBundle) -> None:

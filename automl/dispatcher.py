@@ -19,7 +19,7 @@ from search_spaces.objective import Constraint, Evaluation
 from search_spaces.policy import CompressionPolicy
 
 ATTEMPTS = 2
-"""What a worker dies of is tried this often (by Ray, in a new process) before it counts as failed."""
+"""What a worker dies of is tried this often before it counts as failed."""
 
 
 @dataclass
@@ -142,17 +142,27 @@ class DispatcherActor:
         return evaluation
 
     async def _attempt(self, evaluator: Any, policy: CompressionPolicy) -> Evaluation:
+        for _ in range(ATTEMPTS):
+            try:
+                evaluation: Evaluation = await evaluator.evaluate.remote(policy)
+                return evaluation
+            except RayActorError as error:
+                await self._revived(evaluator, error)
+        cost = price(self._graph, policy)
+        reason = f"the evaluator's process died of it, {ATTEMPTS} times"
+        return Evaluation(0.0, cost, self._constraint.violation(cost), 0.0, reason)
+
+    async def _revived(self, evaluator: Any, error: RayActorError) -> None:
+        """Wait until Ray has started a dead evaluator anew."""
         try:
-            evaluation: Evaluation = await evaluator.evaluate.remote(policy)
-            return evaluation
-        except RayActorError as error:
-            if self._stopping:  # it was stopped, too: this is no result
-                raise RunStoppedError("the run is stopping") from None
-            if error.actor_init_failed:
-                raise TrimtabError(f"an evaluator cannot start: {last_line(error)}") from None
-            cost = price(self._graph, policy)
-            reason = f"the evaluator's process died of it, {ATTEMPTS} times"
-            return Evaluation(0.0, cost, self._constraint.violation(cost), 0.0, reason)
+            if not error.actor_init_failed and not self._stopping:
+                await when_ready(evaluator)
+                return
+        except RayActorError as second:
+            error = second
+        if self._stopping:  # it was stopped, too: this is no result
+            raise RunStoppedError("the run is stopping") from None
+        raise TrimtabError(f"an evaluator cannot start: {last_line(error)}") from None
 
     async def save(self, search: str, rewards: Mapping[int, float], snapshot: bytes | None) -> None:
         """Record rewards, then replace the snapshot where there is a new one."""
@@ -219,6 +229,14 @@ def ray_get(reference: Any) -> Any:
         if isinstance(error.cause, InputError | TrimtabError):
             raise error.cause from None
         raise
+
+
+def when_ready(worker: Any) -> Any:
+    """A reference that is there when the worker is up, be it in a new process.
+
+    Other calls fail while a worker is being started anew, so that a policy it dies of is not tried for ever.
+    """
+    return worker.ready.options(max_task_retries=-1).remote()
 
 
 def last_line(error: BaseException) -> str:

@@ -7,6 +7,7 @@ the evaluations on record from the run directory.
 import logging
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -17,7 +18,7 @@ from ray import tune
 from ray.exceptions import RayActorError, RayError
 
 from automl.config import Config
-from automl.dispatcher import ATTEMPTS, DispatcherActor, SearchProgress, last_line, ray_get
+from automl.dispatcher import ATTEMPTS, DispatcherActor, SearchProgress, last_line, ray_get, when_ready
 from automl.errors import RunStoppedError, TrimtabError
 from automl.finalists import Compiled, Finalist
 from automl.problem import Problem
@@ -43,9 +44,9 @@ def evaluators(config: Config, directory: RunDirectory) -> Iterator[list[Any]]:
     remote: Any = ray.remote(Worker)
     stamp = time.time_ns()  # names are unique, also in a Ray that others use
     actors = [
-        remote.options(
-            name=f"evaluator-{index}-{stamp}", num_cpus=1, max_restarts=-1, max_task_retries=ATTEMPTS - 1
-        ).remote(config, directory.baseline_file, directory.info().working_directory)
+        remote.options(name=f"evaluator-{index}-{stamp}", num_cpus=1, max_restarts=-1).remote(
+            config, directory.baseline_file, directory.info().working_directory
+        )
         for index in range(config.search.evaluators)
     ]
     try:
@@ -124,6 +125,8 @@ def finish_networks(
     waiting = list(finalists)
     idle = list(workers)
     running: dict[Any, tuple[Finalist, Any]] = {}
+    reviving: dict[Any, Any] = {}
+    deaths: Counter[str] = Counter()
     compiled: dict[str, Compiled] = {}
     errors: dict[str, str] = {}
     finished: list[str] = []
@@ -132,16 +135,24 @@ def finish_networks(
             finalist, worker = waiting.pop(0), idle.pop(0)
             reference = worker.finish.remote(finalist, directory.finalists / finalist.name, scratch)
             running[reference] = (finalist, worker)
-        ready, _ = ray.wait(list(running), timeout=POLL_S)
+        ready, _ = ray.wait([*running, *reviving], timeout=POLL_S)
         for reference in ready:
+            if reference in reviving:
+                idle.append(reviving.pop(reference))
+                continue
             finalist, worker = running.pop(reference)
-            idle.append(worker)
             try:
                 code, error = ray_get(reference)
             except RayActorError as death:
-                raise TrimtabError(
-                    f"the process that finishes network {finalist.name!r} died: {last_line(death)}"
-                ) from death
+                deaths[finalist.name] += 1
+                if deaths[finalist.name] == ATTEMPTS or death.actor_init_failed:
+                    raise TrimtabError(
+                        f"the process that finishes network {finalist.name!r} died: {last_line(death)}"
+                    ) from death
+                waiting.append(finalist)
+                reviving[when_ready(worker)] = worker
+                continue
+            idle.append(worker)
             finished.append(finalist.name)
             if code is not None:
                 compiled[finalist.name] = code

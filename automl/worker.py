@@ -38,6 +38,9 @@ class Worker:
         self._compressor = self._problem.compressor()
         self._evaluator = self._problem.evaluator(self._compressor)
 
+    def ready(self) -> None:
+        """Answer when there is a worker."""
+
     def evaluate(self, policy: CompressionPolicy) -> Evaluation:
         """The policy's evaluation; what goes wrong in it is part of the answer."""
         try:

@@ -246,26 +246,36 @@ def _count(run: Path) -> int:
 
 
 def test_signals_stop_at_a_consistent_point(home: Path, finished: Path) -> None:
-    """SIGINT, then SIGTERM to the resumed run."""
-    run = home / "stopped"
-    commands = (
-        (signal.SIGINT, ("search", "tiny.yaml", "--out", "stopped", "--set", "search.evaluations=5000")),
-        (signal.SIGTERM, ("resume", "stopped")),
-    )
-    for number, command in commands:
-        before = _count(run)
-        process = start(home, *command)
-        _wait_until(process, lambda before=before: _count(run) > before + 4)  # type: ignore[misc]
-        os.killpg(process.pid, number)  # a terminal and a service manager tell the children, too
-        out, err = process.communicate(timeout=PATIENCE_S)
-        assert process.returncode == 1
-        assert out == ""
-        assert "Traceback" not in err
-        assert "go on with `trimtab resume stopped`" in err.splitlines()[-1]
-        assert json.loads((run / "run.json").read_text())["state"] == "unfinished"
-        assert not list(run.glob("trials.sqlite-*"))
+    """Ctrl-C, which reaches everything that runs in the terminal; then SIGTERM to the resumed run."""
+    command = ("search", "tiny.yaml", "--out", "stopped", "--set", "search.evaluations=5000")
+    _stopped_by(lambda process: os.killpg(process.pid, signal.SIGINT), home, "stopped", command)
+    _stopped_by(lambda process: process.terminate(), home, "stopped", ("resume", "stopped"))
 
 
+@pytest.mark.slow
+def test_sigterm_to_everything_stops_too(home: Path, finished: Path) -> None:
+    """As a service manager sends it, to Ray's processes as well."""
+    command = ("search", "tiny.yaml", "--out", "ended", "--set", "search.evaluations=5000")
+    _stopped_by(lambda process: os.killpg(process.pid, signal.SIGTERM), home, "ended", command)
+
+
+def _stopped_by(stop: Callable[[subprocess.Popen[str]], None], home: Path, name: str, command: tuple[str, ...]) -> None:
+    """Start a command, stop it once it has evaluated something more, and look at what it leaves."""
+    run = home / name
+    before = _count(run)
+    process = start(home, *command)
+    _wait_until(process, lambda: _count(run) > before + 4)
+    stop(process)
+    out, err = process.communicate(timeout=PATIENCE_S)
+    assert process.returncode == 1
+    assert out == ""
+    assert "Traceback" not in err
+    assert f"go on with `trimtab resume {name}`" in err.splitlines()[-1]
+    assert json.loads((run / "run.json").read_text())["state"] == "unfinished"
+    assert not list(run.glob("trials.sqlite-*"))
+
+
+@pytest.mark.slow
 def test_failures_in_a_row_stop_a_run_which_may_then_try_again(home: Path, finished: Path) -> None:
     (home / "out_of_order").touch()
     try:

@@ -2,6 +2,7 @@
 
 import copy
 import hashlib
+import pickle
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -123,6 +124,11 @@ def _read_checkpoint(checkpoint: Path) -> dict[str, Tensor]:
             raise InputError(f"a checkpoint is a .safetensors, .pt or .pth file, got {checkpoint}")
     except InputError:
         raise
+    except pickle.UnpicklingError as error:  # torch's own message advises to run whatever code the file holds
+        raise InputError(
+            f"checkpoint {checkpoint} cannot be read as weights only: it is damaged or holds more; save the model's "
+            "state_dict() alone, best as safetensors"
+        ) from error
     except Exception as error:  # torch's reader fails in many ways on a damaged file
         raise InputError(f"checkpoint {checkpoint} cannot be read as weights only ({one_line(error)})") from error
     for key in ("state_dict", "model"):

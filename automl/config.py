@@ -2,7 +2,7 @@
 
 Everything a run does follows from its config, and the resolved config stands in the run directory, so that a resumed
 run needs nothing else. Paths (`model.checkpoint`, and `root` or `path` among the arguments of a data set) are relative
-to the config file; a config given as a mapping has them relative to the working directory.
+to the config file; a config given as a mapping and `--set` have them relative to the working directory.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,6 +18,7 @@ from automl.yaml_text import parse_yaml, read_yaml
 from search_spaces.objective import UNITS
 
 PATH_ARGUMENTS = ("root", "path")
+PATH_KEYS = ("model.checkpoint", *(f"data.args.{name}" for name in PATH_ARGUMENTS))
 SHOWN_ERRORS = 3
 
 
@@ -214,7 +215,10 @@ def _override(document: dict[Any, Any], override: str) -> None:
         if not isinstance(inner, dict):
             raise InputError(f"--set {override}: {part!r} is no section, it holds {_shown(inner)}")
         section = inner
-    section[parts[-1]] = parse_yaml(text, f"--set {override}")
+    value = parse_yaml(text, f"--set {override}")
+    if isinstance(value, str) and ".".join(parts) in PATH_KEYS:
+        value = _absolute(value, Path.cwd())
+    section[parts[-1]] = value
 
 
 def _with_absolute_paths(config: Config, base: Path) -> Config:

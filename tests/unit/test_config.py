@@ -40,6 +40,9 @@ def test_paths_are_relative_to_the_config_file(tmp_path: Path, monkeypatch: pyte
     config = load_config(Path("configs/c.yaml"))
     assert config.model.checkpoint == str(folder / "w.pt")
     assert config.data.args["root"] == str(tmp_path / "images")
+    overridden = load_config(Path("configs/c.yaml"), ["model.checkpoint=w.pt", "data.args.root=images"])
+    assert overridden.model.checkpoint == str(tmp_path / "w.pt")  # what is typed is where it is typed
+    assert overridden.data.args["root"] == str(tmp_path / "images")
 
 
 @pytest.mark.parametrize(

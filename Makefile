@@ -8,8 +8,9 @@ export MPLBACKEND := Agg
 
 .PHONY: demo test test-slow lint types layers clean
 
+# A demo that was interrupted goes on where it was.
 demo: $(VENV)/.demo
-	$(BIN)/trimtab search configs/digits_resnet20.yaml --out $(RUN)
+	$(BIN)/trimtab $(if $(wildcard $(RUN)/run.json),resume $(RUN),search configs/digits_resnet20.yaml --out $(RUN))
 	$(BIN)/trimtab verify $(RUN)/best
 
 test: $(VENV)/.dev

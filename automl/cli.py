@@ -34,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     command: Callable[[argparse.Namespace], int] = options.command
     try:
-        _keep_out_of_home()
+        _prepare_libraries()
         code = command(options)
         sys.stdout.flush()
         return code
@@ -54,11 +54,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return FAILED
 
 
-def _keep_out_of_home() -> None:
-    """Have matplotlib, which others import, keep its font list in our cache."""
+def _prepare_libraries() -> None:
+    """Settings that libraries read when they are imported, where the user has not made them."""
     from automl.cache import cache_dir
 
-    if "MPLCONFIGDIR" not in os.environ:
+    # OpenMP's threads spin while they wait: on a busy machine a training on two threads takes 25 times as long.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    if "MPLCONFIGDIR" not in os.environ:  # matplotlib keeps its font list in our cache instead of the user's home
         with suppress(TrimtabError):  # whoever needs the cache will say that it cannot be made
             os.environ["MPLCONFIGDIR"] = str(cache_dir("matplotlib"))
 

@@ -1,13 +1,15 @@
 import json
 from pathlib import Path
 
+import pytest
 import torch
 from torch import nn
 
 from automl.config import load_config
-from automl.finalists import Finalist, choose, read_result
+from automl.finalists import Compiled, Finalist, choose, measure_all, read_result
 from automl.store import EvaluationRow
 from automl.worker import reinitialise
+from backends.measuring import Artefact, Measurement
 from search_spaces.objective import Evaluation
 from search_spaces.policy import CompressionPolicy
 
@@ -70,6 +72,28 @@ def test_a_result_counts_for_its_own_policy_only(tmp_path: Path) -> None:
     assert read_result(tmp_path, Finalist("best", CompressionPolicy())) is None
     (tmp_path / "result.json").write_text("{")
     assert read_result(tmp_path, finalist) is None
+
+
+def test_of_several_processes_the_median_latency_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One process may happen to place a network badly; it must not decide."""
+    slow_at = iter([0, 2, 1])
+
+    def measured(artefacts: list[Artefact], *_: object, **__: object) -> list[Measurement]:
+        slow = next(slow_at)
+        return [
+            Measurement(9.0 if index == slow else 1.0 + index, 1.0, 9.0, 10, 1, artefact.engine)
+            for index, artefact in enumerate(artefacts)
+        ]
+
+    monkeypatch.setattr("automl.finalists.measure", measured)
+    compiled = [Compiled("baseline", Path("a.so"), Path("a.onnx"), 1e-7), Compiled("best", Path("b.so"), None, 2e-7)]
+    found = measure_all(compiled, torch.zeros(1), threads=1)
+    assert {name: {engine: figures["latency_s"] for engine, figures in of.items()} for name, of in found.items()} == {
+        "baseline": {"tvm": 1.0, "onnxruntime": 2.0},
+        "best": {"tvm": 3.0},
+    }
+    assert found["best"]["tvm"]["max_error"] == 2e-7
+    assert measure_all([], torch.zeros(1), threads=1) == {}
 
 
 def test_reinitialised_weights_come_from_the_seed_alone() -> None:

@@ -56,8 +56,9 @@ def families() -> Iterator[list[psutil.Process]]:
     Ray's two agents try to report their raylet's death for a minute before they follow it.
     """
     left: list[psutil.Process] = []
+    before = set(psutil.Process().children(recursive=True))
     yield left
-    left.extend(psutil.Process().children(recursive=True))
+    left.extend(set(psutil.Process().children(recursive=True)) - before)
     psutil.wait_procs(left, timeout=100)
     assert not [process for process in left if _alive(process)]
 

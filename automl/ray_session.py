@@ -5,6 +5,7 @@ import os
 import secrets
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -16,6 +17,7 @@ from automl.errors import TrimtabError
 OBJECT_STORE_BYTES = 256 * 2**20
 PREFIX = "trimtab-ray-"
 ALIVE = ".alive"
+ORPHAN_S = 120.0
 
 _ENVIRONMENT = {
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # bind to loopback, not to every interface
@@ -76,16 +78,26 @@ def _temporary_directory() -> Iterator[Path]:
 
     Those of drivers that were killed are removed, too: their locks are free.
     """
-    parent = Path(tempfile.gettempdir())
-    for old in parent.glob(f"{PREFIX}*/{ALIVE}"):
-        if old.stat().st_uid == os.getuid():
-            with suppress(Timeout, OSError), FileLock(old, timeout=0):
-                shutil.rmtree(old.parent, ignore_errors=True)
+    for old in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
+        with suppress(Timeout, OSError):
+            _remove_dead(old)
     directory = Path(tempfile.mkdtemp(prefix=PREFIX))
     try:
         with FileLock(directory / ALIVE):
             yield directory
     finally:
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+def _remove_dead(directory: Path) -> None:
+    """Remove a session's directory unless its driver lives; Timeout where it does."""
+    status = directory.stat()
+    if status.st_uid != os.getuid():
+        return
+    if (directory / ALIVE).exists():
+        with FileLock(directory / ALIVE, timeout=0):
+            shutil.rmtree(directory, ignore_errors=True)
+    elif time.time() - status.st_mtime > ORPHAN_S:  # removed, then made again by processes of Ray that were dying
         shutil.rmtree(directory, ignore_errors=True)
 
 

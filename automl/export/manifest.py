@@ -7,7 +7,7 @@ import hashlib
 import os
 import stat
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import Annotated, Any, BinaryIO, Literal
+from typing import Annotated, Any, BinaryIO, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
@@ -32,6 +32,24 @@ Count = Annotated[int, Field(ge=0)]
 
 class _Record(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class Document(_Record):
+    """A JSON file of an export: written whole, and refused with the first thing that is wrong."""
+
+    file_name: ClassVar[str]
+
+    def to_json(self) -> str:
+        """The document as indented JSON text."""
+        return self.model_dump_json(indent=2) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> Self:
+        """Read what `to_json` wrote; InputError with the first thing that is wrong."""
+        try:
+            return cls.model_validate_json(text)
+        except ValidationError as error:
+            raise InputError(f"{cls.file_name} is damaged: {first_problem(error)}") from None
 
 
 class FileRecord(_Record):
@@ -84,7 +102,7 @@ class LatencyRecord(_Record):
     details: dict[str, str] = Field(default_factory=dict)
 
 
-class Manifest(_Record):
+class Manifest(Document):
     """Everything said about an exported network.
 
     Attributes:
@@ -95,6 +113,8 @@ class Manifest(_Record):
         latency: by engine; empty where nothing was measured.
         results: what else the search knows of the network.
     """
+
+    file_name = MANIFEST
 
     schema_version: Literal[1]
     trimtab: str
@@ -122,18 +142,6 @@ class Manifest(_Record):
             if not is_plain_name(name):
                 raise ValueError(f"a manifest lists files of its own directory by name, got {name!r}")
         return files
-
-    def to_json(self) -> str:
-        """The manifest as indented JSON text."""
-        return self.model_dump_json(indent=2) + "\n"
-
-    @classmethod
-    def from_json(cls, text: str | bytes) -> "Manifest":
-        """Read what `to_json` wrote; InputError with the first thing that is wrong."""
-        try:
-            return cls.model_validate_json(text)
-        except ValidationError as error:
-            raise InputError(f"{MANIFEST} is damaged: {first_problem(error)}") from None
 
 
 def is_plain_name(name: str) -> bool:

@@ -12,10 +12,10 @@ import numpy as np
 import safetensors
 import safetensors.torch
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field
 from torch import nn
 
-from automl.export.manifest import ARCHITECTURE, WEIGHTS, first_problem, open_regular, read_json_file
+from automl.export.manifest import ARCHITECTURE, WEIGHTS, Document, open_regular, read_json_file
 from automl.models import build_model
 from automl.models.external import EXTERNAL
 from automl.plugins import is_reference
@@ -30,7 +30,7 @@ NEEDLESS_ARGS = frozenset(
 Width = Annotated[int, Field(gt=0)]
 
 
-class Architecture(BaseModel):
+class Architecture(Document):
     """What rebuilds a network: the model's reference and the units that each pruned channel group keeps.
 
     Attributes:
@@ -41,25 +41,13 @@ class Architecture(BaseModel):
         units: channel group -> indices of the units that stay, rising; groups not named stay whole.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    file_name = ARCHITECTURE
 
     model: str
     args: dict[str, Any] = Field(default_factory=dict)
     classes: Width
     input_shape: Annotated[list[Width], Field(min_length=3, max_length=3)]
     units: dict[str, list[Annotated[int, Field(ge=0)]]] = Field(default_factory=dict)
-
-    @classmethod
-    def from_json(cls, text: str | bytes) -> "Architecture":
-        """Read `architecture.json`; InputError with the first thing that is wrong."""
-        try:
-            return cls.model_validate_json(text)
-        except ValidationError as error:
-            raise InputError(f"{ARCHITECTURE} is damaged: {first_problem(error)}") from None
-
-    def to_json(self) -> str:
-        """The architecture as indented JSON text."""
-        return self.model_dump_json(indent=2) + "\n"
 
 
 @dataclass(frozen=True)

@@ -16,14 +16,10 @@ from search_spaces.graph import ModelGraph
 from search_spaces.objective import Constraint
 from search_spaces.space import SearchSpace
 
-ORACLE = Path(__file__).parents[2].parent / "shared/oracles/amc_action_bounding.json"
-
 
 @pytest.fixture(scope="module")
-def oracle() -> dict[str, Any]:
-    if not ORACLE.exists():
-        pytest.skip("../shared/oracles is not there")
-    loaded: dict[str, Any] = json.loads(ORACLE.read_text(encoding="utf-8"))
+def oracle(oracles: Path) -> dict[str, Any]:
+    loaded: dict[str, Any] = json.loads((oracles / "amc_action_bounding.json").read_text(encoding="utf-8"))
     return loaded
 
 

@@ -1,0 +1,130 @@
+"""Convolution, 1 x 1 to any size: one register-tiled schedule for packed inputs, and for a first layer's plain ones."""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from tvm import te
+
+from backends.tvm.kernels.base import Kernel, Span, Window, block_named, padded, parallelize, product, vectorize_inner
+from backends.tvm.kernels.epilogue import NO_EPILOGUE, Epilogue
+from backends.tvm.kernels.tiles import choose_tile, round_columns
+from backends.tvm.target import Cpu
+
+
+@dataclass(frozen=True, slots=True)
+class Conv2d(Kernel):
+    """Dense convolution into channel blocks, with bias, residual and activation.
+
+    Operands: input, weight [blocks, steps, kh, kw, width, lanes], bias [blocks, lanes], where the span is irregular the
+    table int32 [steps] of its positions, and the residual where there is one.
+
+    Attributes:
+        source: shape of the input buffer, [N, blocks, H, W, lanes] or plain [N, C, H, W].
+        span: how the reduction walks over the input's channels.
+        blocks: output channel blocks.
+        size: output rows and columns.
+    """
+
+    kind: ClassVar[str] = "conv2d"
+
+    source: tuple[int, ...]
+    span: Span
+    blocks: int
+    size: tuple[int, int]
+    lanes: int
+    window: Window
+    epilogue: Epilogue = NO_EPILOGUE
+
+    @property
+    def output_shape(self) -> tuple[int, ...]:
+        """[N, blocks, rows, columns, lanes]."""
+        return self.source[0], self.blocks, *self.size, self.lanes
+
+    def declare(self, cpu: Cpu) -> list[Any]:
+        """Pad, sum, epilogue; and a crop where more columns are computed than asked for (see `round_columns`)."""
+        (rows, columns), (kernel_rows, kernel_columns) = self.size, self.window.kernel
+        computed = round_columns(columns)
+        source = te.placeholder(self.source, name="source")
+        weight_shape = (self.blocks, self.span.steps, kernel_rows, kernel_columns, self.span.width, self.lanes)
+        weight = te.placeholder(weight_shape, name="weight")
+        bias = te.placeholder((self.blocks, self.lanes), name="bias")
+        operands = [source, weight, bias]
+        table = None
+        if self.span.start is None:
+            table = te.placeholder((self.span.steps,), name="table", dtype="int32")
+            operands.append(table)
+        residual = None
+        if self.epilogue.residual:
+            residual = te.placeholder(self.output_shape, name="residual")
+            operands.append(residual)
+
+        image = padded(source, self.window, rows, computed)
+        step = te.reduce_axis((0, self.span.steps), "step")
+        kh, kw = te.reduce_axis((0, kernel_rows), "kh"), te.reduce_axis((0, kernel_columns), "kw")
+        lane = te.reduce_axis((0, self.span.width), "lane")
+
+        def element(n: Any, h: Any, w: Any) -> Any:
+            y = h * self.window.stride[0] + kh * self.window.dilation[0]
+            x = w * self.window.stride[1] + kw * self.window.dilation[1]
+            first = table[step] if table is not None else self.span.start + step * self.span.width
+            if len(self.source) == 4:
+                return image[n, first + lane, y, x]
+            return image[n, first // self.lanes, y, x, first % self.lanes + lane]
+
+        sums = te.compute(
+            (self.source[0], self.blocks, rows, computed, self.lanes),
+            lambda n, o, h, w, v: te.sum(
+                element(n, h, w) * weight[o, step, kh, kw, lane, v], axis=[step, kh, kw, lane]
+            ),
+            name="sum",
+        )
+        out = te.compute(
+            sums.shape,
+            lambda n, o, h, w, v: self.epilogue.apply(
+                sums[n, o, h, w, v],
+                bias[o, v],
+                None if residual is None else residual[n, o, h, te.min(w, columns - 1) if computed > columns else w, v],
+            ),
+            name="out",
+        )
+        if computed > columns:
+            whole = out
+            out = te.compute(self.output_shape, lambda *index: whole[index], name="crop")
+        return [*operands, out]
+
+    def schedule(self, schedule: Any, cpu: Cpu) -> None:
+        """A tile of accumulators in registers, the whole reduction around it: pixels outside, output blocks inside, so
+        that one broadcast input lives at a time; only the tile is unrolled (more of it costs speed and compile time).
+        """
+        sums, out = schedule.get_sblock("sum"), schedule.get_sblock("out")
+        n, o, h, w, v = schedule.get_loops(out)
+        tile = choose_tile(self.blocks, self.size[0], round_columns(self.size[1]), cpu)
+        o_outer, o_inner = schedule.split(o, [None, tile.blocks])
+        h_outer, h_inner = schedule.split(h, [None, tile.rows])
+        w_outer, w_inner = schedule.split(w, [None, tile.columns])
+        schedule.reorder(n, o_outer, h_outer, w_outer, h_inner, w_inner, o_inner, v)
+        schedule.set_scope(sums, 0, "local")  # in "global" it would become a workspace allocation, not registers
+        schedule.compute_at(sums, w_outer, preserve_unit_loops=True)
+        schedule.vectorize(v)
+        for loop in (o_inner, h_inner, w_inner):
+            schedule.unroll(loop)
+
+        o_tile, h_tile, w_tile, v_tile, step, kh, kw, lane = schedule.get_loops(sums)[-8:]
+        schedule.reorder(step, kh, kw, lane, h_tile, w_tile, o_tile, v_tile)
+        schedule.vectorize(v_tile)
+        for loop in (o_tile, h_tile, w_tile):
+            schedule.unroll(loop)
+        if (crop := block_named(schedule, "crop")) is not None:
+            schedule.reverse_compute_at(crop, h_outer, preserve_unit_loops=True)
+            vectorize_inner(schedule, crop)
+        work = product(self.output_shape) * self.span.steps * self.span.width * product(self.window.kernel)
+        parallelize(schedule, (n, o_outer, h_outer), work, cpu)
+        *_, o_zero, h_zero, w_zero, v_zero = schedule.get_loops(schedule.decompose_reduction(sums, step))
+        schedule.vectorize(v_zero)
+        for loop in (o_zero, h_zero, w_zero):
+            schedule.unroll(loop)
+
+        if (pad := block_named(schedule, "pad")) is not None:
+            pad_loops = schedule.get_loops(pad)
+            schedule.vectorize(pad_loops[-1])
+            parallelize(schedule, pad_loops[:3], product(self.source), cpu)

@@ -1,0 +1,191 @@
+"""Operators that move data: into channel blocks and out of them, gathers of channels, concatenation."""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from tvm import te, tirx
+
+from backends.tvm.kernels.base import Kernel, block_count, parallelize, product, vectorize_inner
+from backends.tvm.target import Cpu
+
+
+@dataclass(frozen=True, slots=True)
+class Pack(Kernel):
+    """Plain [N, C, H, W] -> [N, blocks, H, W, lanes], zeros behind the last channel."""
+
+    kind: ClassVar[str] = "pack"
+
+    source: tuple[int, ...]
+    lanes: int
+
+    @property
+    def output_shape(self) -> tuple[int, ...]:
+        """[N, blocks, H, W, lanes]."""
+        return self.source[0], block_count(self.source[1], self.lanes), *self.source[2:], self.lanes
+
+    def declare(self, cpu: Cpu) -> list[Any]:
+        """A transposition within each block."""
+        source = te.placeholder(self.source, name="source")
+        channels = self.source[1]
+
+        def element(n: Any, o: Any, h: Any, w: Any, v: Any) -> Any:
+            channel = o * self.lanes + v
+            value = source[n, te.min(channel, channels - 1), h, w]
+            return tirx.if_then_else(channel < channels, value, tirx.const(0.0, "float32"))
+
+        return [source, te.compute(self.output_shape, element, name="out")]
+
+    def schedule(self, schedule: Any, cpu: Cpu) -> None:
+        """One pixel's lanes at a time."""
+        vectorize_inner(schedule, schedule.get_sblock("out"))
+
+
+@dataclass(frozen=True, slots=True)
+class Unpack(Kernel):
+    """[N, blocks, H, W, lanes] -> plain [N, C, H, W]. Operands: input, table int32 [C] of the channels' positions."""
+
+    kind: ClassVar[str] = "unpack"
+
+    source: tuple[int, ...]
+    channels: int
+
+    @property
+    def output_shape(self) -> tuple[int, ...]:
+        """[N, C, H, W]."""
+        return self.source[0], self.channels, *self.source[2:4]
+
+    def declare(self, cpu: Cpu) -> list[Any]:
+        """One channel after the other."""
+        source = te.placeholder(self.source, name="source")
+        table = te.placeholder((self.channels,), name="table", dtype="int32")
+        lanes = self.source[4]
+        out = te.compute(
+            self.output_shape, lambda n, c, h, w: source[n, table[c] // lanes, h, w, table[c] % lanes], name="out"
+        )
+        return [source, table, out]
+
+    def schedule(self, schedule: Any, cpu: Cpu) -> None:
+        """As it comes."""
+
+
+@dataclass(frozen=True, slots=True)
+class GatherFeatures(Kernel):
+    """[N, size] -> [N, K] by a table of positions. Operands: input, table int32 [K]."""
+
+    kind: ClassVar[str] = "gather_features"
+
+    source: tuple[int, int]
+    features: int
+
+    @property
+    def output_shape(self) -> tuple[int, ...]:
+        """[N, K]."""
+        return self.source[0], self.features
+
+    def declare(self, cpu: Cpu) -> list[Any]:
+        """A look-up."""
+        source = te.placeholder(self.source, name="source")
+        table = te.placeholder((self.features,), name="table", dtype="int32")
+        return [source, table, te.compute(self.output_shape, lambda n, k: source[n, table[k]], name="out")]
+
+    def schedule(self, schedule: Any, cpu: Cpu) -> None:
+        """As it comes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Gather(Kernel):
+    """Any channels of any rows and columns, into fresh blocks: what a map of channels alone cannot express.
+
+    Operands: input, table int32 [blocks, lanes] of the positions, below zero for a channel of zeros.
+
+    Attributes:
+        size: output rows and columns.
+        offset: input row and column of the first output; below zero the output begins with a border of `fill`.
+        stride: input rows and columns between two outputs.
+        fill: what the border holds; channels of zeros hold zero.
+    """
+
+    kind: ClassVar[str] = "gather"
+
+    source: tuple[int, ...]
+    blocks: int
+    size: tuple[int, int]
+    offset: tuple[int, int] = (0, 0)
+    stride: tuple[int, int] = (1, 1)
+    fill: float = 0.0
+
+    @property
+    def output_shape(self) -> tuple[int, ...]:
+        """[N, blocks, rows, columns, lanes]."""
+        return self.source[0], self.blocks, *self.size, self.source[4]
+
+    def declare(self, cpu: Cpu) -> list[Any]:
+        """A look-up of each lane."""
+        lanes = self.source[4]
+        source = te.placeholder(self.source, name="source")
+        table = te.placeholder((self.blocks, lanes), name="table", dtype="int32")
+        zero = tirx.const(0.0, "float32")
+        inside_always = all(
+            offset >= 0 and offset + (size - 1) * stride < extent
+            for offset, size, stride, extent in zip(self.offset, self.size, self.stride, self.source[2:4], strict=True)
+        )
+
+        def element(n: Any, o: Any, h: Any, w: Any, v: Any) -> Any:
+            position = te.max(table[o, v], 0)
+            y, x = h * self.stride[0] + self.offset[0], w * self.stride[1] + self.offset[1]
+            value = tirx.Select(table[o, v] >= 0, source[n, position // lanes, y, x, position % lanes], zero)
+            if inside_always:
+                return value
+            inside = tirx.all(y >= 0, y < self.source[2], x >= 0, x < self.source[3])
+            return tirx.if_then_else(inside, value, tirx.const(self.fill, "float32"))
+
+        return [source, table, te.compute(self.output_shape, element, name="out")]
+
+    def schedule(self, schedule: Any, cpu: Cpu) -> None:
+        """A vector gather a pixel."""
+        out = schedule.get_sblock("out")
+        vectorize_inner(schedule, out)
+        parallelize(schedule, schedule.get_loops(out)[:3], product(self.output_shape), cpu)
+
+
+@dataclass(frozen=True, slots=True)
+class Concat(Kernel):
+    """Whole blocks of several buffers behind one another.
+
+    Attributes:
+        sources: shapes of the input buffers, alike but for their blocks.
+        taken: of each, the blocks that are taken.
+    """
+
+    kind: ClassVar[str] = "concat"
+
+    sources: tuple[tuple[int, ...], ...]
+    taken: tuple[tuple[int, ...], ...]
+
+    @property
+    def output_shape(self) -> tuple[int, ...]:
+        """[N, all taken blocks, H, W, lanes]."""
+        batch, _, *pixel = self.sources[0]
+        return batch, sum(map(len, self.taken)), *pixel
+
+    def declare(self, cpu: Cpu) -> list[Any]:
+        """Block after block."""
+        operands = [te.placeholder(shape, name=f"source{i}") for i, shape in enumerate(self.sources)]
+        origin = [(operand, block) for operand, blocks in zip(operands, self.taken, strict=True) for block in blocks]
+
+        def element(n: Any, o: Any, *pixel: Any) -> Any:
+            value = None
+            for position, (operand, block) in reversed(list(enumerate(origin))):
+                here = operand[(n, block, *pixel)]
+                value = here if value is None else tirx.if_then_else(o <= position, here, value)
+            return value
+
+        return [*operands, te.compute(self.output_shape, element, name="out")]
+
+    def schedule(self, schedule: Any, cpu: Cpu) -> None:
+        """The blocks unrolled, so that each is a straight copy."""
+        out = schedule.get_sblock("out")
+        n, o, _, _, v = schedule.get_loops(out)
+        schedule.unroll(o)
+        schedule.vectorize(v)
+        parallelize(schedule, (n,), product(self.output_shape), cpu)

@@ -1,0 +1,112 @@
+"""Pooling: maximum and average over windows, average over the whole feature map."""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from tvm import te, tirx
+
+from backends.tvm.kernels.base import Kernel, parallelize, product
+from backends.tvm.kernels.depthwise import PerChannel
+from backends.tvm.target import Cpu
+
+
+@dataclass(frozen=True, slots=True)
+class MaxPool(PerChannel):
+    """Maximum over the window; the border never wins."""
+
+    kind: ClassVar[str] = "max_pool"
+    fill: ClassVar[float] = -3.402823e38
+
+    def reduction(self, image: Any, operands: list[Any]) -> Any:
+        """Maximum of the window."""
+        kh, kw = self.window_axes()
+        return te.compute(
+            self.output_shape,
+            lambda *index: te.max(self.at(image, index, kh, kw), axis=[kh, kw]),
+            name="sum",
+        )
+
+    def finish(self, sums: Any, operands: list[Any]) -> Any:
+        """Stores it."""
+        return te.compute(self.output_shape, lambda *index: sums[index], name="out")
+
+
+@dataclass(frozen=True, slots=True)
+class AveragePool(PerChannel):
+    """Average over the window.
+
+    Attributes:
+        count_border: whether the padding (not what ceil_mode adds beyond it) counts as elements, as torch has it.
+    """
+
+    kind: ClassVar[str] = "average_pool"
+
+    count_border: bool = True
+
+    def reduction(self, image: Any, operands: list[Any]) -> Any:
+        """Sum of the window."""
+        kh, kw = self.window_axes()
+        return te.compute(
+            self.output_shape,
+            lambda *index: te.sum(self.at(image, index, kh, kw), axis=[kh, kw]),
+            name="sum",
+        )
+
+    def finish(self, sums: Any, operands: list[Any]) -> Any:
+        """Divides by the number of elements."""
+
+        def element(n: Any, o: Any, h: Any, w: Any, v: Any) -> Any:
+            divisor = self._counted(0, h) * self._counted(1, w)
+            if isinstance(divisor, int):
+                return sums[n, o, h, w, v] * tirx.const(1.0 / divisor, "float32")
+            return sums[n, o, h, w, v] / divisor.astype("float32")
+
+        return te.compute(self.output_shape, element, name="out")
+
+    def _counted(self, axis: int, position: Any) -> Any:
+        """Elements that count along an axis: the kernel's extent where no window leaves the map, else by position."""
+        kernel, stride = self.window.kernel[axis], self.window.stride[axis]
+        before, after, extent = self.window.padding[axis], self.window.padding[axis + 2], self.source[2 + axis]
+        border_before, border_after = (before, after) if self.count_border else (0, 0)
+        whole = self.window.span(axis, self.size[axis]) <= extent + before + border_after
+        if whole and before == border_before:
+            return kernel
+        start = position * stride - before
+        return te.min(start + kernel, extent + border_after) - te.max(start, -border_before)
+
+
+@dataclass(frozen=True, slots=True)
+class GlobalAverage(Kernel):
+    """Average over rows and columns: [N, blocks, H, W, lanes] -> [N, blocks, 1, 1, lanes]."""
+
+    kind: ClassVar[str] = "global_average"
+
+    source: tuple[int, int, int, int, int]
+
+    @property
+    def output_shape(self) -> tuple[int, ...]:
+        """[N, blocks, 1, 1, lanes]."""
+        return *self.source[:2], 1, 1, self.source[4]
+
+    def declare(self, cpu: Cpu) -> list[Any]:
+        """Sum, then scale."""
+        source = te.placeholder(self.source, name="source")
+        y, x = te.reduce_axis((0, self.source[2]), "y"), te.reduce_axis((0, self.source[3]), "x")
+        sums = te.compute(
+            self.output_shape, lambda n, o, h, w, v: te.sum(source[n, o, y, x, v], axis=[y, x]), name="sum"
+        )
+        scale = tirx.const(1.0 / (self.source[2] * self.source[3]), "float32")
+        return [source, te.compute(self.output_shape, lambda *index: sums[index] * scale, name="out")]
+
+    def schedule(self, schedule: Any, cpu: Cpu) -> None:
+        """One accumulator a block."""
+        sums, out = schedule.get_sblock("sum"), schedule.get_sblock("out")
+        n, o, _, w, v = schedule.get_loops(out)
+        schedule.set_scope(sums, 0, "local")
+        schedule.compute_at(sums, w, preserve_unit_loops=True)
+        schedule.vectorize(v)
+        v_tile, y, x = schedule.get_loops(sums)[-3:]
+        schedule.reorder(y, x, v_tile)
+        schedule.vectorize(v_tile)
+        parallelize(schedule, (n, o), product(self.source), cpu)
+        schedule.vectorize(schedule.get_loops(schedule.decompose_reduction(sums, y))[-1])

@@ -14,9 +14,10 @@ from functools import cached_property
 from math import prod
 
 from search_spaces.errors import InputError, did_you_mean
-from search_spaces.policy import CompressionPolicy
+from search_spaces.policy import CompressionPolicy, LayerPolicy
 
 FLOAT32_BYTES = 4
+FLOAT32_BITS = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +85,8 @@ class LayerSpec:
         positions: outputs an image and channel, over all calls of the layer (inputs, of a transposed convolution).
         bias: whether the layer has one.
         in_extent, out_extent: how the channels shrink.
+        weight_bits: bits of each weight; the bias stays float32.
+        activation_bits: bits of each value it reads.
     """
 
     name: str
@@ -101,6 +104,8 @@ class LayerSpec:
     bias: bool
     in_extent: Extent
     out_extent: Extent
+    weight_bits: int = FLOAT32_BITS
+    activation_bits: int = FLOAT32_BITS
 
     @property
     def depthwise(self) -> bool:
@@ -121,6 +126,11 @@ class LayerSpec:
     def params(self) -> int:
         """Weights and bias."""
         return self.weights + (self.out_channels if self.bias else 0)
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of the packed weights, bias and scales not counted."""
+        return -(-self.weights * self.weight_bits // 8)
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,6 +175,7 @@ class ModelGraph:
         input_shape: of one image.
         kept: units that each group keeps, in the order of `groups`.
         digest: SHA-256 of the uncompressed network's structure.
+        bits: (layer, bits of its weights, bits of what it reads) of the layers that are not float32 throughout.
     """
 
     full_operators: tuple[Operator, ...]
@@ -174,6 +185,7 @@ class ModelGraph:
     input_shape: tuple[int, ...]
     kept: tuple[int, ...]
     digest: str
+    bits: tuple[tuple[str, int, int], ...] = ()
 
     @classmethod
     def build(
@@ -232,20 +244,40 @@ class ModelGraph:
         """The graph of the compressed network: counts, shapes and bytes, without touching a tensor.
 
         Raises:
-            InputError: see `kept_units`.
+            InputError: see `kept_units` and `layer_bits`.
         """
-        return self.with_kept(self.kept_units(policy))
+        return replace(self, kept=self.kept_units(policy), bits=self.layer_bits(policy))
 
     def with_kept(self, kept: Sequence[int]) -> "ModelGraph":
-        """The graph where group i keeps kept[i] units."""
+        """The graph where group i keeps kept[i] units; bits stay as they are."""
         return replace(self, kept=tuple(kept))
 
-    def policy(self, kept: Sequence[int] | None = None) -> CompressionPolicy:
-        """The policy that keeps kept[i] units of group i (by default what this graph keeps)."""
-        counts = self.kept if kept is None else kept
-        return CompressionPolicy.from_keep(
-            {group.name: units / group.width for group, units in zip(self.groups, counts, strict=True)}, self.digest
+    def layer_bits(self, policy: CompressionPolicy) -> tuple[tuple[str, int, int], ...]:
+        """What `bits` is under the policy: layers in execution order.
+
+        Raises:
+            InputError: bits for a layer that the network does not have; a channel group is none.
+        """
+        named = {name: layer for name, layer in policy.layers.items() if layer.weight_bits or layer.activation_bits}
+        for name in named:
+            self.layer(name)
+        bits = (
+            (spec.name, named[spec.name].weight_bits or FLOAT32_BITS, named[spec.name].activation_bits or FLOAT32_BITS)
+            for spec in self.full_layers
+            if spec.name in named
         )
+        return tuple(entry for entry in bits if entry[1:] != (FLOAT32_BITS, FLOAT32_BITS))
+
+    def policy(self, kept: Sequence[int] | None = None) -> CompressionPolicy:
+        """The policy that keeps kept[i] units of group i (by default what this graph keeps), with this graph's bits."""
+        counts = self.kept if kept is None else kept
+        layers = {
+            group.name: LayerPolicy(keep=units / group.width) for group, units in zip(self.groups, counts, strict=True)
+        }
+        for name, weight_bits, activation_bits in self.bits:
+            layer = layers.get(name, LayerPolicy())
+            layers[name] = replace(layer, weight_bits=weight_bits, activation_bits=activation_bits)
+        return CompressionPolicy(layers, self.digest)
 
     def real_macs(self, kept: Sequence[float]) -> float:
         """MACs for unrounded numbers of units, the quantity that AMC's Algorithm 1 bounds."""
@@ -260,8 +292,12 @@ class ModelGraph:
     @cached_property
     def layers(self) -> tuple[LayerSpec, ...]:
         """The convolution and linear layers in execution order, as they stand after the policy."""
+        bits = {name: each for name, *each in self.bits}
         layers = []
         for spec in self.full_layers:
+            if spec.name in bits:
+                weight_bits, activation_bits = bits[spec.name]
+                spec = replace(spec, weight_bits=weight_bits, activation_bits=activation_bits)
             if not (spec.in_extent.terms or spec.out_extent.terms):
                 layers.append(spec)
                 continue
@@ -305,8 +341,9 @@ class ModelGraph:
 
     @property
     def weight_bytes(self) -> int:
-        """Bytes of the parameters in float32."""
-        return self.params * FLOAT32_BYTES
+        """Bytes of the parameters: weights of layers packed in their bits, all others in float32."""
+        packed = sum(layer.weight_bytes - layer.weights * FLOAT32_BYTES for layer in self.layers) if self.bits else 0
+        return self.params * FLOAT32_BYTES + packed
 
     @cached_property
     def _layer_by_name(self) -> Mapping[str, LayerSpec]:

@@ -1,4 +1,4 @@
-"""The compression policy: what each layer keeps. The portable artefact of a search, readable JSON."""
+"""The compression policy: what is done to each layer. The portable artefact of a search, readable JSON."""
 
 import hashlib
 import json
@@ -12,6 +12,7 @@ from typing import Any, Self
 from search_spaces.errors import InputError, did_you_mean
 
 SCHEMA_VERSION = 1
+MAX_BITS = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,13 +21,21 @@ class LayerPolicy:
 
     Attributes:
         keep: share of the output channels that stay, in (0, 1]. It speaks for the layer's whole channel group.
+        weight_bits: bits of each weight, 1 to 32. It speaks for this layer alone.
+        activation_bits: bits of each value that the layer reads, 1 to 32. It speaks for this layer alone.
     """
 
     keep: float | None = None
+    weight_bits: int | None = None
+    activation_bits: int | None = None
 
     def __post_init__(self) -> None:
         if self.keep is not None and not (math.isfinite(self.keep) and 0.0 < self.keep <= 1.0):
             raise InputError(f"a layer keeps a share of its channels in (0, 1], got keep={self.keep}")
+        for name in ("weight_bits", "activation_bits"):
+            bits = getattr(self, name)
+            if bits is not None and not (type(bits) is int and 1 <= bits <= MAX_BITS):
+                raise InputError(f"{name} is a whole number from 1 to {MAX_BITS}, got {bits!r}")
 
 
 @dataclass(frozen=True)
@@ -34,7 +43,8 @@ class CompressionPolicy:
     """Layer name -> `LayerPolicy`. A layer that is absent is left untouched.
 
     Attributes:
-        layers: keyed by the name of a channel group (the first layer that produces its channels) or of a layer in it.
+        layers: keyed by the name of a layer; for `keep`, of a channel group (the first layer that produces its
+            channels) or of a layer in it.
         model: digest of the `ModelGraph` the policy was made for; None where the policy is free of a model.
     """
 

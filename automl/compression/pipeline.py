@@ -90,8 +90,14 @@ class Compressor:
         """The units that stay, sorted, by the name of the channel group.
 
         Raises:
-            InputError: see `ModelGraph.kept_units`.
+            InputError: see `ModelGraph.kept_units`; or the policy asks for bits.
         """
+        for name, layer in policy.layers.items():
+            if layer.weight_bits or layer.activation_bits:
+                raise InputError(
+                    f"this version compresses by pruning alone, layer {name!r} asks for bits; compressing to bits "
+                    "comes with quantisation, leave weight_bits and activation_bits out until then"
+                )
         graph = self.network.graph
         counts = graph.kept_units(policy)
         return {
@@ -103,7 +109,7 @@ class Compressor:
         """The compressed network in eval mode: a plain module without masks, with weights of its own.
 
         Raises:
-            InputError: see `ModelGraph.kept_units`.
+            InputError: see `kept`.
             torch.linalg.LinAlgError: the reconstruction of a layer has no solution in floating point.
         """
         kept = self.kept(policy)

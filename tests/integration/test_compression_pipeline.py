@@ -14,7 +14,7 @@ from automl.data import DataBundle, load_data
 from automl.training import TrainingOptions, train
 from search_spaces.capture import PrunableNetwork
 from search_spaces.errors import InputError
-from search_spaces.policy import CompressionPolicy
+from search_spaces.policy import CompressionPolicy, LayerPolicy
 
 
 class Mixed(nn.Module):
@@ -206,6 +206,15 @@ def test_compress_leaves_the_model_as_it_was(model: nn.Module) -> None:
     assert not small.training
     assert small.get_parameter("0.weight").shape[0] == 4
     assert not hasattr(small, "weight_mask")
+
+
+@pytest.mark.parametrize("bits", [{"weight_bits": 8}, {"activation_bits": 8}])
+def test_bits_are_refused_until_they_can_be_applied(network: PrunableNetwork, bits: dict[str, int]) -> None:
+    compressor = Compressor(network, None, CompressionOptions(reconstruct=False))
+    policy = CompressionPolicy({"stem": LayerPolicy(keep=0.5, **bits)})
+    for compressed in (compressor.kept, compressor.apply):
+        with pytest.raises(InputError, match="layer 'stem' asks for bits; compressing to bits comes with"):
+            compressed(policy)
 
 
 @pytest.mark.parametrize(

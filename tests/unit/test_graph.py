@@ -94,6 +94,54 @@ def test_a_policy_for_another_model_is_refused() -> None:
         graph().apply(CompressionPolicy({"stem": LayerPolicy(keep=0.5)}, model="0" * 64))
 
 
+def test_bits_reach_the_layer_of_that_name_and_not_its_group() -> None:
+    policy = CompressionPolicy(
+        {"stem": LayerPolicy(keep=0.5, weight_bits=4), "fc": LayerPolicy(weight_bits=3, activation_bits=8)}
+    )
+    pruned = graph().apply(policy)
+    assert {layer.name: (layer.weight_bits, layer.activation_bits) for layer in pruned.layers} == {
+        "stem": (4, 32),
+        "depthwise": (32, 32),
+        "conv": (32, 32),
+        "fc": (3, 8),
+    }
+    assert pruned.kept == (8, 32)
+    assert pruned.digest == graph().digest
+    packed = 9 * 3 * 8 * 4 // 8 + 32 * 64 * 10 * 3 // 8
+    assert pruned.weight_bytes == packed + 4 * (pruned.params - 9 * 3 * 8 - 32 * 64 * 10)
+    assert pruned.layer("stem").weight_bytes == 9 * 3 * 8 * 4 // 8
+
+
+def test_odd_bits_fill_whole_bytes() -> None:
+    whole = graph()
+    for bits, bytes_ in [(1, 54), (3, 162), (5, 270), (32, 1728)]:
+        stem = whole.apply(CompressionPolicy({"stem": LayerPolicy(weight_bits=bits)})).layer("stem")
+        assert stem.weight_bytes == bytes_
+    one = whole.with_kept((1, 1)).apply(CompressionPolicy({"stem": LayerPolicy(keep=1e-9, weight_bits=1)}))
+    assert one.layer("stem").weight_bytes == 4  # 27 bits
+
+
+def test_bits_stay_when_units_change_and_policies_give_them_back() -> None:
+    pruned = graph().apply(CompressionPolicy({"depthwise": LayerPolicy(activation_bits=6)}))
+    assert pruned.with_kept((4, 4)).layer("depthwise").activation_bits == 6
+    for again in (pruned, pruned.with_kept((4, 4))):
+        assert graph().apply(again.policy()) == again
+    assert pruned.apply(CompressionPolicy()) == graph()
+
+
+def test_32_bits_are_no_change() -> None:
+    whole = graph()
+    untouched = whole.apply(CompressionPolicy({"stem": LayerPolicy(weight_bits=32, activation_bits=32)}))
+    assert untouched == whole
+    assert untouched.weight_bytes == 4 * whole.params
+
+
+@pytest.mark.parametrize("bits", [{"weight_bits": 4}, {"activation_bits": 4}])
+def test_bits_of_a_layer_that_is_not_there_are_refused(bits: dict[str, int]) -> None:
+    with pytest.raises(InputError, match="no convolution or linear layer 'stemm'; did you mean 'stem'"):
+        graph().apply(CompressionPolicy({"stemm": LayerPolicy(**bits)}))
+
+
 def test_unknown_layer_is_named() -> None:
     with pytest.raises(InputError, match="no convolution or linear layer 'cnv'; did you mean 'conv'"):
         graph().layer("cnv")

@@ -38,6 +38,33 @@ def test_keep_ratio_out_of_range_is_refused(keep: float) -> None:
         LayerPolicy(keep=keep)
 
 
+@pytest.mark.parametrize("bits", [0, 33, -1, 8.0, 4.5, True, "8", float("nan")])
+@pytest.mark.parametrize("name", ["weight_bits", "activation_bits"])
+def test_bits_are_whole_numbers_from_1_to_32(name: str, bits: object) -> None:
+    with pytest.raises(InputError, match=rf"{name} is a whole number from 1 to 32, got "):
+        LayerPolicy(**{name: bits})  # type: ignore[arg-type]
+
+
+def test_bits_are_read_and_written_under_the_same_schema() -> None:
+    policy = CompressionPolicy({"a": LayerPolicy(keep=0.5, weight_bits=4), "b": LayerPolicy(activation_bits=1)})
+    document = json.loads(policy.to_json())
+    assert document["schema_version"] == 1
+    assert document["layers"] == {"a": {"keep": 0.5, "weight_bits": 4}, "b": {"activation_bits": 1}}
+    assert CompressionPolicy.from_json(policy.to_json()) == policy
+    assert pickle.loads(pickle.dumps(policy)) == policy
+
+
+def test_digests_tell_bits_apart_and_are_what_they_were_without() -> None:
+    digests = {
+        CompressionPolicy({"a": LayerPolicy(keep=0.5, weight_bits=weights, activation_bits=reads)}).digest
+        for weights in (None, 4, 8)
+        for reads in (None, 4, 8)
+    }
+    assert len(digests) == 9
+    unchanged = "ec4eebc5afc6d66b2ec4e41d9d9be0d244a2395bad4de5c81d7c03ceec36c766"
+    assert CompressionPolicy.from_keep({"a": 0.5, "b": 0.25}).digest == unchanged
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -51,6 +78,16 @@ def test_keep_ratio_out_of_range_is_refused(keep: float) -> None:
         ('{"schema_version": 1, "layers": {"a": {"keeep": 0.5}}}', "unknown key 'keeep'; did you mean 'keep'"),
         ('{"schema_version": 1, "layers": {"a": {"keep": "x"}}}', "keep is a number, got 'x'"),
         ('{"schema_version": 1, "layers": {"a": {"keep": true}}}', "keep is a number, got True"),
+        ('{"schema_version": 1, "layers": {"a": {"weight_bits": true}}}', "weight_bits is a number, got True"),
+        (
+            '{"schema_version": 1, "layers": {"a": {"weight_bits": 8.0}}}',
+            "layer 'a' of a policy: weight_bits is a whole",
+        ),
+        (
+            '{"schema_version": 1, "layers": {"a": {"activation_bits": 0}}}',
+            "layer 'a' of a policy: activation_bits is a",
+        ),
+        ('{"schema_version": 1, "layers": {"a": {"weight_bit": 8}}}', "did you mean 'weight_bits'"),
         ('{"schema_version": 1, "layers": {"a": {"keep": 2}}}', "layer 'a' of a policy: a layer keeps a share"),
         ('{"schema_version": 1, "layers": {"a": {"keep": NaN}}}', "layer 'a' of a policy: a layer keeps a share"),
     ],

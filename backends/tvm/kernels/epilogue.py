@@ -92,7 +92,8 @@ def _polynomial(x: Expression, *coefficients: float) -> Expression:
 
 
 def _exp_parts(x: Expression, combine: Callable[[Expression, Expression], Expression]) -> Expression:
-    """combine(2^n, e^r - 1) where x = n ln 2 + r, |r| <= ln(2)/2, x within (-87, 87); Cephes' expf."""
+    """combine(2^n, e^r - 1) where x = n ln 2 + r and |r| <= ln(2)/2; x is kept within [-80, 80], where nothing is
+    denormal, which would be slow. The polynomial is Cephes' expf."""
 
     def of_power(x: Expression, biased: Expression) -> Expression:
         n = biased.astype("float32") - _constant(127.0)
@@ -103,12 +104,13 @@ def _exp_parts(x: Expression, combine: Callable[[Expression, Expression], Expres
 
     # truncation rounds n to the nearest integer, since n + 127.5 is positive; it is the exponent's bits at once
     return _let(
-        _clamp(x, -87.0, 87.0),
+        _clamp(x, -80.0, 80.0),
         lambda x: of_power(x, (x * _constant(math.log2(math.e)) + _constant(127.5)).astype("int32")),
     )
 
 
-def _exp(x: Expression) -> Expression:
+def exp(x: Expression) -> Expression:
+    """e^x, good to 2e-7 of itself, x kept within [-80, 80]."""
     return _exp_parts(x, lambda power, less_one: power * less_one + power)
 
 
@@ -117,7 +119,7 @@ def _expm1(x: Expression) -> Expression:
 
 
 def _sigmoid(x: Expression) -> Expression:
-    return _constant(1.0) / (_constant(1.0) + _exp(_constant(0.0) - x))
+    return _constant(1.0) / (_constant(1.0) + exp(_constant(0.0) - x))
 
 
 def _tanh(x: Expression) -> Expression:
@@ -125,18 +127,27 @@ def _tanh(x: Expression) -> Expression:
     return _let(_expm1(_clamp(x, -20.0, 20.0) * _constant(2.0)), lambda e: e / (e + _constant(2.0)))
 
 
+_ERF_ABOVE = (
+    *(-2.72614225801306e-10, 2.77068142495902e-08, -2.10102402082508e-06, -5.69250639462346e-05),
+    *(-7.34990630326855e-04, -2.95459980854025e-03, -1.60960333262415e-02),
+)
+_ERF_BELOW = (
+    *(-1.45660718464996e-05, -2.13374055278905e-04, -1.68282697438203e-03, -7.37332916720468e-03),
+    -1.42647390514189e-02,
+)
+"""Eigen's erf(t) = t p(t^2) / q(t^2) for |t| <= 4, good to 1e-7; beyond, erf is 1 in float32."""
+
+
 def _gelu(x: Expression) -> Expression:
-    """x/2 (1 + erf(x/sqrt 2)) with Eigen's rational erf, good to 1e-7, on [-4, 4]; beyond, erf is 1 in float32."""
+    """x/2 (1 + erf(x/sqrt 2))."""
+
+    def one_plus_erf(t: Expression) -> Expression:
+        def ratio(square: Expression) -> Expression:
+            return _polynomial(square, *_ERF_ABOVE) / _polynomial(square, *_ERF_BELOW)
+
+        return t * _let(t * t, ratio) + _constant(1.0)
 
     def of(x: Expression) -> Expression:
-        def one_plus_erf(t: Expression) -> Expression:
-            above = (-2.72614225801306e-10, 2.77068142495902e-08, -2.10102402082508e-06, -5.69250639462346e-05)
-            above += (-7.34990630326855e-04, -2.95459980854025e-03, -1.60960333262415e-02)
-            below = (-1.45660718464996e-05, -2.13374055278905e-04, -1.68282697438203e-03, -7.37332916720468e-03)
-            below += (-1.42647390514189e-02,)
-            ratio = _let(t * t, lambda square: _polynomial(square, *above) / _polynomial(square, *below))
-            return t * ratio + _constant(1.0)
-
         half = _constant(0.5) * te.max(x, _constant(-4.0 * math.sqrt(2.0)))
         return half * _let(_clamp(x * _constant(math.sqrt(0.5)), -4.0, 4.0), one_plus_erf)
 
@@ -164,7 +175,7 @@ def _softplus(x: Expression) -> Expression:
 
     def of(x: Expression) -> Expression:
         negative = te.min(x, _constant(0.0) - x)
-        return te.max(x, _constant(0.0)) + _let(_exp(negative), log1p)
+        return te.max(x, _constant(0.0)) + _let(exp(negative), log1p)
 
     return _let(x, of)
 
@@ -172,7 +183,7 @@ def _softplus(x: Expression) -> Expression:
 def _mish(x: Expression) -> Expression:
     # tanh(log(1 + e)) = (e^2 + 2e) / (e^2 + 2e + 2)
     def of(x: Expression) -> Expression:
-        grown = _let(_exp(_clamp(x, -87.0, 20.0)), lambda e: e * (e + _constant(2.0)))
+        grown = _let(exp(_clamp(x, -80.0, 20.0)), lambda e: e * (e + _constant(2.0)))
         return x * _let(grown, lambda g: g / (g + _constant(2.0)))
 
     return _let(x, of)

@@ -5,6 +5,7 @@ from math import prod
 from torch import fx, nn
 
 from search_spaces.channels import ChannelStructure
+from search_spaces.describe_arguments import read_arguments
 from search_spaces.graph import Extent, LayerSpec, ModelGraph, Operator
 from search_spaces.template import (
     FUNCTIONS,
@@ -15,6 +16,7 @@ from search_spaces.template import (
     arguments,
     op_name,
     source_of,
+    target_name,
     weight_nodes,
 )
 
@@ -26,10 +28,16 @@ _KINDS = {
 }
 
 
-def describe(structure: ChannelStructure) -> ModelGraph:
-    """The uncompressed graph of a captured network."""
+def describe(structure: ChannelStructure, batch: int = 1) -> ModelGraph:
+    """The uncompressed graph of a captured network.
+
+    Args:
+        structure: the captured network.
+        batch: for which the shapes of operators without a batch dimension are given; where the network fixes its
+            batch size, they are for that.
+    """
     layers = _Layers(structure)
-    operators = _Operators(structure, layers).run()
+    operators = _Operators(structure, layers, batch).run()
     image = next(node.meta["shape"][1:] for node in structure.template.graph.nodes if node.op == "placeholder")
     return ModelGraph.build(operators, layers.specs(), structure.groups, structure.refusals, image)
 
@@ -172,10 +180,11 @@ def _each(value: int | tuple[int, ...], dims: int) -> tuple[int, ...]:
 class _Operators:
     """Every operator, its shape for one image and the parameters that no layer counts."""
 
-    def __init__(self, structure: ChannelStructure, layers: _Layers) -> None:
+    def __init__(self, structure: ChannelStructure, layers: _Layers, batch: int) -> None:
         self.structure = structure
         self.template = structure.template
         self.layers = layers
+        self.batch = batch
         self.operators: dict[fx.Node, Operator] = {}
 
     def run(self) -> list[Operator]:
@@ -202,15 +211,16 @@ class _Operators:
     def _add(self, node: fx.Node, kind: str, sources: list[fx.Node]) -> None:
         shown = source_of(node) if kind == "output" else node
         batched = shown.meta.get("batched", False)
-        shape = shown.meta.get("shape", ())
+        shape = self.template.shape(shown, self.batch) if "shape" in shown.meta else ()
         axis = self.structure.channel_axis(shown)
         extent = Extent() if axis is None else self.structure.extent(self.structure.unit_arrays[shown].reshape(-1))
         params = self._params(node)
         layer = self.layers.name_of.get(node)
+        reads = [source for source in sources if source in self.operators]
         self.operators[node] = Operator(
             name=node.name,
             kind=kind,
-            inputs=tuple(self.operators[source].name for source in sources if source in self.operators),
+            inputs=tuple(self.operators[source].name for source in reads),
             shape=tuple(shape[1:] if batched else shape),
             dtype=str(shown.meta.get("dtype", "")).removeprefix("torch."),
             layer=str(node.target) if kind == "batch_norm" and node.op == "call_module" else layer,
@@ -218,6 +228,10 @@ class _Operators:
             extent=extent,
             channel_params=0 if axis is None else params // shape[axis],
             fixed_params=params if axis is None else 0,
+            target=target_name(node),
+            arguments=read_arguments(self.structure, node, reads),
+            batched=batched,
+            constant=not shown.meta.get("fed", False),
         )
 
     def _params(self, node: fx.Node) -> int:

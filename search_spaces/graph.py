@@ -134,6 +134,16 @@ class LayerSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class TensorInput:
+    """Stands in an operator's arguments for the tensor `inputs[index]`."""
+
+    index: int
+
+
+Argument = TensorInput | Extent | int | float | bool | str | None | tuple["Argument", ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Operator:
     """One operation of the network.
 
@@ -142,13 +152,19 @@ class Operator:
         kind: canonical name: "input", "constant" (a free parameter), "conv", "linear", "batch_norm", "relu", "add",
             "cat", "max_pool", "channel_gather" (a shuffle), ..., "output"; else ATen's name.
         inputs: names of the operators it reads.
-        shape: of its output for one image, batch dimension left out.
+        shape: of its output for one image; where `batched`, the batch dimension, its first, is left out.
         dtype: of its output, e.g. "float32".
         layer: qualified name of the module whose weights it uses, None where it has none.
         axis: the axis of `shape` that shrinks, None where none does.
         extent: how that axis shrinks.
         channel_params: parameters for each entry of that axis that no `LayerSpec` counts (2 for batch norm).
         fixed_params: other parameters that no `LayerSpec` counts.
+        target: ATen's operator with its overload ("max_pool2d.default"); "" where a module or none is called.
+        arguments: its arguments by name, defaults filled in. Bounds along the axis that shrinks are `Extent`s. Those of
+            a "channel_gather" are "index" (for each channel of the whole network which channel of its input it is, -1
+            for zeros), and for "source" and "result" the (group, unit) of each channel, group -1 where it stays.
+        batched: whether its first dimension is the batch.
+        constant: whether it depends on no input.
     """
 
     name: str
@@ -161,6 +177,14 @@ class Operator:
     extent: Extent = Extent()
     channel_params: int = 0
     fixed_params: int = 0
+    target: str = ""
+    arguments: tuple[tuple[str, Argument], ...] = ()
+    batched: bool = True
+    constant: bool = False
+
+    def argument(self, name: str) -> Argument:
+        """The argument of that name, None where there is none."""
+        return dict(self.arguments).get(name)
 
 
 @dataclass(frozen=True)

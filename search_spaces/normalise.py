@@ -113,6 +113,7 @@ class _Normaliser:
             saved=self.saved & fetched,
             batch=self.batch,
             any_batch=self.batch_symbol is not None,
+            batch_symbol=self.batch_symbol,
         )
 
     # -- nodes -----------------------------------------------------------------------------------------------------
@@ -142,7 +143,8 @@ class _Normaliser:
             self.tensors[name] = self.held[name]
             with self.graph.inserting_before(next(iter(self.graph.nodes))):
                 new = self.graph.get_attr(name)
-            new.meta.update(shape=tuple(self.held[name].shape), dtype=self.held[name].dtype, batched=False)
+            shape = tuple(self.held[name].shape)
+            new.meta.update(shape=shape, sizes=shape, dtype=self.held[name].dtype, batched=False)
             new.meta.update(where=name, fed=False)
             self.env[node] = new
         return self.env[node]
@@ -166,7 +168,8 @@ class _Normaliser:
         return new
 
     def _shape(self, old: fx.Node, new: fx.Node, value: Tensor) -> None:
-        new.meta.update(shape=_hints(value), dtype=value.dtype, batched=self._batched(old, value))
+        sizes = tuple(size if isinstance(size, int) else size.node.expr for size in value.shape)
+        new.meta.update(shape=_hints(value), sizes=sizes, dtype=value.dtype, batched=self._batched(old, value))
 
     def _batched(self, node: fx.Node, value: Tensor) -> bool:
         """Whether dimension 0 is the batch and no other dimension depends on it."""

@@ -20,7 +20,7 @@ PADS = ("pad", "constant_pad_nd")
 class Template:
     """A network in eval mode whose layers are modules and whose other operators are functional ATen operators.
 
-    Node metadata: "shape" (of the trace) and "dtype"; "batched", whether dimension 0 is the batch; "items", the shapes
+    Node metadata: "shape" (of the trace), "sizes" (the same, in terms of the batch) and "dtype"; "batched", whether dimension 0 is the batch; "items", the shapes
     where a node has several outputs; "where", the module whose code it is; "fed", whether it depends on the input.
 
     Attributes:
@@ -30,6 +30,7 @@ class Template:
         saved: those of `tensors` that belong in a state dict.
         batch: batch size of the trace.
         any_batch: whether other batch sizes work too.
+        batch_symbol: what stands for the batch size in "sizes"; None where it is fixed.
     """
 
     graph: fx.Graph
@@ -38,6 +39,15 @@ class Template:
     saved: set[str]
     batch: int
     any_batch: bool
+    batch_symbol: Any = None
+
+    def shape(self, node: fx.Node, batch: int) -> tuple[int, ...]:
+        """Shape of a node's output for that batch size; where that is fixed, for the trace's."""
+        if self.batch_symbol is None:
+            return tuple(node.meta["shape"])
+        return tuple(
+            size if isinstance(size, int) else int(size.subs(self.batch_symbol, batch)) for size in node.meta["sizes"]
+        )
 
     def module(self, node: fx.Node) -> nn.Module:
         """The module that a `call_module` node runs."""
@@ -48,6 +58,13 @@ def op_name(node: fx.Node) -> str:
     """Name of the ATen operator without its overload ("conv2d"); "" for anything else."""
     if isinstance(node.target, torch._ops.OpOverload) and node.target.namespace == "aten":
         return str(node.target._schema.name).split("::")[1]
+    return ""
+
+
+def target_name(node: fx.Node) -> str:
+    """Name of the ATen operator with its overload ("conv2d.default"); "" for anything else."""
+    if isinstance(node.target, torch._ops.OpOverload) and node.target.namespace == "aten":
+        return f"{op_name(node)}.{node.target._overloadname}"
     return ""
 
 

@@ -6,7 +6,7 @@ from math import ceil, floor, inf, sqrt
 import numpy as np
 import numpy.typing as npt
 
-from envs.pricing import CountedCost, FloatArray
+from envs.pricing import Cost, CountedCost, FloatArray
 from search_spaces.errors import InputError
 from search_spaces.objective import Constraint
 from search_spaces.space import SearchSpace
@@ -45,27 +45,30 @@ class LargestFeasible(Bounding):
     Args:
         space: the numbers of units that each group may keep.
         constraint: the budget; None where there is no hard limit.
+        cost: of the budget's metric.
+
+    Raises:
+        InputError: a budget that no policy of the space can keep.
     """
 
-    def __init__(self, space: SearchSpace, constraint: Constraint | None) -> None:
+    def __init__(self, space: SearchSpace, constraint: Constraint | None, cost: Cost) -> None:
         widths = [group.width for group in space.graph.groups]
         self.free = tuple(group for group, width in enumerate(widths) if space.least[group] < width)
         self.unvisited = np.array(space.least, dtype=np.float64)
         self.lowest = self.unvisited / widths
         if constraint:
-            check_reachable(space, constraint)
+            check_reachable(space, constraint, cost)
         self._choices = [np.array(space.choices(group), dtype=np.float64) for group in range(len(space.least))]
         self._limit = constraint.limit if constraint else inf
-        self._cost = CountedCost(space.graph, constraint.metric) if constraint else None
+        self._cost = cost
 
     def units(self, kept: FloatArray, group: int, ratio: float) -> int:
         """The nearest allowed number of units that keeps the budget within reach."""
         choices = self._choices[group]
         nearest = int(np.argmin(np.abs(choices - ratio * choices[-1])))
-        if self._cost is not None:
-            c0, c1, c2 = self._cost.along(kept, group)
-            affordable = int(np.count_nonzero(c0 + c1 * choices + c2 * choices**2 <= self._limit))
-            nearest = max(0, min(nearest, affordable - 1))
+        if self._limit < inf:
+            # The least is affordable: the groups visited so far were bounded with it.
+            nearest = max(0, self._cost.affordable(kept, group, choices[: nearest + 1], self._limit) - 1)
         return int(choices[nearest])
 
 
@@ -122,21 +125,20 @@ class PublishedBounding(Bounding):
         return 2.0 * left / ((c1 + sqrt(c1 * c1 + 4.0 * c2 * left)) * width)
 
 
-def check_reachable(space: SearchSpace, constraint: Constraint) -> None:
+def check_reachable(space: SearchSpace, constraint: Constraint, cost: Cost) -> None:
     """Refuse a budget that no policy of the space can keep.
 
     Raises:
         InputError: gives the least cost that the space can reach.
     """
-    cost = CountedCost(space.graph, constraint.metric)
     if cost(space.least) > constraint.limit:
         raise _unreachable(space, constraint, cost, space.least)
 
 
-def _unreachable(space: SearchSpace, constraint: Constraint, cost: CountedCost, cheapest: npt.ArrayLike) -> InputError:
+def _unreachable(space: SearchSpace, constraint: Constraint, cost: Cost, cheapest: npt.ArrayLike) -> InputError:
     least, whole = cost(cheapest), cost([group.width for group in space.graph.groups])
     return InputError(
-        f"the budget of {constraint.limit:,.0f} {constraint.unit} cannot be kept: the cheapest policy of the space "
-        f"needs {least:,.0f} ({least / whole:.2%} of the network's {whole:,.0f}); raise the budget, or lower the "
-        "space's lower_bound"
+        f"the budget of {constraint.amount(constraint.limit)} cannot be kept: the cheapest policy of the space needs "
+        f"{constraint.amount(least)} ({least / whole:.2%} of the network's {constraint.amount(whole)}); raise the "
+        "budget, or lower the space's lower_bound"
     )

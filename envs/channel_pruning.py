@@ -8,7 +8,7 @@ from gymnasium import spaces
 from envs.budget import Bounding, LargestFeasible, PublishedBounding
 from envs.layerwise import Action, Evaluator, LayerwiseEnv, LayerwiseWalk, Observation, scalar
 from envs.observation import LayerObservations
-from envs.pricing import CountedCost
+from envs.pricing import Cost, CountedCost
 from envs.reward import find_reward
 from search_spaces.errors import InputError, did_you_mean
 from search_spaces.graph import ModelGraph
@@ -32,6 +32,7 @@ class ChannelPruningWalk(LayerwiseWalk):
         mode: "resource" bounds every action so that the budget can be met; "accuracy" leaves them free.
         faithful: AMC's own bounding and rounding, which may overshoot the budget.
         step_code: whether the state tells the number of the step too, see `LayerObservations`.
+        cost: of the constraint's metric; by default what can be counted is. A latency cannot.
 
     Attributes:
         order: the group that each step decides on.
@@ -48,12 +49,16 @@ class ChannelPruningWalk(LayerwiseWalk):
         mode: str = "resource",
         faithful: bool = False,
         step_code: bool = False,
+        cost: Cost | None = None,
     ) -> None:
         if mode not in MODES:
             raise InputError(f"there is no search mode {mode!r}{did_you_mean(mode, MODES)}")
         graph = space.graph
         limit = constraint if mode == "resource" else None
-        self._bounding: Bounding = (PublishedBounding if faithful else LargestFeasible)(space, limit)
+        self._cost = CountedCost(graph, constraint.metric) if cost is None else cost
+        self._bounding: Bounding = (
+            PublishedBounding(space, limit) if faithful else LargestFeasible(space, limit, self._cost)
+        )
         self._graph = graph
         self._faithful = faithful
         self._widths = np.array([group.width for group in graph.groups], dtype=np.float64)
@@ -64,8 +69,7 @@ class ChannelPruningWalk(LayerwiseWalk):
         ]
         self.order = sorted(self._bounding.free, key=lambda group: (reads[group], group))
         described = [reads[group] for group in self.order]
-        self._observations = LayerObservations(graph.layers, described, constraint.metric, step_code)
-        self._cost = CountedCost(graph, constraint.metric)
+        self._observations = LayerObservations(graph.layers, described, self._cost.by_layer(), step_code)
         self._whole_cost = self._cost(self._widths)
         self.steps = len(self.order)
         self.observation_space = spaces.Box(0.0, 1.0, (self._observations.size,), np.float32)
@@ -143,6 +147,7 @@ class ChannelPruningEnv(LayerwiseEnv):
         reward: by name, see `envs.reward`.
         faithful: AMC's published bounding and rounding.
         step_code: whether the state tells the number of the step, one-hot, after AMC's eleven features.
+        cost: of the constraint's metric; by default what can be counted is. A latency cannot.
 
     Raises:
         InputError: what does not fit together, or a budget that cannot be met.
@@ -158,8 +163,9 @@ class ChannelPruningEnv(LayerwiseEnv):
         reward: str = "accuracy",
         faithful: bool = False,
         step_code: bool = False,
+        cost: Cost | None = None,
     ) -> None:
         if graph.digest != space.graph.digest:
             raise InputError("the search space was built for another network; build it from this graph")
-        walk = ChannelPruningWalk(space, constraint, mode=mode, faithful=faithful, step_code=step_code)
+        walk = ChannelPruningWalk(space, constraint, mode=mode, faithful=faithful, step_code=step_code, cost=cost)
         super().__init__(walk, evaluator, find_reward(reward, mode))

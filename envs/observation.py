@@ -6,7 +6,6 @@ import numpy as np
 import numpy.typing as npt
 
 from search_spaces.graph import LayerSpec
-from search_spaces.objective import Metric
 
 FEATURES = ("t", "n", "c", "h", "w", "stride", "k", "FLOPs[t]", "reduced", "rest", "a[t-1]")
 
@@ -24,7 +23,7 @@ class LayerObservations:
     Args:
         layers: all layers of the uncompressed network in execution order.
         steps: index into `layers` of the layer that each step describes.
-        metric: what the shares are shares of; parameters where the budget is in bytes.
+        costs: of each layer of the uncompressed network, in any unit, [layers]: what the shares are shares of.
         step_code: whether to append the one-hot number of the step.
 
     Attributes:
@@ -32,16 +31,19 @@ class LayerObservations:
     """
 
     def __init__(
-        self, layers: Sequence[LayerSpec], steps: Sequence[int], metric: Metric, step_code: bool = False
+        self,
+        layers: Sequence[LayerSpec],
+        steps: Sequence[int],
+        costs: npt.NDArray[np.float64],
+        step_code: bool = False,
     ) -> None:
         static = np.array([self._describe(t, layers[index]) for t, index in enumerate(steps)], dtype=np.float64)
         low = static.min(axis=0)
         spread = static.max(axis=0) - low
         self._static = (static - low) / np.where(spread > 0.0, spread, 1.0)
-        costs = np.array([layer.macs if metric == "macs" else layer.params for layer in layers], dtype=np.float64)
         self._codes = np.eye(len(steps)) if step_code else np.empty((len(steps), 0))
         self.size = len(FEATURES) + self._codes.shape[1]
-        self._rest = [float(costs[index + 1 :].sum() / costs.sum()) for index in steps]
+        self._rest = [float(costs[index + 1 :].sum() / (costs.sum() or 1.0)) for index in steps]
 
     def observe(self, step: int, reduced: float, last_ratio: float) -> npt.NDArray[np.float32]:
         """State vector at a step, float32 [size]."""

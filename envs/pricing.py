@@ -1,6 +1,8 @@
-"""Prices thousands of pruned networks a second, without building the graph of any of them."""
+"""What pruned networks cost, thousands of them a second: counted by arithmetic, or told by whoever holds a table."""
 
+from collections.abc import Callable, Mapping, Sequence
 from math import prod
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -10,6 +12,31 @@ from search_spaces.graph import FLOAT32_BYTES, Extent, ModelGraph
 from search_spaces.objective import Metric
 
 FloatArray = npt.NDArray[np.float64]
+Price = Callable[[Sequence[int]], float]
+"""Cost of a network by the units that each channel group keeps."""
+
+
+class Cost(Protocol):
+    """What a budget bounds, as a function of the units that each channel group keeps."""
+
+    def __call__(self, kept: npt.ArrayLike) -> float:
+        """Cost where group i keeps kept[i] units."""
+
+    def affordable(self, kept: FloatArray, group: int, choices: FloatArray, limit: float) -> int:
+        """How many choices of one group there are up to the largest found to cost no more than the limit.
+
+        Args:
+            kept: units of the other groups.
+            group: whose units are chosen.
+            choices: numbers of units, rising.
+            limit: in the unit of the cost.
+
+        Returns:
+            n such that choices[n - 1] costs no more than the limit; 0 where not even the first is known to.
+        """
+
+    def by_layer(self) -> FloatArray:
+        """Share-giving cost of each layer of the uncompressed network, in execution order, [layers]."""
 
 
 class CountedCost:
@@ -48,11 +75,21 @@ class CountedCost:
         if metric == "weight_bytes":
             form *= FLOAT32_BYTES
         self._form: FloatArray = (form + form.T) / 2
+        self._by_layer = np.array([spec.macs if metric == "macs" else spec.params for spec in graph.full_layers])
 
     def __call__(self, kept: npt.ArrayLike) -> float:
         """Cost where group i keeps kept[i] units."""
         units = np.concatenate(([1.0], np.asarray(kept, dtype=np.float64)))
         return float(units @ self._form @ units)
+
+    def affordable(self, kept: FloatArray, group: int, choices: FloatArray, limit: float) -> int:
+        """How many choices cost no more than the limit; the cost never falls as a group gains units."""
+        c0, c1, c2 = self.along(kept, group)
+        return int(np.count_nonzero(c0 + c1 * choices + c2 * choices**2 <= limit))
+
+    def by_layer(self) -> FloatArray:
+        """Each layer's MACs; its parameters where the budget is in parameters or bytes."""
+        return self._by_layer.astype(np.float64)
 
     def along(self, kept: FloatArray, group: int) -> tuple[float, float, float]:
         """Coefficients (c0, c1, c2) of the cost as a polynomial in the units of one group, the others as in `kept`."""
@@ -69,3 +106,49 @@ class CountedCost:
         for group, entries in extent.terms:
             vector[group + 1] += entries
         return vector
+
+
+class TabulatedCost:
+    """A cost that is looked up, such as the latency of a network by a table of measured operators.
+
+    Looking up what is new may mean measuring it, so few networks are priced: a bisection instead of every choice.
+
+    Args:
+        price: cost of the network by the units that each group keeps; the same for the same units, whenever asked.
+        graph: the uncompressed network.
+        by_layer: each layer's part of the uncompressed cost, by name; layers that are left out cost nothing.
+    """
+
+    def __init__(self, price: Price, graph: ModelGraph, by_layer: Mapping[str, float]) -> None:
+        self._price = price
+        self._by_layer = np.array([by_layer.get(spec.name, 0.0) for spec in graph.full_layers], dtype=np.float64)
+
+    def __call__(self, kept: npt.ArrayLike) -> float:
+        """Cost where group i keeps kept[i] units, whole numbers."""
+        return self._price(tuple(int(units) for units in np.asarray(kept)))
+
+    def affordable(self, kept: FloatArray, group: int, choices: FloatArray, limit: float) -> int:
+        """As `Cost` says, by bisection.
+
+        A measured cost need not rise with every unit, so a larger choice than the one found may be affordable, too;
+        the one found has been priced, and is.
+        """
+        trial = kept.copy()
+
+        def fits(index: int) -> bool:
+            trial[group] = choices[index]
+            return self(trial) <= limit
+
+        if fits(len(choices) - 1):
+            return len(choices)
+        if not fits(0):
+            return 0
+        low, high = 0, len(choices) - 1  # choices[low] was found to fit, choices[high] not to
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (middle, high) if fits(middle) else (low, middle)
+        return low + 1
+
+    def by_layer(self) -> FloatArray:
+        """Each layer's part of the uncompressed network's cost."""
+        return self._by_layer

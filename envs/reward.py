@@ -39,11 +39,17 @@ def _accuracy_flops(evaluation: Evaluation) -> float:
     return -(1.0 - evaluation.accuracy) * log(evaluation.cost["macs"])
 
 
+def _accuracy_latency(evaluation: Evaluation) -> float:
+    # in nanoseconds: the logarithm of a figure below 1 would reward errors
+    return -(1.0 - evaluation.accuracy) * log(1e9 * evaluation.cost["latency_s"])
+
+
 REWARDS: Mapping[str, Reward] = {
     reward.name: reward
     for reward in (
         Reward("accuracy", "accuracy; for searches under a budget (AMC, section 3.2)", False, _accuracy),
         Reward("accuracy_flops", "-error * log(FLOPs); for searches that guard accuracy (AMC)", True, _accuracy_flops),
+        Reward("accuracy_latency", "-error * log(latency in ns); the same for latency", True, _accuracy_latency),
     )
 }
 
@@ -59,6 +65,7 @@ def find_reward(name: str, mode: str = "resource") -> Reward:
     reward = REWARDS[name]
     if mode == "accuracy" and not reward.counts_cost:
         raise InputError(
-            f"mode 'accuracy' has no hard limit, so the reward {name!r} would never prune; use reward 'accuracy_flops'"
+            f"mode 'accuracy' has no hard limit, so the reward {name!r} would never prune; use reward 'accuracy_flops' "
+            "or 'accuracy_latency'"
         )
     return reward

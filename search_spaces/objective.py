@@ -20,6 +20,10 @@ class Constraint:
         """Unit of the limit, for people."""
         return UNITS[self.metric]
 
+    def amount(self, value: float) -> str:
+        """A cost in the metric as people read it."""
+        return f"{1e3 * value:,.4g} ms" if self.metric == "latency_s" else f"{value:,.0f} {self.unit}"
+
     def violation(self, cost: Mapping[str, float]) -> float:
         """How far the cost is above the limit, relative to it; 0 where it is kept."""
         return max(0.0, cost[self.metric] / self.limit - 1.0)

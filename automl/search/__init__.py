@@ -9,6 +9,7 @@ from automl.search.options import parse_options
 from automl.search.random import RandomSearcher
 from automl.search.uniform import UniformSearcher
 from envs.channel_pruning import ChannelPruningWalk
+from envs.pricing import Cost
 from envs.reward import find_reward
 from search_spaces.errors import InputError, did_you_mean
 from search_spaces.objective import Constraint
@@ -32,6 +33,7 @@ class _Search:
     reward: str
     faithful: bool
     options: Mapping[str, Any]
+    cost: Cost | None
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,12 @@ def _ddpg(search: _Search) -> Searcher:
     from automl.search.ddpg import DDPGSearcher
 
     walk = ChannelPruningWalk(
-        search.space, search.constraint, mode=search.mode, faithful=search.faithful, step_code=not search.faithful
+        search.space,
+        search.constraint,
+        mode=search.mode,
+        faithful=search.faithful,
+        step_code=not search.faithful,
+        cost=search.cost,
     )
     options = ddpg_options(search.options, search.evaluations, search.faithful)
     return DDPGSearcher(walk, find_reward(search.reward, search.mode), search.seed, options)
@@ -66,13 +73,13 @@ def _ddpg(search: _Search) -> Searcher:
 
 def _random(search: _Search) -> Searcher:
     parse_options(_NoOptions(), "random", search.options)
-    walk = ChannelPruningWalk(search.space, search.constraint, mode=search.mode)
+    walk = ChannelPruningWalk(search.space, search.constraint, mode=search.mode, cost=search.cost)
     return RandomSearcher(walk, find_reward(search.reward, search.mode), search.seed)
 
 
 def _uniform(search: _Search) -> Searcher:
     parse_options(_NoOptions(), "uniform", search.options)
-    return UniformSearcher(search.space, search.constraint, find_reward(search.reward, search.mode))
+    return UniformSearcher(search.space, search.constraint, find_reward(search.reward, search.mode), search.cost)
 
 
 _SEARCHERS: Mapping[str, tuple[str, Callable[[_Search], Searcher]]] = {
@@ -98,6 +105,7 @@ def make_searcher(
     reward: str = "accuracy",
     faithful: bool = False,
     options: Mapping[str, Any] = {},
+    cost: Cost | None = None,
 ) -> Searcher:
     """The searcher of that name.
 
@@ -111,6 +119,7 @@ def make_searcher(
         reward: by name, see `envs.reward`.
         faithful: as published, where that differs from what works best; only "ddpg" has such a thing.
         options: of the searcher.
+        cost: of the constraint's metric; by default what can be counted is. A latency cannot.
 
     Raises:
         InputError: an unknown name or option, a value out of range, or a budget below the cheapest policy.
@@ -118,4 +127,4 @@ def make_searcher(
     if name not in _SEARCHERS:
         raise InputError(f"there is no search algorithm {name!r}{did_you_mean(name, _SEARCHERS)}")
     _, make = _SEARCHERS[name]
-    return make(_Search(space, constraint, seed, evaluations, mode, reward, faithful, options))
+    return make(_Search(space, constraint, seed, evaluations, mode, reward, faithful, options, cost))

@@ -2,6 +2,7 @@
 
 import math
 import warnings
+from collections.abc import Sequence
 from typing import Any
 
 import gymnasium
@@ -14,6 +15,7 @@ import envs
 from automl.testing.problems import AdditiveEvaluator, GraphBuilder, cifar_resnet, conv_chain, mobilenet_v1
 from envs.channel_pruning import ChannelPruningEnv, ChannelPruningWalk
 from envs.observation import FEATURES
+from envs.pricing import TabulatedCost
 from envs.reward import REWARDS, find_reward
 from search_spaces.errors import InputError
 from search_spaces.graph import ModelGraph
@@ -108,6 +110,28 @@ def test_observations_are_the_eleven_features_of_the_first_consumer() -> None:
         kept = list(walk.kept()[: step + 1])
 
 
+def test_under_a_latency_budget_the_shares_are_those_of_the_latency() -> None:
+    graph = conv_chain()
+    seconds = {layer.name: 1e-4 * (1 + index) for index, layer in enumerate(graph.layers)}
+    widths = [group.width for group in graph.groups]
+
+    def price(kept: Sequence[int]) -> float:
+        return sum(seconds.values()) * sum(kept) / sum(widths)
+
+    constraint = Constraint("latency_s", 0.5 * price(widths))
+    cost = TabulatedCost(price, graph, seconds)
+    walk = ChannelPruningWalk(SearchSpace.build(graph, 0.2, 2), constraint, cost=cost)
+    reduced, rest = FEATURES.index("reduced"), FEATURES.index("rest")
+    first = walk.reset()
+    assert first[[reduced, rest]] == pytest.approx([0.0, sum(list(seconds.values())[2:]) / sum(seconds.values())])
+    second, _ = walk.keep(0.5)
+    assert second[reduced] == pytest.approx(1.0 - price(walk.kept()) / price(widths))
+    with pytest.raises(InputError, match="got metric 'latency_s'"):
+        ChannelPruningWalk(SearchSpace.build(graph), constraint)
+    with pytest.raises(InputError, match=r"budget of .* ms cannot be kept: the cheapest policy of the space needs"):
+        ChannelPruningWalk(SearchSpace.build(graph), Constraint("latency_s", 1e-6), cost=cost)
+
+
 def test_protected_groups_are_no_decision_and_stay_whole() -> None:
     graph = cifar_resnet(8)
     space = SearchSpace.build(graph, protect=["stem", "stage1.*"])
@@ -160,6 +184,10 @@ def test_rewards_are_amcs() -> None:
     assert REWARDS["accuracy"](evaluation) == 0.8
     assert REWARDS["accuracy_flops"](evaluation) == pytest.approx(-0.2 * math.log(1e6))
     assert find_reward("accuracy_flops", "accuracy").counts_cost
+    faster, slower = (Evaluation(0.8, {"latency_s": seconds}, 0.0, 0.0) for seconds in (1e-4, 2e-4))
+    reward = find_reward("accuracy_latency", "accuracy")
+    assert reward(faster) == pytest.approx(-0.2 * math.log(1e5))  # nanoseconds
+    assert reward(slower) < reward(faster)
     failed = Evaluation(math.nan, {"macs": 1e6}, 0.0, 0.0)  # a reward that is no number would ruin an agent for good
     assert REWARDS["accuracy"](failed) == 0.0
     assert REWARDS["accuracy_flops"](failed) == pytest.approx(-math.log(1e6))

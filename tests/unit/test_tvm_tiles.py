@@ -1,7 +1,7 @@
 import pytest
 
+from backends.tvm.kernels.tiles import Tile, choose_tile, choose_vector_tile, divisors, round_columns
 from backends.tvm.target import Cpu, cpu_for
-from backends.tvm.tiles import Tile, choose_tile, choose_vector_tile, divisors, round_columns
 
 AVX512 = Cpu("skylake-avx512", lanes=16, registers=32, latency_accumulators=9.2)
 AVX2 = Cpu("haswell", lanes=8, registers=16, latency_accumulators=12.0)

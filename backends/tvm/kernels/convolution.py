@@ -1,11 +1,28 @@
 """Convolution, 1 x 1 to any size: one register-tiled schedule for packed inputs, and for a first layer's plain ones."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import numpy as np
+import torch
+import torch.nn.functional as F
 from tvm import te
 
-from backends.tvm.kernels.base import Kernel, Span, Window, block_named, padded, parallelize, product, vectorize_inner
+from backends.tvm.kernels.base import (
+    Array,
+    Kernel,
+    Span,
+    Window,
+    block_named,
+    framed,
+    pack_blocks,
+    padded,
+    parallelize,
+    product,
+    unpack_blocks,
+    vectorize_inner,
+)
 from backends.tvm.kernels.epilogue import NO_EPILOGUE, Epilogue
 from backends.tvm.kernels.tiles import choose_tile, round_columns
 from backends.tvm.target import Cpu
@@ -39,6 +56,31 @@ class Conv2d(Kernel):
     def output_shape(self) -> tuple[int, ...]:
         """[N, blocks, rows, columns, lanes]."""
         return self.source[0], self.blocks, *self.size, self.lanes
+
+    @property
+    def work(self) -> float:
+        """Multiply-adds."""
+        return float(product(self.output_shape) * self.span.steps * self.span.width * product(self.window.kernel))
+
+    def example_table(self, shape: tuple[int, ...], generator: np.random.Generator) -> Array:
+        """Positions of groups of channels."""
+        return self.span.example(self.source[1] * product(self.source[4:]), generator)
+
+    def reference(self, operands: Sequence[Array]) -> Array:
+        """torch's convolution of the channels that the span reads."""
+        source, weight, bias, *rest = operands
+        channels = source if len(self.source) == 4 else unpack_blocks(source)
+        image = framed(channels[:, self.span.positions(rest)], self.window, self.size)
+        filters = weight.transpose(0, 5, 1, 4, 2, 3).reshape(self.blocks * self.lanes, -1, *self.window.kernel)
+        sums = F.conv2d(
+            image,
+            torch.from_numpy(filters),
+            torch.from_numpy(bias.reshape(-1)),
+            self.window.stride,
+            dilation=self.window.dilation,
+        )
+        residual = torch.from_numpy(unpack_blocks(rest[-1])) if self.epilogue.residual else None
+        return pack_blocks(self.epilogue.reference(sums, residual), self.lanes)
 
     def declare(self, cpu: Cpu) -> list[Any]:
         """Pad, sum, epilogue; and a crop where more columns are computed than asked for (see `round_columns`)."""
@@ -117,8 +159,7 @@ class Conv2d(Kernel):
         if (crop := block_named(schedule, "crop")) is not None:
             schedule.reverse_compute_at(crop, h_outer, preserve_unit_loops=True)
             vectorize_inner(schedule, crop)
-        work = product(self.output_shape) * self.span.steps * self.span.width * product(self.window.kernel)
-        parallelize(schedule, (n, o_outer, h_outer), work, cpu)
+        parallelize(schedule, (n, o_outer, h_outer), self.work, cpu)
         *_, o_zero, h_zero, w_zero, v_zero = schedule.get_loops(schedule.decompose_reduction(sums, step))
         schedule.vectorize(v_zero)
         for loop in (o_zero, h_zero, w_zero):

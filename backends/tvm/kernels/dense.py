@@ -1,13 +1,17 @@
 """Fully connected layers."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import reduce
 from operator import add
 from typing import Any, ClassVar
 
+import numpy as np
+import torch
+import torch.nn.functional as F
 from tvm import te
 
-from backends.tvm.kernels.base import Kernel, Span, parallelize
+from backends.tvm.kernels.base import Array, Kernel, Span, parallelize
 from backends.tvm.kernels.epilogue import NO_EPILOGUE, Epilogue
 from backends.tvm.kernels.tiles import Tile
 from backends.tvm.target import Cpu
@@ -45,6 +49,23 @@ class Dense(Kernel):
     def output_shape(self) -> tuple[int, ...]:
         """[batch, outputs]."""
         return self.batch, self.outputs
+
+    @property
+    def work(self) -> float:
+        """Multiply-adds."""
+        return float(self.batch * self.outputs * self.span.steps * self.span.width)
+
+    def example_table(self, shape: tuple[int, ...], generator: np.random.Generator) -> Array:
+        """Positions of groups of features."""
+        return self.span.example(self.size, generator)
+
+    def reference(self, operands: Sequence[Array]) -> Array:
+        """torch's linear layer of the features that the span reads."""
+        source, weight, bias, *rest = operands
+        matrix = weight.transpose(0, 3, 4, 1, 2).reshape(self.blocks * self.lanes, -1)[: self.outputs]
+        features = torch.from_numpy(source[:, self.span.positions(rest)])
+        sums = F.linear(features, torch.from_numpy(matrix), torch.from_numpy(bias.reshape(-1)[: self.outputs]))
+        return self.epilogue.reference(sums, None).numpy()
 
     def declare(self, cpu: Cpu) -> list[Any]:
         """Partial sums in blocks of a vector, then the epilogue into a plain matrix."""
@@ -89,8 +110,7 @@ class Dense(Kernel):
         schedule.reverse_compute_at(store, n_outer, preserve_unit_loops=True)
         _in_registers(schedule, store)
         _in_registers(schedule, sums)
-        work = self.batch * self.outputs * self.span.steps * self.span.width
-        parallelize(schedule, (o_outer, n_outer), work, cpu)
+        parallelize(schedule, (o_outer, n_outer), self.work, cpu)
         _in_registers(schedule, schedule.decompose_reduction(sums, step))
 
 

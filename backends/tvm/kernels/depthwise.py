@@ -1,12 +1,26 @@
 """Operators that work on each channel by itself within a sliding window: depthwise convolution, the base of pooling."""
 
 from abc import abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import torch
+import torch.nn.functional as F
 from tvm import te
 
-from backends.tvm.kernels.base import Kernel, Window, block_named, padded, parallelize, product
+from backends.tvm.kernels.base import (
+    Array,
+    Kernel,
+    Window,
+    block_named,
+    framed,
+    pack_blocks,
+    padded,
+    parallelize,
+    product,
+    unpack_blocks,
+)
 from backends.tvm.kernels.epilogue import NO_EPILOGUE, Epilogue
 from backends.tvm.kernels.tiles import divisors
 from backends.tvm.target import Cpu
@@ -37,6 +51,15 @@ class PerChannel(Kernel):
     def output_shape(self) -> tuple[int, ...]:
         """[N, blocks, rows, columns, lanes]."""
         return *self.source[:2], *self.size, self.source[4]
+
+    @property
+    def work(self) -> float:
+        """Elements of all windows."""
+        return float(product(self.output_shape) * product(self.window.kernel))
+
+    def image(self, operands: Sequence[Array]) -> torch.Tensor:
+        """The channels [N, C, H, W] with the border that the windows read."""
+        return framed(unpack_blocks(operands[0]), self.window, self.size, self.fill)
 
     @abstractmethod
     def reduction(self, image: Any, operands: list[Any]) -> Any:
@@ -83,7 +106,7 @@ class PerChannel(Kernel):
         if (pad := block_named(schedule, "pad")) is not None:
             schedule.compute_at(pad, h_outer, preserve_unit_loops=True)
             schedule.vectorize(schedule.get_loops(pad)[-1])
-        parallelize(schedule, (n, o, h_outer), product(self.output_shape) * product(self.window.kernel), cpu)
+        parallelize(schedule, (n, o, h_outer), self.work, cpu)
         *_, w_zero, v_zero = schedule.get_loops(schedule.decompose_reduction(sums, kh))
         schedule.vectorize(v_zero)
         schedule.unroll(w_zero)
@@ -133,3 +156,19 @@ class Depthwise(PerChannel):
             ),
             name="out",
         )
+
+    def reference(self, operands: Sequence[Array]) -> Array:
+        """torch's convolution of as many groups as there are channels."""
+        _, weight, bias, *rest = operands
+        channels = bias.size
+        filters = weight.transpose(0, 3, 1, 2).reshape(channels, 1, *self.window.kernel)
+        sums = F.conv2d(
+            self.image(operands),
+            torch.from_numpy(filters),
+            torch.from_numpy(bias.reshape(-1)),
+            self.window.stride,
+            dilation=self.window.dilation,
+            groups=channels,
+        )
+        residual = torch.from_numpy(unpack_blocks(rest[-1])) if self.epilogue.residual else None
+        return pack_blocks(self.epilogue.reference(sums, residual), self.source[4])

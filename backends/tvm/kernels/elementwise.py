@@ -1,23 +1,43 @@
-"""Operators on each element by itself: affine maps of channels, activations, sums."""
+"""Operators on each element by itself: affine maps of channels, sums and products of two values, activations."""
 
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import torch
 from tvm import te
 
-from backends.tvm.kernels.base import Kernel, parallelize, product
+from backends.tvm.kernels.base import Array, Kernel, parallelize
 from backends.tvm.kernels.epilogue import IDENTITY, Activation
 from backends.tvm.target import Cpu
+
+_BINARY: Mapping[str, tuple[Callable[[Any, Any], Any], Callable[[torch.Tensor, torch.Tensor], torch.Tensor]]] = {
+    "add": (lambda a, b: a + b, torch.add),
+    "subtract": (lambda a, b: a - b, torch.sub),
+    "multiply": (lambda a, b: a * b, torch.mul),
+    "divide": (lambda a, b: a / b, torch.div),
+    "maximum": (te.max, torch.maximum),
+    "minimum": (te.min, torch.minimum),
+}
+"""Of each operation the expression, and torch's function."""
 
 
 @dataclass(frozen=True, slots=True)
 class Elementwise(Kernel):
     """Over a buffer of any shape.
 
+    Operands: source, and by the operation other, or scale and shift [blocks, lanes] ([size] for a matrix).
+
     Attributes:
-        operation: "copy" (source), "add" (source + other), "multiply" (source * other), or "affine"
-            (source * scale + shift, with scale and shift [blocks, lanes], or [size] for a matrix).
+        shape: of source and output.
+        operation: "copy" (source), "affine" (source * scale + shift), or one of `BINARY_OPERATIONS`.
         activation: applied last.
+        other: shape of the second operand of a binary operation, broadcast as torch does it: [N, blocks, 1, 1, lanes]
+            for one value a channel, [blocks, H, W, lanes] for one feature map for the whole batch; None for the
+            source's own shape.
+
+    Raises:
+        ValueError: for an operation that is not known.
     """
 
     kind: ClassVar[str] = "elementwise"
@@ -25,34 +45,42 @@ class Elementwise(Kernel):
     shape: tuple[int, ...]
     operation: str
     activation: Activation = IDENTITY
+    other: tuple[int, ...] | None = None
+
+    def __post_init__(self) -> None:
+        if self.operation not in ("copy", "affine", *_BINARY):
+            raise ValueError(
+                f"an elementwise operation is one of copy, affine, {', '.join(_BINARY)}, not {self.operation!r}"
+            )
 
     @property
     def output_shape(self) -> tuple[int, ...]:
-        """That of the buffer."""
+        """That of the source."""
         return self.shape
 
     def declare(self, cpu: Cpu) -> list[Any]:
         """One expression."""
         source = te.placeholder(self.shape, name="source")
-        operands = [source]
-        if self.operation in ("add", "multiply"):
-            operands.append(te.placeholder(self.shape, name="other"))
-        elif self.operation == "affine":
+        if self.operation == "copy":
+            return [source, te.compute(self.shape, lambda *index: self.activation.apply(source[index]), name="out")]
+        if self.operation == "affine":
             channels = (self.shape[1], *self.shape[4:])
-            operands += [te.placeholder(channels, name="scale"), te.placeholder(channels, name="shift")]
+            scale, shift = te.placeholder(channels, name="scale"), te.placeholder(channels, name="shift")
 
-        def element(*index: Any) -> Any:
-            value = source[index]
-            channel = (index[1], *index[4:])
-            if self.operation == "add":
-                value = value + operands[1][index]
-            elif self.operation == "multiply":
-                value = value * operands[1][index]
-            elif self.operation == "affine":
-                value = value * operands[1][channel] + operands[2][channel]
-            return self.activation.apply(value)
+            def mapped(*index: Any) -> Any:
+                channel = (index[1], *index[4:])
+                return self.activation.apply(source[index] * scale[channel] + shift[channel])
 
-        return [*operands, te.compute(self.shape, element, name="out")]
+            return [source, scale, shift, te.compute(self.shape, mapped, name="out")]
+        shape = self.other or self.shape
+        other, combine = te.placeholder(shape, name="other"), _BINARY[self.operation][0]
+
+        def combined(*index: Any) -> Any:
+            aligned = index[len(index) - len(shape) :]
+            position = tuple(0 if extent == 1 else i for i, extent in zip(aligned, shape, strict=True))
+            return self.activation.apply(combine(source[index], other[position]))
+
+        return [source, other, te.compute(self.shape, combined, name="out")]
 
     def schedule(self, schedule: Any, cpu: Cpu) -> None:
         """Vectors along the innermost axis, rows over threads."""
@@ -63,4 +91,17 @@ class Elementwise(Kernel):
         else:
             _, inner = schedule.split(loops[-1], [None, cpu.lanes])
             schedule.vectorize(inner)
-        parallelize(schedule, loops[:2] if len(loops) > 2 else loops[:1], product(self.shape), cpu)
+        parallelize(schedule, loops[:3] if len(loops) > 3 else loops[:1], self.work, cpu)
+
+    def reference(self, operands: Sequence[Array]) -> Array:
+        """torch's operator, then torch's activation."""
+        value, *others = (torch.from_numpy(operand) for operand in operands)
+        if self.operation == "affine":
+            scale, shift = others if len(self.shape) == 2 else (one[:, None, None] for one in others)
+            value = value * scale + shift
+        elif self.operation != "copy":
+            value = _BINARY[self.operation][1](value, others[0])
+        return self.activation.reference(value).numpy()
+
+
+BINARY_OPERATIONS = tuple(_BINARY)

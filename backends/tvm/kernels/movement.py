@@ -1,11 +1,24 @@
 """Operators that move data: into channel blocks and out of them, gathers of channels, concatenation."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import numpy as np
+import torch
+import torch.nn.functional as F
 from tvm import te, tirx
 
-from backends.tvm.kernels.base import Kernel, block_count, parallelize, product, vectorize_inner
+from backends.tvm.kernels.base import (
+    Array,
+    Kernel,
+    block_count,
+    pack_blocks,
+    parallelize,
+    product,
+    unpack_blocks,
+    vectorize_inner,
+)
 from backends.tvm.target import Cpu
 
 
@@ -39,6 +52,11 @@ class Pack(Kernel):
         """One pixel's lanes at a time."""
         vectorize_inner(schedule, schedule.get_sblock("out"))
 
+    def reference(self, operands: Sequence[Array]) -> Array:
+        """Zeros appended, then split into blocks."""
+        channels = torch.from_numpy(operands[0])
+        return pack_blocks(F.pad(channels, (0, 0, 0, 0, 0, -self.source[1] % self.lanes)), self.lanes)
+
 
 @dataclass(frozen=True, slots=True)
 class Unpack(Kernel):
@@ -67,6 +85,15 @@ class Unpack(Kernel):
     def schedule(self, schedule: Any, cpu: Cpu) -> None:
         """As it comes."""
 
+    def example_table(self, shape: tuple[int, ...], generator: np.random.Generator) -> Array:
+        """Positions of channels."""
+        return generator.integers(0, self.source[1] * self.source[4], shape)
+
+    def reference(self, operands: Sequence[Array]) -> Array:
+        """The channels looked up."""
+        source, table = operands
+        return np.take(unpack_blocks(source), table, axis=1)
+
 
 @dataclass(frozen=True, slots=True)
 class GatherFeatures(Kernel):
@@ -91,6 +118,15 @@ class GatherFeatures(Kernel):
     def schedule(self, schedule: Any, cpu: Cpu) -> None:
         """As it comes."""
 
+    def example_table(self, shape: tuple[int, ...], generator: np.random.Generator) -> Array:
+        """Positions of features."""
+        return generator.integers(0, self.source[1], shape)
+
+    def reference(self, operands: Sequence[Array]) -> Array:
+        """The features looked up."""
+        source, table = operands
+        return np.take(source, table, axis=1)
+
 
 @dataclass(frozen=True, slots=True)
 class Gather(Kernel):
@@ -102,7 +138,7 @@ class Gather(Kernel):
         size: output rows and columns.
         offset: input row and column of the first output; below zero the output begins with a border of `fill`.
         stride: input rows and columns between two outputs.
-        fill: what the border holds; channels of zeros hold zero.
+        fill: what the border holds, in every channel.
     """
 
     kind: ClassVar[str] = "gather"
@@ -147,6 +183,24 @@ class Gather(Kernel):
         vectorize_inner(schedule, out)
         parallelize(schedule, schedule.get_loops(out)[:3], product(self.output_shape), cpu)
 
+    def example_table(self, shape: tuple[int, ...], generator: np.random.Generator) -> Array:
+        """Positions of channels, a few of them of zeros."""
+        return generator.integers(-1, self.source[1] * self.source[4], shape)
+
+    def reference(self, operands: Sequence[Array]) -> Array:
+        """torch's padding of what is read, then every so many rows and columns, then the channels looked up."""
+        source, table = operands
+        channels = torch.from_numpy(unpack_blocks(source))
+        (top, left), (height, width) = self.offset, self.source[2:4]
+        below, beside = (
+            offset + (size - 1) * stride + 1 - extent
+            for offset, size, stride, extent in zip(self.offset, self.size, self.stride, (height, width), strict=True)
+        )
+        positions = torch.from_numpy(table.reshape(-1)).long()
+        values = channels[:, positions.clamp(min=0)] * (positions >= 0)[:, None, None]
+        framed = F.pad(values, (-left, beside, -top, below), value=self.fill)
+        return pack_blocks(framed[:, :, :: self.stride[0], :: self.stride[1]], self.source[4])
+
 
 @dataclass(frozen=True, slots=True)
 class Concat(Kernel):
@@ -189,3 +243,10 @@ class Concat(Kernel):
         schedule.unroll(o)
         schedule.vectorize(v)
         parallelize(schedule, (n,), product(self.output_shape), cpu)
+
+    def reference(self, operands: Sequence[Array]) -> Array:
+        """torch's concatenation."""
+        parts = [
+            torch.from_numpy(operand)[:, list(blocks)] for operand, blocks in zip(operands, self.taken, strict=True)
+        ]
+        return torch.cat(parts, dim=1).numpy()

@@ -1,11 +1,14 @@
 """Pooling: maximum and average over windows, average over the whole feature map."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import torch
+import torch.nn.functional as F
 from tvm import te, tirx
 
-from backends.tvm.kernels.base import Kernel, parallelize, product
+from backends.tvm.kernels.base import Array, Kernel, pack_blocks, parallelize, product, unpack_blocks
 from backends.tvm.kernels.depthwise import PerChannel
 from backends.tvm.target import Cpu
 
@@ -29,6 +32,13 @@ class MaxPool(PerChannel):
     def finish(self, sums: Any, operands: list[Any]) -> Any:
         """Stores it."""
         return te.compute(self.output_shape, lambda *index: sums[index], name="out")
+
+    def reference(self, operands: Sequence[Array]) -> Array:
+        """torch's."""
+        image = self.image(operands)
+        return pack_blocks(
+            F.max_pool2d(image, self.window.kernel, self.window.stride, dilation=self.window.dilation), self.source[4]
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +73,20 @@ class AveragePool(PerChannel):
 
         return te.compute(self.output_shape, element, name="out")
 
+    def reference(self, operands: Sequence[Array]) -> Array:
+        """torch's sum, over torch's sum of what counts."""
+
+        def summed(image: torch.Tensor) -> torch.Tensor:
+            return F.avg_pool2d(image, self.window.kernel, self.window.stride, divisor_override=1)
+
+        top, left, bottom, right = self.window.padding
+        counted = F.pad(
+            torch.ones(1, 1, *self.source[2:4]), (left, right, top, bottom), value=1.0 if self.count_border else 0.0
+        )
+        beyond = [self.window.span(axis, self.size[axis]) - counted.shape[2 + axis] for axis in (1, 0)]
+        counted = F.pad(counted, (0, beyond[0], 0, beyond[1]))
+        return pack_blocks(summed(self.image(operands)) / summed(counted), self.source[4])
+
     def _counted(self, axis: int, position: Any) -> Any:
         """Elements that count along an axis: the kernel's extent where no window leaves the map, else by position."""
         kernel, stride = self.window.kernel[axis], self.window.stride[axis]
@@ -88,6 +112,15 @@ class GlobalAverage(Kernel):
         """[N, blocks, 1, 1, lanes]."""
         return *self.source[:2], 1, 1, self.source[4]
 
+    @property
+    def work(self) -> float:
+        """Elements that are summed."""
+        return float(product(self.source))
+
+    def reference(self, operands: Sequence[Array]) -> Array:
+        """torch's mean."""
+        return pack_blocks(torch.from_numpy(unpack_blocks(operands[0])).mean((2, 3), keepdim=True), self.source[4])
+
     def declare(self, cpu: Cpu) -> list[Any]:
         """Sum, then scale."""
         source = te.placeholder(self.source, name="source")
@@ -108,5 +141,5 @@ class GlobalAverage(Kernel):
         v_tile, y, x = schedule.get_loops(sums)[-3:]
         schedule.reorder(y, x, v_tile)
         schedule.vectorize(v_tile)
-        parallelize(schedule, (n, o), product(self.source), cpu)
+        parallelize(schedule, (n, o), self.work, cpu)
         schedule.vectorize(schedule.get_loops(schedule.decompose_reduction(sums, y))[-1])

@@ -4,6 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from search_spaces.errors import InputError
 from search_spaces.graph import ModelGraph
 
 
@@ -54,6 +55,17 @@ class HardwareBackend(ABC):
         """Reasons why this backend cannot price the graph; empty where it can. It refuses rather than flatters."""
         return ()
 
+    def require(self, graph: ModelGraph) -> None:
+        """InputError with the first of the reasons, and how many there are, where `supports` gives any."""
+        reasons = self.supports(graph)
+        if reasons:
+            more = f" (and {len(reasons) - 1} more reasons)" if len(reasons) > 1 else ""
+            raise InputError(f"backend {self.name!r} cannot price the network: {reasons[0]}{more}")
+
     @abstractmethod
     def estimate(self, graph: ModelGraph) -> HardwareCost:
-        """Cost of one forward pass of the graph, batch 1."""
+        """Cost of one forward pass of the graph, batch 1.
+
+        Raises:
+            InputError: the backend cannot price the graph, see `supports`.
+        """

@@ -1,7 +1,7 @@
 """What a compressed network costs on hardware: the interface that every backend shares."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from search_spaces.errors import InputError
@@ -69,3 +69,11 @@ class HardwareBackend(ABC):
         Raises:
             InputError: the backend cannot price the graph, see `supports`.
         """
+
+    def estimate_many(self, graphs: Sequence[ModelGraph]) -> list[HardwareCost]:
+        """What `estimate` says of each graph; a backend that gains from knowing them all at once overrides this.
+
+        Raises:
+            InputError: the backend cannot price one of them, see `supports`.
+        """
+        return [self.estimate(graph) for graph in graphs]

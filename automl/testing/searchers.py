@@ -6,17 +6,15 @@ class TestMine(SearcherConformance):
 """
 
 import json
-import random
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
-import torch
 from safetensors.numpy import load, save
 
 from automl.search.base import Searcher, State
+from automl.testing.checks import global_state, require
 from automl.testing.problems import AdditiveEvaluator, cifar_resnet
 from search_spaces.objective import Constraint
 from search_spaces.policy import CompressionPolicy
@@ -48,11 +46,11 @@ class SearcherConformance(ABC):
         """Proposals, rewards and the final state depend on the seed and the results alone."""
         for lag in self.lags:
             first, second = self._start(), self._start()
-            _require(
+            require(
                 [first.advance(lag) for _ in range(self._events)] == [second.advance(lag) for _ in range(self._events)],
                 f"two searches of one seed differ at lag {lag}",
             )
-            _require(_equal(first.searcher.state(), second.searcher.state()), "their states differ")
+            require(_equal(first.searcher.state(), second.searcher.state()), "their states differ")
 
     def test_every_proposal_is_in_the_space_and_within_the_budget(self) -> None:
         """Counts after rounding, priced by the graph itself."""
@@ -64,8 +62,8 @@ class SearcherConformance(ABC):
             search.advance(lag=0)
         for policy in search.proposals:
             pruned = search.space.graph.apply(policy)
-            _require(pruned.macs <= search.constraint.limit, f"{pruned.macs} MACs, allowed {search.constraint.limit}")
-            _require(
+            require(pruned.macs <= search.constraint.limit, f"{pruned.macs} MACs, allowed {search.constraint.limit}")
+            require(
                 not self.keeps_grid or all(kept in allowed for kept, allowed in zip(pruned.kept, choices, strict=True)),
                 f"{pruned.kept} is not in the space",
             )
@@ -77,7 +75,7 @@ class SearcherConformance(ABC):
             shallow.propose()
         for _ in range(2):
             deep.propose()
-        _require(shallow.proposals[:2] == deep.proposals, "a proposal depends on proposals after it")
+        require(shallow.proposals[:2] == deep.proposals, "a proposal depends on proposals after it")
 
     def test_restored_equals_uninterrupted_at_every_boundary(self) -> None:
         """Before and after every ask and tell, with and without pending proposals, through the stored formats."""
@@ -90,8 +88,8 @@ class SearcherConformance(ABC):
                 resumed = self._start()
                 resumed.take_over(running)
                 rest = [resumed.advance(lag) for _ in range(boundary, self._events)]
-                _require(rest == trace[boundary:], f"resumed at event {boundary} with lag {lag}: other proposals")
-                _require(
+                require(rest == trace[boundary:], f"resumed at event {boundary} with lag {lag}: other proposals")
+                require(
                     _equal(resumed.searcher.state(), final), f"resumed at event {boundary} with lag {lag}: other state"
                 )
                 running.advance(lag)
@@ -101,18 +99,18 @@ class SearcherConformance(ABC):
         read, unread = self._start(), self._start()
         for _ in range(self._events):
             before = read.searcher.state()
-            _require(_equal(before, read.searcher.state()), "two states read in a row differ")
-            _require(read.advance(lag=1) == unread.advance(lag=1), "reading the state changed the search")
+            require(_equal(before, read.searcher.state()), "two states read in a row differ")
+            require(read.advance(lag=1) == unread.advance(lag=1), "reading the state changed the search")
 
     def test_global_generators_and_threads_stay_as_they_are(self) -> None:
         """Python's, numpy's and torch's, and torch's number of threads."""
-        before = _global_state()
+        before = global_state()
         search = self._start()
         for _ in range(self._events):
             search.advance(lag=1)
         resumed = self._start()
         resumed.take_over(search)
-        _require(_global_state() == before, "a global generator or the number of threads was changed")
+        require(global_state() == before, "a global generator or the number of threads was changed")
 
     @property
     def _events(self) -> int:
@@ -170,13 +168,3 @@ def _equal(first: State, second: State) -> bool:
         )
         and json.dumps(first[1], sort_keys=True) == json.dumps(second[1], sort_keys=True)
     )
-
-
-def _global_state() -> tuple[Any, ...]:
-    numpy_state = np.random.get_state(legacy=False)  # noqa: NPY002 (that it stays untouched is the point)
-    return (repr(numpy_state), random.getstate(), torch.get_rng_state().tolist(), torch.get_num_threads())
-
-
-def _require(condition: bool, otherwise: str) -> None:
-    if not condition:
-        raise AssertionError(otherwise)

@@ -17,6 +17,7 @@ from backends.tvm.kernels.dense import Dense
 from backends.tvm.kernels.depthwise import Depthwise
 from backends.tvm.kernels.elementwise import BINARY_OPERATIONS, Elementwise
 from backends.tvm.kernels.epilogue import ACTIVATIONS, IDENTITY, Activation, Epilogue
+from backends.tvm.kernels.grouped import GroupedConv2d, Groups, pack_grouped
 from backends.tvm.kernels.movement import Concat, Gather, GatherFeatures, Pack, Unpack
 from backends.tvm.kernels.pooling import AveragePool, GlobalAverage, MaxPool
 from backends.tvm.kernels.tiles import choose_vector_tile
@@ -64,6 +65,17 @@ def dense(cpu: Cpu, batch: int, size: int, outputs: int, span: Span, activation:
     return Dense(batch, size, span, outputs, blocks, cpu.lanes, tile, partial, Epilogue(activation=activation))
 
 
+def grouped(lanes: int, count: int, inputs: int, outputs: int, **changes) -> GroupedConv2d:
+    """A grouped convolution, 3 x 3, of 9 x 12 pixels."""
+    fields = {
+        "source": (1, -(-count * inputs // lanes), 9, 12, lanes),
+        "groups": Groups(count, inputs, outputs, lanes),
+        "size": (9, 12),
+        "window": Window((3, 3), padding=(1, 1, 1, 1)),
+    }
+    return GroupedConv2d(**{**fields, **changes})
+
+
 def kernels(cpu: Cpu) -> list[Kernel]:
     """Several recipes of every kind."""
     v = cpu.lanes
@@ -81,6 +93,13 @@ def kernels(cpu: Cpu) -> list[Kernel]:
         conv(v, source=(1, 4, 1, 1, v), span=Span(4, v, 0), blocks=5, size=(1, 1), window=pixel),
         conv(v, source=(1, 4, 7, 7, v), span=Span(4, v, 0), blocks=8, size=(7, 7), window=pixel),
         conv(v, source=(1, 2, 9, 13, v), size=(3, 4), window=Window((3, 3), (3, 3))),  # rows and columns are left over
+        grouped(v, 32, 4, 4, epilogue=Epilogue(True, RELU)),
+        grouped(v, 3, 20, 12, size=(5, 6), window=strided),
+        grouped(v, 3, 3, 5),
+        grouped(v, 2, 20, 20, epilogue=Epilogue(activation=Activation(kind="silu"))),
+        grouped(v, 2, 24, 2 * v, window=Window((1, 1))),
+        grouped(v, 4, 8, v // 2 * 3),
+        grouped(v, 20, 1, 3),
         Depthwise((2, 3, 9, 13, v), (9, 13), Window((3, 3), padding=(1, 1, 1, 1)), Epilogue(True, RELU)),
         Depthwise((1, 3, 9, 13, v), (5, 7), strided, Epilogue(activation=Activation(kind="hard_swish"))),
         Depthwise((1, 2, 14, 14, v), (14, 14), Window((7, 7), padding=(3, 3, 3, 3))),
@@ -142,6 +161,7 @@ def large_kernels(cpu: Cpu) -> list[Kernel]:
     large = (1, 4, 66, 64, v)
     return [
         conv(v, source=(1, 4, 31, 31, v), span=Span(4, v, 0), size=(31, 31), blocks=5),
+        grouped(v, 4, v, v, source=(1, 4, 31, 31, v), size=(31, 31)),
         Depthwise(large, (66, 64), Window((3, 3), padding=(1, 1, 1, 1))),
         dense(cpu, 1, 1024, 1000, Span(64, 16, 0)),
         MaxPool(large, (33, 32), Window((3, 3), (2, 2), (1, 1, 1, 1))),
@@ -206,6 +226,27 @@ def test_every_field_counts_in_a_recipe():
     }
     assert len(texts) == 4
     assert Activation(high=math.inf, kind="elu", alpha=0.5) != Activation(kind="elu")
+
+
+@pytest.mark.parametrize(("count", "inputs", "outputs"), [(32, 4, 4), (3, 80, 20), (2, 20, 20), (5, 1, 2), (2, 24, 24)])
+def test_packed_groups_are_the_block_diagonal_of_a_dense_convolution(count, inputs, outputs):
+    lanes = 16
+    layout = Groups(count, inputs, outputs, lanes)
+    weight = np.random.default_rng(0).standard_normal((count * outputs, inputs, 1, 1)).astype(np.float32)
+    packed = pack_grouped(weight, count, lanes).transpose(0, 5, 1, 4, 2, 3).reshape(layout.blocks * lanes, layout.reads)
+    dense = np.zeros((layout.blocks * lanes, count * inputs), dtype=np.float32)
+    for row, values in enumerate(packed):
+        first = layout.first(row // lanes)
+        dense[row, first : first + layout.reads] = values
+    diagonal = np.kron(np.eye(count), np.ones((outputs, inputs)))
+    np.testing.assert_array_equal(dense[: count * outputs], diagonal * np.tile(weight[:, :, 0, 0], count))
+    assert not dense[count * outputs :].any()
+
+
+def test_groups_of_whole_blocks_compute_nothing_twice():
+    groups = Groups(4, 48, 32, 16)
+    assert (groups.reads, groups.alike, groups.width) == (48, 2, 16)
+    assert [groups.first(block) for block in range(groups.blocks)] == [0, 0, 48, 48, 96, 96, 144, 144]
 
 
 def test_work_and_traffic():

@@ -1,5 +1,6 @@
 """Convolution, 1 x 1 to any size: one register-tiled schedule for packed inputs, and for a first layer's plain ones."""
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -28,72 +29,66 @@ from backends.tvm.kernels.tiles import choose_tile, round_columns
 from backends.tvm.target import Cpu
 
 
-@dataclass(frozen=True, slots=True)
-class Conv2d(Kernel):
-    """Dense convolution into channel blocks, with bias, residual and activation.
+class TiledConvolution(Kernel):
+    """What dense and grouped convolution share: how they are declared and scheduled, once it is known which inputs an
+    output block reads.
 
-    Operands: input, weight [blocks, steps, kh, kw, width, lanes], bias [blocks, lanes], where the span is irregular the
-    table int32 [steps] of its positions, and the residual where there is one.
-
-    Attributes:
-        source: shape of the input buffer, [N, blocks, H, W, lanes] or plain [N, C, H, W].
-        span: how the reduction walks over the input's channels.
-        blocks: output channel blocks.
-        size: output rows and columns.
+    Operands: input, weight [blocks, steps, kh, kw, width, lanes], bias [blocks, lanes], if `by_table` the table int32
+    [steps] of positions, and the residual where there is one.
     """
 
-    kind: ClassVar[str] = "conv2d"
-
     source: tuple[int, ...]
-    span: Span
-    blocks: int
     size: tuple[int, int]
-    lanes: int
     window: Window
-    epilogue: Epilogue = NO_EPILOGUE
+    epilogue: Epilogue
 
     @property
-    def output_shape(self) -> tuple[int, ...]:
-        """[N, blocks, rows, columns, lanes]."""
-        return self.source[0], self.blocks, *self.size, self.lanes
+    @abstractmethod
+    def alike(self) -> int:
+        """How many neighbouring output blocks read the same inputs; divides the blocks."""
+
+    @property
+    @abstractmethod
+    def steps(self) -> int:
+        """Groups of neighbouring channels that the reduction visits."""
+
+    @property
+    @abstractmethod
+    def width(self) -> int:
+        """Channels in each."""
+
+    @property
+    def by_table(self) -> bool:
+        """Whether a table holds the groups' positions."""
+        return False
+
+    @abstractmethod
+    def position(self, block: Any, step: Any) -> Any:
+        """Where the group of channels starts that an output block reads in a step."""
 
     @property
     def work(self) -> float:
         """Multiply-adds."""
-        return float(product(self.output_shape) * self.span.steps * self.span.width * product(self.window.kernel))
+        return float(product(self.output_shape) * self.steps * self.width * product(self.window.kernel))
 
-    def example_table(self, shape: tuple[int, ...], generator: np.random.Generator) -> Array:
-        """Positions of groups of channels."""
-        return self.span.example(self.source[1] * product(self.source[4:]), generator)
-
-    def reference(self, operands: Sequence[Array]) -> Array:
-        """torch's convolution of the channels that the span reads."""
-        source, weight, bias, *rest = operands
-        channels = source if len(self.source) == 4 else unpack_blocks(source)
-        image = framed(channels[:, self.span.positions(rest)], self.window, self.size)
-        filters = weight.transpose(0, 5, 1, 4, 2, 3).reshape(self.blocks * self.lanes, -1, *self.window.kernel)
-        sums = F.conv2d(
-            image,
-            torch.from_numpy(filters),
-            torch.from_numpy(bias.reshape(-1)),
-            self.window.stride,
-            dilation=self.window.dilation,
-        )
-        residual = torch.from_numpy(unpack_blocks(rest[-1])) if self.epilogue.residual else None
-        return pack_blocks(self.epilogue.reference(sums, residual), self.lanes)
+    def finished(self, sums: torch.Tensor, operands: Sequence[Array]) -> Array:
+        """What torch makes of sums that have their bias, in channel blocks."""
+        residual = torch.from_numpy(unpack_blocks(operands[-1])) if self.epilogue.residual else None
+        return pack_blocks(self.epilogue.reference(sums, residual), self.output_shape[-1])
 
     def declare(self, cpu: Cpu) -> list[Any]:
         """Pad, sum, epilogue; and a crop where more columns are computed than asked for (see `round_columns`)."""
-        (rows, columns), (kernel_rows, kernel_columns) = self.size, self.window.kernel
+        batch, blocks, rows, columns, lanes = self.output_shape
+        kernel_rows, kernel_columns = self.window.kernel
         computed = round_columns(columns)
         source = te.placeholder(self.source, name="source")
-        weight_shape = (self.blocks, self.span.steps, kernel_rows, kernel_columns, self.span.width, self.lanes)
+        weight_shape = (blocks, self.steps, kernel_rows, kernel_columns, self.width, lanes)
         weight = te.placeholder(weight_shape, name="weight")
-        bias = te.placeholder((self.blocks, self.lanes), name="bias")
+        bias = te.placeholder((blocks, lanes), name="bias")
         operands = [source, weight, bias]
         table = None
-        if self.span.start is None:
-            table = te.placeholder((self.span.steps,), name="table", dtype="int32")
+        if self.by_table:
+            table = te.placeholder((self.steps,), name="table", dtype="int32")
             operands.append(table)
         residual = None
         if self.epilogue.residual:
@@ -101,22 +96,22 @@ class Conv2d(Kernel):
             operands.append(residual)
 
         image = padded(source, self.window, rows, computed)
-        step = te.reduce_axis((0, self.span.steps), "step")
+        step = te.reduce_axis((0, self.steps), "step")
         kh, kw = te.reduce_axis((0, kernel_rows), "kh"), te.reduce_axis((0, kernel_columns), "kw")
-        lane = te.reduce_axis((0, self.span.width), "lane")
+        lane = te.reduce_axis((0, self.width), "lane")
 
-        def element(n: Any, h: Any, w: Any) -> Any:
+        def element(n: Any, o: Any, h: Any, w: Any) -> Any:
             y = h * self.window.stride[0] + kh * self.window.dilation[0]
             x = w * self.window.stride[1] + kw * self.window.dilation[1]
-            first = table[step] if table is not None else self.span.start + step * self.span.width
+            first = self.position(o, step) if table is None else table[step]
             if len(self.source) == 4:
                 return image[n, first + lane, y, x]
-            return image[n, first // self.lanes, y, x, first % self.lanes + lane]
+            return image[n, first // lanes, y, x, first % lanes + lane]
 
         sums = te.compute(
-            (self.source[0], self.blocks, rows, computed, self.lanes),
+            (batch, blocks, rows, computed, lanes),
             lambda n, o, h, w, v: te.sum(
-                element(n, h, w) * weight[o, step, kh, kw, lane, v], axis=[step, kh, kw, lane]
+                element(n, o, h, w) * weight[o, step, kh, kw, lane, v], axis=[step, kh, kw, lane]
             ),
             name="sum",
         )
@@ -140,7 +135,7 @@ class Conv2d(Kernel):
         """
         sums, out = schedule.get_sblock("sum"), schedule.get_sblock("out")
         n, o, h, w, v = schedule.get_loops(out)
-        tile = choose_tile(self.blocks, self.size[0], round_columns(self.size[1]), cpu)
+        tile = choose_tile(self.alike, self.size[0], round_columns(self.size[1]), cpu)
         o_outer, o_inner = schedule.split(o, [None, tile.blocks])
         h_outer, h_inner = schedule.split(h, [None, tile.rows])
         w_outer, w_inner = schedule.split(w, [None, tile.columns])
@@ -169,3 +164,72 @@ class Conv2d(Kernel):
             pad_loops = schedule.get_loops(pad)
             schedule.vectorize(pad_loops[-1])
             parallelize(schedule, pad_loops[:3], product(self.source), cpu)
+
+
+@dataclass(frozen=True, slots=True)
+class Conv2d(TiledConvolution):
+    """Dense convolution into channel blocks, with bias, residual and activation.
+
+    Operands: see `TiledConvolution`.
+
+    Attributes:
+        source: shape of the input buffer, [N, blocks, H, W, lanes] or plain [N, C, H, W].
+        span: how the reduction walks over the input's channels.
+        blocks: output channel blocks.
+        size: output rows and columns.
+    """
+
+    kind: ClassVar[str] = "conv2d"
+
+    source: tuple[int, ...]
+    span: Span
+    blocks: int
+    size: tuple[int, int]
+    lanes: int
+    window: Window
+    epilogue: Epilogue = NO_EPILOGUE
+
+    @property
+    def output_shape(self) -> tuple[int, ...]:
+        """[N, blocks, rows, columns, lanes]."""
+        return self.source[0], self.blocks, *self.size, self.lanes
+
+    @property
+    def alike(self) -> int:
+        """All of them."""
+        return self.blocks
+
+    @property
+    def steps(self) -> int:
+        """Of the span."""
+        return self.span.steps
+
+    @property
+    def width(self) -> int:
+        """Of the span."""
+        return self.span.width
+
+    @property
+    def by_table(self) -> bool:
+        """Whether the span is irregular."""
+        return self.span.start is None
+
+    def position(self, block: Any, step: Any) -> Any:
+        """The span's, whichever the block."""
+        if self.span.start is None:
+            raise ValueError("an irregular span has its positions in a table")
+        return self.span.start + step * self.span.width
+
+    def example_table(self, shape: tuple[int, ...], generator: np.random.Generator) -> Array:
+        """Positions of groups of channels."""
+        return self.span.example(self.source[1] * product(self.source[4:]), generator)
+
+    def reference(self, operands: Sequence[Array]) -> Array:
+        """torch's convolution of the channels that the span reads."""
+        source, weight, bias, *rest = operands
+        channels = source if len(self.source) == 4 else unpack_blocks(source)
+        image = framed(channels[:, self.span.positions(rest)], self.window, self.size)
+        filters = weight.transpose(0, 5, 1, 4, 2, 3).reshape(self.blocks * self.lanes, -1, *self.window.kernel)
+        constants = torch.from_numpy(filters), torch.from_numpy(bias.reshape(-1))
+        sums = F.conv2d(image, *constants, self.window.stride, 0, self.window.dilation)
+        return self.finished(sums, operands)

@@ -10,16 +10,15 @@ import platform
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-from filelock import FileLock, Timeout
 
+from backends.lease import exclusive_lease
 from search_spaces.errors import TrimtabError
 from search_spaces.graph import ModelGraph
 
@@ -32,7 +31,6 @@ FloatArray = npt.NDArray[np.float32]
 TOLERANCE = 1e-4
 """Largest max|a-b| / max|a| between an artefact's output and the expected one; a wrong answer has no latency."""
 
-_LOCK_WAIT_S = 600.0
 _UNSUPPORTED = {"lstm", "gru", "rnn"}
 
 
@@ -100,7 +98,7 @@ def measure(
             "rounds": rounds,
         }
         (folder / "job.json").write_text(json.dumps(job), encoding="utf-8")
-        with _machine_lock():
+        with exclusive_lease():
             _run_worker(folder, artefacts, threads, timeout_s)
         report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
         outputs = [np.load(folder / f"output{i}.npy", allow_pickle=False) for i in range(len(artefacts))]
@@ -221,21 +219,6 @@ def cpu_name() -> str:
     except OSError:
         pass  # not Linux
     return platform.processor() or platform.machine()
-
-
-@contextmanager
-def _machine_lock() -> Iterator[None]:
-    """One measurement at a time on this machine, over all processes that share the cache."""
-    root = os.environ.get("TRIMTAB_CACHE")
-    path = (Path(root) if root else Path.home() / ".cache" / "trimtab") / "measuring.lock"
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(path, timeout=_LOCK_WAIT_S):
-            yield
-    except Timeout as error:
-        raise TrimtabError(
-            f"another process has been measuring for {_LOCK_WAIT_S:g} s (lock {path}); stop it"
-        ) from error
 
 
 def _source_root() -> Path:

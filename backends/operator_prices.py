@@ -86,7 +86,7 @@ class OperatorPrices:
         known = self.table.get(texts)
         if len(known) < len(texts):
             for text in texts:
-                if text in self._refused:  # before time goes into the others
+                if text in self._refused and text not in known:  # before time goes into the others
                     raise self._refused[text]
             self._measure_all(self.missing(recipes), on_progress, stop=True)
             known = self.table.get(texts)

@@ -103,14 +103,15 @@ def test_a_file_that_is_no_library_is_named(network, tmp_path):
         measure([Artefact("tvm", tmp_path / "text.so")], x.numpy(), expected, rounds=1)
 
 
-def test_one_measurement_at_a_time(network, library, tmp_path, monkeypatch):
-    from filelock import FileLock
+def test_one_measurement_at_a_time(tmp_path, monkeypatch):
+    from functools import partial
 
-    monkeypatch.setattr("backends.measuring._LOCK_WAIT_S", 0.1)
-    _, x, expected = network
-    (tmp_path / "cache").mkdir()
-    with FileLock(tmp_path / "cache" / "measuring.lock"), pytest.raises(TrimtabError, match="has been measuring"):
-        measure([Artefact("tvm", library)], x.numpy(), expected, rounds=1)
+    from backends.lease import exclusive_lease
+
+    monkeypatch.setattr("backends.measuring.exclusive_lease", partial(exclusive_lease, 0.1))
+    artefact = Artefact("tvm", tmp_path / "never-loaded.so")
+    with exclusive_lease(), pytest.raises(TrimtabError, match="has been measuring"):
+        measure([artefact], np.zeros(1, dtype=np.float32), rounds=1)
 
 
 @pytest.mark.parametrize("backend", [TvmBackend(), OnnxRuntimeBackend()], ids=lambda backend: backend.name)

@@ -8,11 +8,13 @@ is being run, for the parent to name should this process die.
 
 import importlib.metadata
 import json
+import os
 import sys
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -26,6 +28,7 @@ _WARM_UP_S = 0.05
 
 def main(folder: Path) -> None:
     """Does the job of the folder."""
+    os.environ |= {"TMPDIR": str(folder), "TORCHINDUCTOR_CACHE_DIR": str(folder / "inductor")}  # nothing stays behind
     job = json.loads((folder / "job.json").read_text(encoding="utf-8"))
     example = np.load(folder / "example.npy", allow_pickle=False)
     calls: list[Call] = []
@@ -95,28 +98,31 @@ def _load_onnxruntime(path: Path, example: npt.NDArray[Any], threads: int) -> tu
     return run, output
 
 
-def _load_torch(path: Path, example: npt.NDArray[Any], threads: int) -> tuple[Call, Reader]:
-    import torch
+def _load_torch(
+    path: Path,
+    example: npt.NDArray[Any],
+    threads: int,
+    *,
+    device: Literal["cpu", "cuda"] = "cpu",
+    compiled: bool = False,
+) -> tuple[Call, Reader]:
+    from backends.torch_engines import bound_program
 
-    torch.set_num_threads(threads)
-    module, x = torch.export.load(path).module(), torch.from_numpy(example)
-
-    def run() -> Any:
-        with torch.inference_mode():
-            return module(x)
-
-    return run, lambda: run().numpy()
+    return bound_program(path, example, threads, device=device, compiled=compiled)
 
 
 _ENGINES: dict[str, Callable[[Path, npt.NDArray[Any], int], tuple[Call, Reader]]] = {
     "tvm": _load_tvm,
     "onnxruntime": _load_onnxruntime,
     "torch": _load_torch,
+    "torch_compiled": partial(_load_torch, compiled=True),
+    "torch_cuda": partial(_load_torch, device="cuda"),
+    "torch_cuda_compiled": partial(_load_torch, device="cuda", compiled=True),
 }
 
 
 def _version(engine: str) -> str:
-    return importlib.metadata.version({"tvm": "apache-tvm"}.get(engine, engine))
+    return importlib.metadata.version({"tvm": "apache-tvm"}.get(engine, engine.partition("_")[0]))
 
 
 if __name__ == "__main__":

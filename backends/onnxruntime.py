@@ -57,6 +57,8 @@ def export_onnx(module: "nn.Module", example_input: "torch.Tensor", path: Path) 
 
     import torch
 
+    from backends.torch_reference import root_cause
+
     try:
         with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")  # torch's and onnxscript's, about themselves
@@ -64,7 +66,7 @@ def export_onnx(module: "nn.Module", example_input: "torch.Tensor", path: Path) 
                 copy.deepcopy(module).eval(), (example_input,), path, dynamo=True, external_data=False, verbose=False
             )
     except Exception as error:  # whatever a user's module and the exporter raise
-        raise InputError(f"the network cannot be exported to ONNX: {type(error).__name__}: {error}") from error
+        raise InputError(f"the network cannot be exported to ONNX: {root_cause(error)}") from error
 
 
 def bound_session(

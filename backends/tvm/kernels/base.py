@@ -178,9 +178,14 @@ def vectorize_inner(schedule: Any, block: Any) -> None:
 def parallelize(schedule: Any, loops: Sequence[Any], work: float, cpu: Cpu) -> Any:
     """Fuses adjacent outer loops and spreads them over the threads where there is work enough for it."""
     fused = schedule.fuse(*loops) if len(loops) > 1 else loops[0]
-    if cpu.threads > 1 and work >= _PARALLEL_WORK:
+    if worth_threads(work, cpu):
         schedule.parallel(fused)
     return fused
+
+
+def worth_threads(work: float, cpu: Cpu) -> bool:
+    """Whether there is work enough to spread it over the threads."""
+    return cpu.threads > 1 and work >= _PARALLEL_WORK
 
 
 def unpack_blocks(buffer: Array) -> Array:

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from automl.config import Config, load_config
 from automl.errors import RunStoppedError, TrimtabError
+from automl.latency import local_prices
+from automl.latency_budget import LatencyBudget
 from automl.progress import Progress
 from automl.run_directory import RunClock, RunDirectory, State, make_importable, next_free
 from automl.signals import StopSignal
@@ -58,7 +60,10 @@ def start(config: Config, out: Path, progress: Progress) -> RunResult:
     from automl.problem import Problem
 
     RunDirectory.check_free(out)
-    problem = Problem.outline(config)
+    if config.latency_budget:
+        progress.stage("Latency table: the whole network and the cheapest policy")
+    with local_prices(config, progress.operators) as prices:
+        problem = Problem.outline(config, prices=prices)
     progress.say(f"Trimtab: {config.model.name} on {config.data.name}")
     return _drive(RunDirectory.create(out, config), lambda: problem, progress)
 
@@ -75,7 +80,10 @@ def resume(directory: str | Path | RunDirectory, progress: Progress | None = Non
     def outline() -> "Problem":
         from automl.problem import Problem
 
-        return Problem.outline(config, run.baseline_file if run.baseline_file.exists() else None)
+        weights = run.baseline_file if run.baseline_file.exists() else None
+        watch = progress.operators if progress is not None else None
+        with local_prices(config, watch) as prices:
+            return Problem.outline(config, weights, prices=prices, latency=LatencyBudget.read(run.budget_file))
 
     if progress is not None:
         return _drive(run, outline, progress)
@@ -98,7 +106,8 @@ def make_env(config: Config | str | Path | Mapping[str, Any], **options: Any) ->
     import envs  # noqa: F401  (registers the environments)
     from automl.problem import Problem
 
-    problem = Problem.build(config if isinstance(config, Config) else load_config(config))
+    checked = config if isinstance(config, Config) else load_config(config)
+    problem = Problem.build(checked, prices=local_prices(checked))
     how = problem.config.search
     arguments = {
         "graph": problem.graph,
@@ -106,8 +115,9 @@ def make_env(config: Config | str | Path | Mapping[str, Any], **options: Any) ->
         "constraint": problem.constraint,
         "evaluator": problem.evaluator(),
         "mode": how.mode,
-        "reward": how.reward_name,
+        "reward": problem.config.reward_name,
         "faithful": how.faithful,
+        "cost": problem.cost,
     }
     return gymnasium.make("trimtab/ChannelPruning-v0", **{**arguments, **options})
 
@@ -128,7 +138,8 @@ def export(directory: RunDirectory) -> Path:
         )
     make_importable(directory.info().working_directory)
     with directory.lock():
-        export_best(Problem.outline(directory.config(), directory.baseline_file), directory, summary)
+        latency = LatencyBudget.read(directory.budget_file)
+        export_best(Problem.outline(directory.config(), directory.baseline_file, latency=latency), directory, summary)
     return directory.best
 
 

@@ -68,7 +68,10 @@ class SpaceSection(Section):
 
 
 class BudgetSection(Section):
-    """What the compressed network may cost: `ratio` of the uncompressed figure, or an absolute `limit`."""
+    """What the compressed network may cost: `ratio` of the uncompressed figure, or an absolute `limit`.
+
+    The limit is in the metric's own unit: operations, parameters, bytes or, of `latency_s`, seconds.
+    """
 
     metric: str = "macs"
     ratio: float | None = Field(default=None, gt=0, le=1)
@@ -77,11 +80,8 @@ class BudgetSection(Section):
     @field_validator("metric")
     @classmethod
     def _known(cls, metric: str) -> str:
-        if metric == "latency_s":
-            raise ValueError("a budget in latency_s needs the latency table, which comes with the next version")
-        known = [name for name in UNITS if name != "latency_s"]
-        if metric not in known:
-            raise ValueError(f"a budget counts {', '.join(known)}, got {metric!r}{did_you_mean(metric, known)}")
+        if metric not in UNITS:
+            raise ValueError(f"a budget is one of {', '.join(UNITS)}, got {metric!r}{did_you_mean(metric, UNITS)}")
         return metric
 
     @model_validator(mode="after")
@@ -115,13 +115,6 @@ class SearchSection(Section):
             raise ValueError(f"seeds are distinct integers of at least 0, got {seeds}")
         return seeds
 
-    @property
-    def reward_name(self) -> str:
-        """The reward asked for, or the published one of the mode."""
-        if self.reward is not None:
-            return self.reward
-        return "accuracy" if self.mode == "resource" else "accuracy_flops"
-
 
 class CompressionSection(Section):
     """How channels are removed; the fields of `automl.compression.CompressionOptions`."""
@@ -135,10 +128,17 @@ class CompressionSection(Section):
 
 
 class MeasureSection(Section):
-    """How the latency of the finalists is measured; `backend: none` leaves it out."""
+    """What latency means in this run, and how it is measured; `backend: none` leaves it out.
 
-    backend: Literal["tvm", "none"] = "tvm"
+    Under a latency budget the backend's table of operators prices every policy. `margin` is the share of the budget
+    that the search holds back for the table's error; null measures that error on a few networks first.
+    `estimate_missing` has a regression stand in for operators that are not in the table yet, instead of measuring them.
+    """
+
+    backend: Literal["tvm", "onnxruntime", "torch", "torch_compiled", "none"] = "tvm"
     threads: int = Field(default=1, ge=1, le=256)
+    margin: float | None = Field(default=None, ge=0, lt=1)
+    estimate_missing: bool = False
 
 
 class Config(Section):
@@ -160,6 +160,32 @@ class Config(Section):
         if self.budget is None and self.search.mode == "resource":
             raise ValueError("a budget is needed: 'budget' with 'metric' and one of 'ratio' and 'limit'")
         return self
+
+    @model_validator(mode="after")
+    def _latency_where_it_is_measured(self) -> Self:
+        if self.latency_budget and self.measure.backend == "none":
+            raise ValueError(
+                "a budget in latency_s needs a backend that measures, got measure.backend 'none'; set it to 'tvm'"
+            )
+        if self.latency_budget and self.search.faithful and self.search.mode == "resource":
+            raise ValueError("search.faithful bounds MACs as published, not latency; set it to false")
+        if self.search.reward == "accuracy_latency" and not self.latency_budget:
+            raise ValueError("the reward 'accuracy_latency' needs a latency: set budget.metric to latency_s")
+        return self
+
+    @property
+    def latency_budget(self) -> bool:
+        """Whether policies are priced by their latency."""
+        return self.budget is not None and self.budget.metric == "latency_s"
+
+    @property
+    def reward_name(self) -> str:
+        """The reward asked for, or that of the mode: AMC's, which in accuracy-guaranteed mode falls with the cost."""
+        if self.search.reward is not None:
+            return self.search.reward
+        if self.search.mode == "resource":
+            return "accuracy"
+        return "accuracy_latency" if self.latency_budget else "accuracy_flops"
 
     def to_yaml(self) -> str:
         """The resolved config, every default written out."""

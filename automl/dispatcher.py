@@ -1,7 +1,7 @@
 """Who evaluates what: one actor that owns a run's store and hands proposals to the evaluators."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,11 +10,9 @@ import ray
 from ray.exceptions import RayActorError
 
 from automl.errors import InputError, RunStoppedError, TrimtabError
-from automl.pricing import price
 from automl.run_directory import write_atomically
 from automl.search_loop import FAILURES_IN_A_ROW
 from automl.store import EvaluationRow, SearchRow, Store
-from search_spaces.graph import ModelGraph
 from search_spaces.objective import Constraint, Evaluation
 from search_spaces.policy import CompressionPolicy
 
@@ -68,7 +66,6 @@ class DispatcherActor:
         snapshots: directory of the searchers' snapshots.
         searches: the searches of the run.
         evaluators: handles of the evaluators (`automl.worker.Worker`).
-        graph: of the uncompressed network, to price evaluations that failed.
         constraint: the budget.
     """
 
@@ -78,14 +75,12 @@ class DispatcherActor:
         snapshots: Path,
         searches: list[SearchRow],
         evaluators: list[Any],
-        graph: ModelGraph,
         constraint: Constraint,
     ) -> None:
         self._store = Store(store)
         self._store.add_searches(searches)
         self._snapshots = snapshots
         self._evaluators = evaluators
-        self._graph = graph
         self._constraint = constraint
         self._idle: asyncio.Queue[Any] | None = None
         self._stopping = False
@@ -111,8 +106,15 @@ class DispatcherActor:
         except FileNotFoundError:
             return None
 
-    async def evaluate(self, search: str, number: int, policy: CompressionPolicy) -> Evaluation:
+    async def evaluate(
+        self, search: str, number: int, policy: CompressionPolicy, cost: Mapping[str, float]
+    ) -> Evaluation:
         """The policy's evaluation: from the store, or from an evaluator and then the store.
+
+        Args:
+            search, number: which proposal it is.
+            policy: what to evaluate.
+            cost: of the policy, by metric: who proposes has priced it.
 
         Raises:
             RunStoppedError: the run is to stop.
@@ -134,21 +136,20 @@ class DispatcherActor:
         try:
             if self._stopping:
                 raise RunStoppedError("the run is stopping")
-            evaluation = await self._attempt(evaluator, policy)
+            evaluation = await self._attempt(evaluator, policy, cost)
         finally:
             self._idle.put_nowait(evaluator)
         self._store.add(EvaluationRow(search, number, policy, evaluation))
         self._progress[search].count(evaluation, self._constraint.metric)
         return evaluation
 
-    async def _attempt(self, evaluator: Any, policy: CompressionPolicy) -> Evaluation:
+    async def _attempt(self, evaluator: Any, policy: CompressionPolicy, cost: Mapping[str, float]) -> Evaluation:
         for _ in range(ATTEMPTS):
             try:
-                evaluation: Evaluation = await evaluator.evaluate.remote(policy)
+                evaluation: Evaluation = await evaluator.evaluate.remote(policy, cost)
                 return evaluation
             except RayActorError as error:
                 await self._revived(evaluator, error)
-        cost = price(self._graph, policy)
         reason = f"the evaluator's process died of it, {ATTEMPTS} times"
         return Evaluation(0.0, cost, self._constraint.violation(cost), 0.0, reason)
 
@@ -180,6 +181,10 @@ class DispatcherActor:
         self._progress[search].finished = True
         self._progress[search].error = error
 
+    async def give_up(self, search: str, error: str) -> None:
+        """The search cannot go on now, and is not over: a resumed run tries again."""
+        self._progress[search].error = error
+
     async def progress(self) -> list[SearchProgress]:
         """How far every search is."""
         return list(self._progress.values())
@@ -199,16 +204,24 @@ class DispatcherActor:
 
 
 class RemoteEvaluators:
-    """A search's view of the dispatcher; see `automl.search_loop.Evaluators`."""
+    """A search's view of the dispatcher; see `automl.search_loop.Evaluators`.
 
-    def __init__(self, dispatcher: Any, search: str) -> None:
+    Args:
+        dispatcher: handle of the run's `DispatcherActor`.
+        search: name of the search.
+        price: what a policy costs, by metric.
+    """
+
+    def __init__(self, dispatcher: Any, search: str, price: Callable[[CompressionPolicy], Mapping[str, float]]) -> None:
         self._dispatcher = dispatcher
         self._search = search
+        self._price = price
         self._waiting: dict[int, Any] = {}
 
     def submit(self, number: int, policy: CompressionPolicy) -> None:
         """Have a proposal evaluated."""
-        self._waiting[number] = self._dispatcher.evaluate.remote(self._search, number, policy)
+        cost = dict(self._price(policy))
+        self._waiting[number] = self._dispatcher.evaluate.remote(self._search, number, policy, cost)
 
     def result(self, number: int) -> Evaluation:
         """Wait for a proposal's evaluation."""

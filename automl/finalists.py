@@ -2,7 +2,8 @@
 
 import json
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ class Finalist:
         policy: what is pruned; empty for the baseline.
         search, number: the proposal, None for the baseline.
         search_accuracy: on the search-validation slice before fine-tuning, None where it is still to be found out.
+        table_latency_s: seconds of one inference by the latency table, where policies are priced by it.
     """
 
     name: str
@@ -37,13 +39,20 @@ class Finalist:
     search: str | None = None
     number: int | None = None
     search_accuracy: float | None = None
+    table_latency_s: float | None = None
 
 
-def choose(rows: Iterable[EvaluationRow], config: Config, metric: str) -> list[Finalist]:
+def choose(rows: Iterable[EvaluationRow], config: Config, metric: str, limit: float = inf) -> list[Finalist]:
     """The best feasible policy of the algorithm's searches, of the random ones and of the uniform one.
 
     Under a budget the best is the most accurate one, in accuracy-guaranteed mode the one with the highest reward; of
     equals the cheapest in `metric`, then the earliest by search and number. What has no feasible policy is left out.
+
+    Args:
+        rows: the evaluations on record.
+        config: of the run.
+        metric: of the budget.
+        limit: the most that a policy found by search may cost; the one uniform policy there is stays.
     """
     own = {f"{config.search.algorithm}-{seed}" for seed in config.search.seeds}
     groups = {
@@ -61,27 +70,35 @@ def choose(rows: Iterable[EvaluationRow], config: Config, metric: str) -> list[F
         if not row.evaluation.feasible:
             continue
         for name, members in groups.items():
+            if row.search != "uniform" and row.evaluation.cost[metric] > limit:
+                continue
             if row.search in members and (name not in leaders or rank(row) < rank(leaders[name])):
                 leaders[name] = row
     chosen = [Finalist("baseline", CompressionPolicy())]
     for name in groups:
         if name in leaders:
             row = leaders[name]
-            chosen.append(Finalist(name, row.policy, row.search, row.number, row.evaluation.accuracy))
+            table_s = row.evaluation.cost.get("latency_s")
+            chosen.append(Finalist(name, row.policy, row.search, row.number, row.evaluation.accuracy, table_s))
     if "best" in leaders:
-        row = leaders["best"]
-        chosen.append(Finalist("from_scratch", row.policy, row.search, row.number))
+        best = next(finalist for finalist in chosen if finalist.name == "best")
+        chosen.append(replace(best, name="from_scratch", search_accuracy=None))
     return chosen
 
 
 @dataclass(frozen=True)
 class Compiled:
-    """A network's machine code, how far its output is from torch's, and the ONNX file beside it where one was made."""
+    """A network as files that can be measured.
+
+    Attributes:
+        name: of the network.
+        artefacts: at most one for each engine.
+        error: how far the output of TVM's machine code is from torch's; None where there is no such code.
+    """
 
     name: str
-    library: Path
-    onnx: Path | None
-    error: float
+    artefacts: tuple[Artefact, ...]
+    error: float | None = None
 
 
 def measure_all(compiled: list[Compiled], example: torch.Tensor, threads: int) -> dict[str, Any]:
@@ -93,13 +110,8 @@ def measure_all(compiled: list[Compiled], example: torch.Tensor, threads: int) -
     Returns:
         By network: {"tvm": figures, "onnxruntime": figures}, as `automl.summary` reads and the run directory keeps.
     """
-    artefacts, owners = [], []
-    for item in compiled:
-        artefacts.append(Artefact("tvm", item.library))
-        owners.append(item)
-        if item.onnx is not None:
-            artefacts.append(Artefact("onnxruntime", item.onnx))
-            owners.append(item)
+    owners = [item for item in compiled for _ in item.artefacts]
+    artefacts = [artefact for item in compiled for artefact in item.artefacts]
     if not artefacts:
         return {}
     tries = [measure(artefacts, example.numpy(), None, threads=threads, rounds=ROUNDS) for _ in range(PROCESSES)]

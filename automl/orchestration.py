@@ -8,7 +8,7 @@ import logging
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,6 @@ from ray.exceptions import RayActorError, RayError
 from automl.config import Config
 from automl.dispatcher import ATTEMPTS, DispatcherActor, SearchProgress, last_line, ray_get, when_ready
 from automl.errors import RunStoppedError, TrimtabError
-from automl.finalists import Compiled, Finalist
 from automl.problem import Problem
 from automl.progress import Progress
 from automl.run_directory import RunClock, RunDirectory
@@ -33,19 +32,22 @@ from search_spaces.objective import Constraint
 SEARCHER_BYTES = 64 * 2**20
 """Memory that Ray sets aside for a searcher. It takes no CPU slot: those belong to the evaluators."""
 
+Job = Callable[[Any], Any]
+"""Given a worker's handle, the reference of what it is to do."""
+
 POLL_S = 0.25
 STOP_S = 15.0
 CLOSE_S = 10.0
 
 
 @contextmanager
-def evaluators(config: Config, directory: RunDirectory) -> Iterator[list[Any]]:
+def evaluators(config: Config, directory: RunDirectory, constraint: Constraint) -> Iterator[list[Any]]:
     """The worker actors of a run, one CPU each; Ray starts one anew when it dies."""
     remote: Any = ray.remote(Worker)
     stamp = time.time_ns()  # names are unique, also in a Ray that others use
     actors = [
         remote.options(name=f"evaluator-{index}-{stamp}", num_cpus=1, max_restarts=-1).remote(
-            config, directory.baseline_file, directory.info().working_directory
+            config, directory.baseline_file, directory.info().working_directory, constraint
         )
         for index in range(config.search.evaluators)
     ]
@@ -66,6 +68,7 @@ def run_searches(
     stop: StopSignal,
     scratch: Path,
     constraint: Constraint | None = None,
+    prices: Any | None = None,
 ) -> None:
     """Run those of the searches that have not ended; returns when all have.
 
@@ -79,6 +82,7 @@ def run_searches(
         stop: whether the run is to stop.
         scratch: directory for what Tune writes and nobody reads.
         constraint: for the searchers, where it is not the problem's.
+        prices: handle of the run's `PriceActor`, under a latency budget.
 
     Raises:
         RunStoppedError: the run was told to stop; it can be resumed.
@@ -86,13 +90,13 @@ def run_searches(
     """
     actor: Any = ray.remote(DispatcherActor)
     dispatcher = actor.options(name=f"dispatcher-{time.time_ns()}", num_cpus=0, max_concurrency=10_000).remote(
-        directory.store_file, directory.searchers, list(searches), list(workers), problem.graph, problem.constraint
+        directory.store_file, directory.searchers, list(searches), list(workers), problem.constraint
     )
     try:
         wanted = {search.name for search in searches}
         todo = [row for row in ray_get(dispatcher.unfinished.remote()) if row.name in wanted]
         if todo:
-            _run_trials(problem, todo, dispatcher, progress, clock, stop, scratch, constraint)
+            _run_trials(problem, todo, dispatcher, progress, clock, stop, scratch, constraint, prices)
         progress.searches(ray_get(dispatcher.progress.remote()), problem.constraint)
     finally:
         with suppress(RayError):  # where the actor has died, its store is closed
@@ -100,66 +104,52 @@ def run_searches(
         ray.kill(dispatcher)
 
 
-def finish_networks(
-    finalists: Sequence[Finalist],
+def spread(
+    jobs: Mapping[str, Job],
     workers: Sequence[Any],
-    directory: RunDirectory,
-    scratch: Path | None,
     watch: Callable[[Sequence[str], Sequence[str]], None],
-) -> tuple[list[Compiled], dict[str, str]]:
-    """Have the workers finish the networks, side by side.
+) -> dict[str, Any]:
+    """Have the workers do jobs side by side; one whose process dies is done again, once.
 
     Args:
-        finalists: what to finish.
+        jobs: by name, each given to the worker that does it.
         workers: see `evaluators`.
-        directory: of the run.
-        scratch: where machine code goes; None compiles nothing.
         watch: told of the names that are being worked on and those that are finished, several times a second.
 
     Returns:
-        The compiled networks, in the order of the finalists, and why others could not be compiled.
+        What each job gave, in the order of the jobs.
 
     Raises:
-        TrimtabError: a network could not be finished.
+        TrimtabError: a job failed, or its process died again.
     """
-    waiting = list(finalists)
+    waiting = list(jobs)
     idle = list(workers)
-    running: dict[Any, tuple[Finalist, Any]] = {}
+    running: dict[Any, tuple[str, Any]] = {}
     reviving: dict[Any, Any] = {}
     deaths: Counter[str] = Counter()
-    compiled: dict[str, Compiled] = {}
-    errors: dict[str, str] = {}
-    finished: list[str] = []
+    results: dict[str, Any] = {}
     while waiting or running:
         while waiting and idle:
-            finalist, worker = waiting.pop(0), idle.pop(0)
-            reference = worker.finish.remote(finalist, directory.finalists / finalist.name, scratch)
-            running[reference] = (finalist, worker)
+            name, worker = waiting.pop(0), idle.pop(0)
+            running[jobs[name](worker)] = (name, worker)
         ready, _ = ray.wait([*running, *reviving], timeout=POLL_S)
         for reference in ready:
             if reference in reviving:
                 idle.append(reviving.pop(reference))
                 continue
-            finalist, worker = running.pop(reference)
+            name, worker = running.pop(reference)
             try:
-                code, error = ray_get(reference)
+                results[name] = ray_get(reference)
             except RayActorError as death:
-                deaths[finalist.name] += 1
-                if deaths[finalist.name] == ATTEMPTS or death.actor_init_failed:
-                    raise TrimtabError(
-                        f"the process that finishes network {finalist.name!r} died: {last_line(death)}"
-                    ) from death
-                waiting.append(finalist)
+                deaths[name] += 1
+                if deaths[name] == ATTEMPTS or death.actor_init_failed:
+                    raise TrimtabError(f"the process that makes network {name!r} died: {last_line(death)}") from death
+                waiting.append(name)
                 reviving[when_ready(worker)] = worker
                 continue
             idle.append(worker)
-            finished.append(finalist.name)
-            if code is not None:
-                compiled[finalist.name] = code
-            if error is not None:
-                errors[finalist.name] = error
-        watch([finalist.name for finalist, _ in running.values()], finished)
-    return [compiled[finalist.name] for finalist in finalists if finalist.name in compiled], errors
+        watch([name for name, _ in running.values()], list(results))
+    return {name: results[name] for name in jobs}
 
 
 def _run_trials(
@@ -171,6 +161,7 @@ def _run_trials(
     stop: StopSignal,
     scratch: Path,
     constraint: Constraint | None,
+    prices: Any | None,
 ) -> None:
     how = problem.config.search
     by_name = {search.name: search for search in todo}
@@ -181,6 +172,7 @@ def _run_trials(
         space=problem.space,
         constraint=constraint or problem.constraint,
         dispatcher=dispatcher,
+        prices=prices,
     )
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # errors are raised below, in one line
     tuner = tune.Tuner(
@@ -200,14 +192,14 @@ def _run_trials(
     thread.start()
     try:
         while thread.is_alive():
-            rows: list[SearchProgress] = _ask(dispatcher.progress.remote(), stop)
+            rows: list[SearchProgress] = ask(dispatcher.progress.remote(), stop)
             progress.searches(rows, problem.constraint)
             clock.beat()
             thread.join(POLL_S)
         stop.check()
     except RunStoppedError:
         with suppress(RayError):  # whoever told us to stop may have told Ray's processes, too
-            ray.get(dispatcher.stop.remote(), timeout=STOP_S)
+            ray.get([actor.stop.remote() for actor in (dispatcher, prices) if actor is not None], timeout=STOP_S)
         thread.join(STOP_S)  # the searchers save their state
         raise
     result = outcome[0]
@@ -222,7 +214,7 @@ def _run_trials(
             raise TrimtabError(f"search {row.name!r} ended before it was finished, after {row.done} evaluations")
 
 
-def _ask(reference: Any, stop: StopSignal) -> Any:
+def ask(reference: Any, stop: StopSignal) -> Any:
     """An actor's answer; RunStoppedError where the run is to stop meanwhile."""
     while True:
         stop.check()

@@ -6,6 +6,7 @@ once.
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +19,15 @@ from automl.config import Config, TrainingSection
 from automl.data import DataBundle, load_data
 from automl.errors import InputError
 from automl.evaluation import PolicyEvaluator
+from automl.latency import Latencies, table_backend
+from automl.latency_budget import LatencyBudget
 from automl.metrics import Metric, load_metric
 from automl.models import build_model
-from automl.pricing import BACKEND, price
+from automl.pricing import BACKEND, latency_cost, price
 from automl.searches import make_search, searches
 from automl.training import EpochReport, TrainingOptions
+from backends.base import HardwareBackend
+from envs.pricing import Cost
 from search_spaces.capture import PrunableNetwork
 from search_spaces.graph import ModelGraph
 from search_spaces.objective import Constraint
@@ -47,6 +52,8 @@ class Problem:
         metric: what accuracy means.
         space: what each channel group may keep.
         constraint: the budget; in accuracy-guaranteed mode without one, the cost of the whole network.
+        backend: what prices policies here. A problem whose latency budget stands fixed already only counts.
+        latency: the figures of a latency budget, None for another one.
     """
 
     config: Config
@@ -57,17 +64,29 @@ class Problem:
     metric: Metric
     space: SearchSpace
     constraint: Constraint
+    backend: HardwareBackend = BACKEND
+    latency: LatencyBudget | None = None
 
     @classmethod
-    def outline(cls, config: Config, weights: Path | None = None) -> "Problem":
+    def outline(
+        cls,
+        config: Config,
+        weights: Path | None = None,
+        *,
+        prices: Latencies | None = None,
+        latency: LatencyBudget | None = None,
+    ) -> "Problem":
         """Load, capture and check; nothing is trained.
 
         Args:
             config: what to do.
             weights: of the baseline, where a run has them already; by default the config's checkpoint or the cache.
+            prices: of operators, for a latency budget whose figures are not known yet.
+            latency: the figures of a latency budget, where a run has them already.
 
         Raises:
             InputError: something named is not there or does not fit, or the budget cannot be met.
+            RefusedOperatorError: an operator of the network cannot be measured.
         """
         options = training_options(config.baseline)
         training_options(config.fine_tune)
@@ -85,21 +104,27 @@ class Problem:
                 trained = True
             except InputError:  # a damaged cache entry is trained and written anew
                 model = initial_model(config, data)
-        problem = cls._captured(config, data, model, trained, metric)
-        problem._check_reachable()
+        problem = cls._captured(config, data, model, trained, metric, None if latency is None else latency.constraint)
         problem.kept(problem.space.cheapest())  # an unknown importance, or weights that are not finite
+        if latency is not None:
+            return replace(problem, latency=latency)
+        if not config.latency_budget:
+            problem._check_reachable()
         for search in searches(config):  # an unknown algorithm, or option of one
-            make_search(config, problem.space, problem.constraint, search)
+            make_search(config, problem.space, budget(config, problem.graph, counted=True), search)
+        if config.latency_budget:  # last, for it may take measuring
+            problem = problem._priced(prices)
+            problem._check_reachable()
         return problem
 
     @classmethod
-    def build(cls, config: Config, on_epoch: OnEpoch | None = None) -> "Problem":
+    def build(cls, config: Config, on_epoch: OnEpoch | None = None, *, prices: Latencies | None = None) -> "Problem":
         """The problem with its baseline; see `outline` and `with_baseline`."""
-        return cls.outline(config).with_baseline(on_epoch)
+        return cls.outline(config, prices=prices).with_baseline(on_epoch)
 
     @classmethod
-    def load(cls, config: Config, weights: Path) -> "Problem":
-        """The problem of a config that has been checked, with the baseline's weights from a file.
+    def load(cls, config: Config, weights: Path, constraint: Constraint) -> "Problem":
+        """The problem of a config that has been checked, with the baseline's weights from a file and its budget.
 
         Raises:
             InputError: the file is damaged, or its weights are not this network's.
@@ -107,18 +132,41 @@ class Problem:
         data = load_data(config.data.name, config.data.args)
         model = initial_model(config, data)
         load_weights(model, weights)
-        return cls._captured(config, data, model, True, load_metric(config.metric))
+        return cls._captured(config, data, model, True, load_metric(config.metric), constraint)
 
     @classmethod
-    def _captured(cls, config: Config, data: DataBundle, model: nn.Module, trained: bool, metric: Metric) -> "Problem":
+    def _captured(
+        cls,
+        config: Config,
+        data: DataBundle,
+        model: nn.Module,
+        trained: bool,
+        metric: Metric,
+        constraint: Constraint | None,
+    ) -> "Problem":
         network = PrunableNetwork(model, example_input(data))
-        space = SearchSpace.build(network.graph, config.space.lower_bound, config.space.round_to, config.space.protect)
-        return cls(config, data, model, trained, network, metric, space, budget(config, network.graph))
+        space = search_space(config, network.graph)
+        return cls(config, data, model, trained, network, metric, space, constraint or budget(config, network.graph))
+
+    def _priced(self, prices: Latencies | None) -> "Problem":
+        """The problem with its latency budget in figures: of the whole network, and of the cheapest policy."""
+        if prices is None:
+            raise InputError("a latency budget needs prices of operators: pass `prices` (see automl.latency)")
+        graph, least = self.graph, self.space.least
+        backend = table_backend(self.config.measure, graph, prices)
+        prices.latencies([*backend.recipes(graph.kept), *backend.recipes(least)])  # in one go
+        latency = LatencyBudget.of(self.config, backend.price(graph.kept), backend.price(least))
+        return replace(self, backend=backend, latency=latency, constraint=latency.constraint)
 
     @property
     def graph(self) -> ModelGraph:
         """The captured network as data."""
         return self.network.graph
+
+    @property
+    def cost(self) -> Cost | None:
+        """What a search bounds with, where the budget cannot be counted and policies are priced here."""
+        return latency_cost(self.graph, self.backend)
 
     def with_baseline(self, on_epoch: OnEpoch | None = None) -> "Problem":
         """The problem with a trained network; told of every epoch where one is trained.
@@ -130,7 +178,8 @@ class Problem:
             return self
         options = training_options(self.config.baseline)
         model = load_baseline(self.model, model_key(self.config), self.data, options, None, on_epoch)
-        return self._captured(self.config, self.data, model, True, self.metric)
+        network = PrunableNetwork(model, example_input(self.data))
+        return replace(self, model=model, trained=True, network=network)
 
     def compressor(self) -> Compressor:
         """What applies policies to the baseline; its statistics come from training images."""
@@ -146,26 +195,47 @@ class Problem:
 
     def evaluator(self, compressor: Compressor | None = None) -> PolicyEvaluator:
         """What finds out a policy's accuracy and cost."""
-        return PolicyEvaluator(compressor or self.compressor(), self.data.val, self.constraint, BACKEND, self.metric)
+        return PolicyEvaluator(
+            compressor or self.compressor(), self.data.val, self.constraint, self.backend, self.metric
+        )
 
     def _check_reachable(self) -> None:
         """InputError where even the policy that keeps least costs more than the budget, with that least cost."""
         metric, limit = self.constraint.metric, self.constraint.limit
-        least = price(self.graph, self.space.cheapest())[metric]
+        amount = self.constraint.amount
+        least = price(self.graph, self.space.cheapest(), self.backend)[metric]
         if least > limit:
-            whole = price(self.graph)[metric]
+            whole = price(self.graph, None, self.backend)[metric]
             raise InputError(
-                f"no policy of the search space meets the budget of {limit:.6g} {self.constraint.unit} (ratio "
-                f"{limit / whole:.4f}): the cheapest costs {least:.6g} (ratio {least / whole:.4f}); raise the budget "
-                "or lower space.lower_bound"
+                f"no policy of the search space meets the budget of {amount(limit)} (ratio {limit / whole:.4f}): the "
+                f"cheapest costs {amount(least)} (ratio {least / whole:.4f}); raise the budget or lower "
+                "space.lower_bound"
             )
 
 
-def budget(config: Config, graph: ModelGraph) -> Constraint:
-    """The config's budget in the metric's own unit."""
+def search_space(config: Config, graph: ModelGraph) -> SearchSpace:
+    """What the config allows to be pruned.
+
+    Raises:
+        InputError: that does not fit the network, or nothing is left to prune.
+    """
+    return SearchSpace.build(graph, config.space.lower_bound, config.space.round_to, config.space.protect)
+
+
+def budget(config: Config, graph: ModelGraph, *, counted: bool = False) -> Constraint:
+    """The config's budget in the metric's own unit.
+
+    Args:
+        config: of the run.
+        graph: of the uncompressed network.
+        counted: whether a budget in latency, which takes a table to put into figures, is to be one in MACs that
+            anything meets; otherwise it is one in latency that anything meets.
+    """
     whole = price(graph)
-    if config.budget is None:
+    if config.budget is None or (counted and config.latency_budget):
         return Constraint("macs", whole["macs"])
+    if config.latency_budget:
+        return Constraint("latency_s", inf)
     metric = config.budget.metric
     limit = config.budget.limit if config.budget.ratio is None else config.budget.ratio * whole[metric]
     return Constraint(metric, float(limit or 0.0))  # type: ignore[arg-type]  # the config has checked the name

@@ -77,6 +77,10 @@ class Progress:
             self._tasks[task] = self._bars.add_task(task, total=total, note=note)
         self._bars.update(self._tasks[task], completed=done, total=total, note=note)
 
+    def operators(self, done: int, total: int, left_s: float) -> None:
+        """So many of the operators that the latency table lacks have been measured."""
+        self.update("measuring operators", done, total, f"{left_s:.0f} s left" if done < total else "")
+
     def epoch(self, task: str, report: "EpochReport") -> None:
         """A network has been trained for another epoch."""
         self.update(task, report.epoch, report.epochs, f"loss {report.loss:.3f}")

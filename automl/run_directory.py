@@ -60,6 +60,8 @@ class RunDirectory:
         self.store_file = path / "trials.sqlite"
         self.searchers = path / "searchers"
         self.finalists = path / "finalists"
+        self.budget_file = path / "latency_budget.json"
+        self.estimates_file = path / "estimates.json"
         self.latency_file = path / "latency.json"
         self.best = path / "best"
         self.summary_file = path / "summary.json"

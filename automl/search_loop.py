@@ -16,6 +16,7 @@ from safetensors.numpy import load, save
 
 from automl.errors import InputError, RunStoppedError, TrimtabError
 from automl.search.base import Searcher
+from backends.operator_prices import RefusedOperatorError
 from search_spaces.objective import Evaluation
 from search_spaces.policy import CompressionPolicy
 
@@ -77,14 +78,16 @@ def run_search(
         snapshot_every: proposals between two snapshots.
 
     Raises:
-        RunStoppedError: the run was told to stop; a snapshot has been saved.
+        RunStoppedError: the run was told to stop; a snapshot has been saved, or the last one stands.
         SearchFailedError: too many evaluations failed in a row.
+        RefusedOperatorError: a proposal cannot be priced; what was found until then is on record.
     """
     position = Position() if snapshot is None else _restore(searcher, snapshot)
     for ahead, policy in enumerate(position.pending):
         evaluators.submit(position.told + ahead, policy)
     rewards: dict[int, float] = {}
     failures = 0
+    between = True  # two proposals: half way through one, the searcher is in no state to go on from
     saved_at = position.asked
 
     def save(*, full: bool) -> None:
@@ -100,10 +103,12 @@ def run_search(
             if position.asked < evaluations and position.asked - position.told <= lag:
                 if position.asked - saved_at >= snapshot_every:
                     save(full=True)
+                between = False
                 policy = searcher.ask()
                 evaluators.submit(position.asked, policy)
                 position.pending.append(policy)
                 position.asked += 1
+                between = True
                 continue
             evaluation = evaluators.result(position.told)
             reward = searcher.tell(position.pending[0], evaluation)
@@ -115,9 +120,9 @@ def run_search(
             if failures == FAILURES_IN_A_ROW:
                 raise SearchFailedError(f"{failures} evaluations failed in a row, the last with: {evaluation.error}")
     except RunStoppedError:
-        save(full=True)
+        save(full=between)
         raise
-    except SearchFailedError:
+    except (SearchFailedError, RefusedOperatorError):
         save(full=False)
         raise
     save(full=False)

@@ -4,6 +4,7 @@ from automl.config import Config
 from automl.search import make_searcher
 from automl.search.base import Searcher
 from automl.store import SearchRow
+from envs.pricing import Cost
 from search_spaces.objective import Constraint
 from search_spaces.space import SearchSpace
 
@@ -21,8 +22,17 @@ def searches(config: Config) -> list[SearchRow]:
     return list({**rows, "uniform": uniform}.values())
 
 
-def make_search(config: Config, space: SearchSpace, constraint: Constraint, search: SearchRow) -> Searcher:
+def make_search(
+    config: Config, space: SearchSpace, constraint: Constraint, search: SearchRow, cost: Cost | None = None
+) -> Searcher:
     """A fresh searcher for one of a run's searches.
+
+    Args:
+        config: of the run.
+        space: what may be pruned.
+        constraint: that the searcher keeps to.
+        search: which of the run's searches.
+        cost: of the constraint's metric, where it cannot be counted.
 
     Raises:
         InputError: there is no such algorithm, option or reward.
@@ -36,9 +46,10 @@ def make_search(config: Config, space: SearchSpace, constraint: Constraint, sear
         seed=search.seed,
         evaluations=search.evaluations,
         mode=how.mode,
-        reward=how.reward_name,
+        reward=config.reward_name,
         faithful=how.faithful and own,
         options=how.options if own else {},
+        cost=cost,
     )
 
 

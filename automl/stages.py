@@ -1,8 +1,10 @@
 """The stages of a run, in order. One that has ended is not repeated: a resumed run passes over it."""
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ import safetensors.torch
 
 from automl.errors import TrimtabError
 from automl.finalists import Compiled, Finalist, choose, measure_all, read_progress
+from automl.latency import table_backend
 from automl.pricing import price
 from automl.problem import Problem, example_input
 from automl.progress import Progress
@@ -19,8 +22,10 @@ from automl.searches import searches
 from automl.signals import StopSignal
 from automl.store import Store
 from automl.summary import build_summary
+from automl.table_error import Timed, checked, with_chosen_limit, with_margin
 from automl.worker import load_finalist
 from search_spaces.objective import Constraint
+from search_spaces.policy import CompressionPolicy
 
 POLL_S = 0.25
 
@@ -38,6 +43,8 @@ class Run:
     progress: Progress
     clock: RunClock
     stop: StopSignal
+    compiled: dict[str, Compiled] = field(default_factory=dict)
+    """Networks compiled to be timed before they are fine-tuned, by the digest of their policy."""
 
     def drive(self) -> dict[str, Any]:
         """All stages; returns the summary.
@@ -47,6 +54,7 @@ class Run:
             InfeasibleError: nothing within the budget was found; the summary says so.
             TrimtabError: a stage failed.
         """
+        self._keep_latency()
         self._baseline()
         if self._searched():
             self._choose()
@@ -85,8 +93,11 @@ class Run:
             from automl.orchestration import evaluators  # Ray reads its environment when it is imported: not earlier
 
             self.stop.install()  # Ray takes SIGTERM for itself when it starts
-            with evaluators(config, self.directory) as workers:
-                self._search(workers, scratch)
+            with evaluators(config, self.directory, self.problem.constraint) as workers:
+                with self._prices() as prices:
+                    self._hold_back(workers, prices, scratch)
+                    self._search(workers, prices, scratch)
+                self._check_best(workers, scratch)
                 finalists = self._choose()
                 compiled, errors = self._finish(finalists, workers, scratch)
             return self._measure(compiled, errors)
@@ -102,7 +113,90 @@ class Run:
             store.close()
         return ended >= {row.name for row in searches(self.problem.config)}
 
-    def _search(self, workers: Sequence[Any], scratch: Path) -> None:
+    @contextmanager
+    def _prices(self) -> Iterator[Any]:
+        """The process that prices operators, while a search under a latency budget needs it; else None."""
+        if self.problem.latency is None or self._searched():
+            yield None
+            return
+        from automl.orchestration import ask
+        from automl.price_actor import price_actor
+
+        with price_actor(self.problem.config.measure, self.directory.estimates_file) as prices:
+            error = ask(prices.estimation_error.remote(), self.stop)
+            if error is not None:
+                self.progress.say(f"Operators that the latency table lacks are estimated, {error:.1%} off on average")
+            yield prices
+
+    def _keep_latency(self) -> None:
+        """Keep the figures of a latency budget in the run directory."""
+        if self.problem.latency is not None:
+            self.problem.latency.write(self.directory.budget_file)
+
+    def _hold_back(self, workers: Sequence[Any], prices: Any, scratch: Path) -> None:
+        """Find out what must be held back of a latency budget."""
+        from automl.orchestration import ask
+        from automl.price_actor import RemotePrices
+
+        problem, config, latency = self.problem, self.problem.config, self.problem.latency
+        if latency is None or latency.margin is not None:
+            return
+        if config.search.mode == "accuracy":
+            latency = replace(latency, margin=0.0)
+        elif config.measure.margin is not None:
+            latency = checked(replace(latency, margin=config.measure.margin))
+        else:
+            self._stage("table error", "Latency table: its error against a few networks, compiled and measured")
+            remote = RemotePrices(prices, lambda reference: ask(reference, self.stop))
+            backend = table_backend(config.measure, problem.graph, remote)
+            latency = with_margin(latency, problem.space, backend, self._timed(workers, scratch))
+        self.problem = replace(problem, latency=latency)
+        self._keep_latency()
+
+    def _check_best(self, workers: Sequence[Any], scratch: Path) -> None:
+        """See that the best policy keeps a latency budget by the clock, before time goes into fine-tuning it."""
+        latency, config = self.problem.latency, self.problem.config
+        if latency is None or latency.chosen_limit_s is not None or config.search.mode == "accuracy":
+            return
+        self._choose()
+        self._stage("check", "Latency: the best policy, compiled and measured")
+
+        def best(limit: float) -> Finalist | None:
+            finalists = choose_finalists(self.problem, self.directory, limit)
+            return next((finalist for finalist in finalists if finalist.name == "best"), None)
+
+        latency = with_chosen_limit(latency, best, self._timed(workers, scratch))
+        self.problem = replace(self.problem, latency=latency)
+        self._keep_latency()
+
+    def _timed(self, workers: Sequence[Any], scratch: Path) -> Timed:
+        """What compiles the networks of policies and measures them side by side."""
+        from automl.orchestration import spread
+
+        config = self.problem.config
+
+        def watch(running: Sequence[str], finished: Sequence[str]) -> None:
+            self.progress.update("compiling", len(finished), len(finished) + len(running))
+            self.clock.beat()
+            self.stop.check()
+
+        def timed(policies: Mapping[str, CompressionPolicy]) -> dict[str, float]:
+            jobs = {
+                name: lambda worker, policy=policy: worker.compile.remote(policy, policy.digest, scratch)
+                for name, policy in policies.items()
+                if policy.digest not in self.compiled
+            }
+            for name, compiled in spread(jobs, workers, watch).items():
+                self.compiled[policies[name].digest] = compiled
+            networks = [self.compiled[policy.digest] for policy in policies.values()]
+            found = measure_all(networks, example_input(self.problem.data), config.measure.threads)
+            return {
+                name: found[policy.digest][config.measure.backend]["latency_s"] for name, policy in policies.items()
+            }
+
+        return timed
+
+    def _search(self, workers: Sequence[Any], prices: Any, scratch: Path) -> None:
         from automl.orchestration import run_searches
 
         if self._searched():
@@ -112,18 +206,27 @@ class Run:
 
         def run(rows: list[Any], constraint: Constraint | None = None) -> None:
             run_searches(
-                problem, rows, workers, self.directory, self.progress, self.clock, self.stop, scratch, constraint
+                problem,
+                rows,
+                workers,
+                self.directory,
+                self.progress,
+                self.clock,
+                self.stop,
+                scratch,
+                constraint,
+                prices,
             )
 
         rows = searches(config)
         if config.search.mode == "resource":
-            run(rows)
+            run(rows, None if problem.latency is None else problem.latency.held_back)
             return
         # Without a hard budget, the uniform policy to compare with is the one of the best policy's cost.
         run([row for row in rows if row.algorithm != "uniform"])
         best = next(finalist for finalist in self._choose() if finalist.name == "best")
         metric = problem.constraint.metric
-        cost = price(problem.graph, best.policy)[metric]
+        cost = best.table_latency_s or price(problem.graph, best.policy)[metric]
         run([row for row in rows if row.algorithm == "uniform"], Constraint(metric, cost))
 
     def _choose(self) -> list[Finalist]:
@@ -141,7 +244,7 @@ class Run:
         self, finalists: Sequence[Finalist], workers: Sequence[Any], scratch: Path
     ) -> tuple[list[Compiled], dict[str, str]]:
         """Fine-tune, test and compile; returns the compiled networks, and why others could not be."""
-        from automl.orchestration import finish_networks
+        from automl.orchestration import spread
 
         epochs = self.problem.config.fine_tune.epochs
         self._stage("finalists", f"Finalists: {epochs} epochs of fine-tuning each, test accuracy, machine code")
@@ -154,8 +257,16 @@ class Run:
             self.clock.beat()
             self.stop.check()
 
-        measured = self.problem.config.measure.backend != "none"
-        return finish_networks(finalists, workers, self.directory, scratch if measured else None, watch)
+        folder = scratch if self.problem.config.measure.backend != "none" else None
+        jobs = {
+            finalist.name: lambda worker, finalist=finalist: worker.finish.remote(
+                finalist, self.directory.finalists / finalist.name, folder
+            )
+            for finalist in finalists
+        }
+        results = spread(jobs, workers, watch)
+        compiled = [code for code, _ in results.values() if code is not None]
+        return compiled, {name: error for name, (_, error) in results.items() if error is not None}
 
     def _read_latencies(self) -> dict[str, Any] | None:
         """What an earlier session measured; None where nothing was."""
@@ -187,11 +298,19 @@ class Run:
         export_best(self.problem, self.directory, summary)
 
 
-def choose_finalists(problem: Problem, directory: RunDirectory) -> list[Finalist]:
-    """The finalists of a run, from its store."""
+def choose_finalists(problem: Problem, directory: RunDirectory, limit: float | None = None) -> list[Finalist]:
+    """The finalists of a run, from its store.
+
+    Args:
+        problem: what was searched.
+        directory: of the run.
+        limit: the most that what was found may cost; by default what a measurement has shown to keep a latency budget.
+    """
+    if limit is None:
+        limit = (problem.latency.chosen_limit_s if problem.latency is not None else None) or inf
     store = Store.read(directory.store_file)
     try:
-        return choose(store.evaluations(), problem.config, problem.constraint.metric)
+        return choose(store.evaluations(), problem.config, problem.constraint.metric, limit)
     finally:
         store.close()
 
@@ -230,5 +349,7 @@ def _budget_text(problem: Problem) -> str:
     limit = problem.constraint
     if problem.config.budget is None:
         return "accuracy-guaranteed, no hard budget"
-    whole = price(problem.graph)[limit.metric]
-    return f"at most {limit.limit:,.0f} {limit.unit} ({limit.limit / whole:.1%})"
+    latency = problem.latency
+    whole = price(problem.graph)[limit.metric] if latency is None else latency.baseline_s
+    text = f"at most {limit.amount(limit.limit)} ({limit.limit / whole:.1%})"
+    return text if latency is None or not latency.margin else f"{text}, {latency.margin:.1%} of it held back"

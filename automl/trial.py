@@ -9,9 +9,14 @@ from ray import tune
 from automl.config import Config
 from automl.dispatcher import RemoteEvaluators, ray_get
 from automl.errors import RunStoppedError
+from automl.latency import table_backend
+from automl.price_actor import RemotePrices
+from automl.pricing import BACKEND, latency_cost, price
 from automl.search_loop import SearchFailedError, run_search
 from automl.searches import make_search
 from automl.store import SearchRow
+from backends.base import HardwareBackend
+from backends.operator_prices import RefusedOperatorError
 from search_spaces.objective import Constraint
 from search_spaces.space import SearchSpace
 
@@ -24,6 +29,7 @@ def run_trial(
     space: SearchSpace,
     constraint: Constraint,
     dispatcher: Any,
+    prices: Any | None = None,
 ) -> None:
     """One search, in a process of its own.
 
@@ -34,25 +40,34 @@ def run_trial(
         space: what may be pruned.
         constraint: that the searcher keeps to.
         dispatcher: handle of the run's `DispatcherActor`.
+        prices: handle of its `PriceActor`; None where the budget is counted.
     """
     search = searches[sample["search"]]
-    searcher = make_search(config, space, constraint, search)
-    if "torch" in sys.modules:  # an agent's, that is: the others do without
-        import torch
-
-        torch.set_num_threads(1)
-    snapshot = ray_get(dispatcher.snapshot.remote(search.name))
+    graph = space.graph
+    backend: HardwareBackend = BACKEND
+    if prices is not None:
+        backend = table_backend(config.measure, graph, RemotePrices(prices))
     error = None
     try:
+        searcher = make_search(config, space, constraint, search, latency_cost(graph, backend))
+        if "torch" in sys.modules:  # an agent's, or a table's: the others do without
+            import torch
+
+            torch.set_num_threads(1)
+        snapshot = ray_get(dispatcher.snapshot.remote(search.name))
         run_search(
             searcher,
-            RemoteEvaluators(dispatcher, search.name),
+            RemoteEvaluators(dispatcher, search.name, lambda policy: price(graph, policy, backend)),
             evaluations=search.evaluations,
             lag=config.search.lag,
             snapshot=snapshot,
         )
     except RunStoppedError:
         tune.report({"state": "stopped"})
+        return
+    except RefusedOperatorError as refusal:
+        ray_get(dispatcher.give_up.remote(search.name, str(refusal)))
+        tune.report({"state": "failed"})
         return
     except SearchFailedError as failure:
         error = str(failure)

@@ -1,25 +1,28 @@
 """What a worker process of a run does: evaluate policies, then finish the networks that are compared in the end."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import safetensors.torch
 import torch
 from torch import nn
 
+from automl.artefacts import make_artefact
 from automl.baseline import load_weights
 from automl.config import Config
 from automl.errors import TrimtabError
-from automl.export.onnx_export import save_onnx
-from automl.export.torch_export import capture_program
 from automl.finalists import Compiled, Finalist, read_result
 from automl.problem import Problem, example_input, training_options
 from automl.run_directory import make_importable, write_atomically, write_json
 from automl.training import EpochReport, evaluate, train
-from backends.measuring import TOLERANCE, relative_error
-from search_spaces.objective import Evaluation
+from backends.lease import shared_lease
+from backends.measuring import Artefact
+from search_spaces.objective import Constraint, Evaluation
 from search_spaces.policy import CompressionPolicy
+
+RUNTIME = "onnxruntime"
 
 
 class Worker:
@@ -29,26 +32,39 @@ class Worker:
         config: of the run.
         baseline: file of the baseline's weights.
         imports_from: directory of a user's own modules.
+        constraint: the budget.
     """
 
-    def __init__(self, config: Config, baseline: Path, imports_from: str) -> None:
+    def __init__(self, config: Config, baseline: Path, imports_from: str, constraint: Constraint) -> None:
         torch.set_num_threads(1)
         make_importable(imports_from)
-        self._problem = Problem.load(config, baseline)
+        self._problem = Problem.load(config, baseline, constraint)
         self._compressor = self._problem.compressor()
         self._evaluator = self._problem.evaluator(self._compressor)
 
     def ready(self) -> None:
         """Answer when there is a worker."""
 
-    def evaluate(self, policy: CompressionPolicy) -> Evaluation:
-        """The policy's evaluation; what goes wrong in it is part of the answer."""
+    def evaluate(self, policy: CompressionPolicy, cost: Mapping[str, float]) -> Evaluation:
+        """The evaluation of a policy of that cost; what goes wrong in it is part of the answer.
+
+        Nothing is measured on this machine meanwhile: a clock needs it quiet.
+        """
         try:
-            return self._evaluator(policy)
+            with shared_lease():
+                return self._evaluator(policy, cost)
         except Exception as error:  # a user's metric or module may raise anything, and the search goes on
-            cost = self._evaluator.cost(policy)
             reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
             return Evaluation(0.0, cost, self._problem.constraint.violation(cost), 0.0, reason)
+
+    def compile(self, policy: CompressionPolicy, name: str, scratch: Path) -> Compiled:
+        """The network of a policy as a file in `scratch`, for timing: its weights are the baseline's, not fine-tuned.
+
+        Raises:
+            TrimtabError: it cannot be compiled.
+        """
+        module = self._problem.network.prune(self._problem.kept(policy)).eval()
+        return self._compiled(name, module, scratch, [self._problem.config.measure.backend])
 
     def finish(self, finalist: Finalist, folder: Path, scratch: Path | None) -> tuple[Compiled | None, str | None]:
         """Prune, train and test a network, and compile it where there is a `scratch` directory.
@@ -106,30 +122,20 @@ class Worker:
         return module, options.epochs
 
     def _compile(self, finalist: Finalist, folder: Path, scratch: Path) -> Compiled:
-        """Machine code in `scratch`, checked against torch.
+        """What is measured in the end, in `scratch`: for the config's backend, and where it tells most ONNX Runtime."""
+        engine = self._problem.config.measure.backend
+        engines = [engine] if engine == RUNTIME or finalist.name not in ("baseline", "best") else [engine, RUNTIME]
+        return self._compiled(finalist.name, load_finalist(self._problem, finalist, folder), scratch, engines)
 
-        Raises:
-            TrimtabError: the network cannot be compiled, or the code computes something else.
-        """
-        from backends.tvm import compile_module
-
-        module = load_finalist(self._problem, finalist, folder)
-        example = example_input(self._problem.data)
-        compiled = compile_module(module, example, threads=self._problem.config.measure.threads)
-        with torch.no_grad():
-            error = relative_error(compiled.run(example.numpy()), module(example).numpy())
-        if not error <= TOLERANCE:
-            raise TrimtabError(f"compiled code may deviate from torch by {TOLERANCE:g}, it does by {error:.2g}")
-        library = scratch / f"{finalist.name}.so"
-        compiled.export(library)
-        onnx: Path | None = None
-        if finalist.name in ("baseline", "best"):
-            onnx = scratch / f"{finalist.name}.onnx"
-            try:
-                save_onnx(capture_program(module, example)[0], onnx)
-            except TrimtabError:  # the comparison with ONNX Runtime is left out; the export says why
-                onnx = None
-        return Compiled(finalist.name, library, onnx, error)
+    def _compiled(self, name: str, module: nn.Module, scratch: Path, engines: Sequence[str]) -> Compiled:
+        """The network as a file for each engine; only the first has to succeed."""
+        example, threads = example_input(self._problem.data), self._problem.config.measure.threads
+        artefact, error = make_artefact(engines[0], module, example, scratch, name, threads)
+        artefacts: list[Artefact] = [artefact]
+        for engine in engines[1:]:
+            with suppress(TrimtabError):  # the comparison with it is left out; the export says why
+                artefacts.append(make_artefact(engine, module, example, scratch, name, threads)[0])
+        return Compiled(name, tuple(artefacts), error)
 
 
 def load_finalist(problem: Problem, finalist: Finalist, folder: Path) -> nn.Module:

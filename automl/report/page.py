@@ -220,7 +220,7 @@ def _scatter(data: RunData) -> Element | None:
 def _episodes(data: RunData) -> Element | None:
     seeds = sorted({row.seed for row in data.searches if row.algorithm != "uniform"})
     width = WIDTH if len(seeds) == 1 else 430.0
-    rewards = data.config.search.reward_name != "accuracy"
+    rewards = data.config.reward_name != "accuracy"
     charts: list[Element] = []
     for seed in seeds:
         for kind in (False, True) if rewards else (False,):

@@ -3,7 +3,7 @@
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import ray
 
 from automl.dispatcher import DispatcherActor, RemoteEvaluators, ray_get
 from automl.errors import RunStoppedError, TrimtabError
+from automl.pricing import price
 from automl.ray_session import ray_session
 from automl.store import EvaluationRow, SearchRow, Store
 from automl.testing.problems import AdditiveEvaluator, conv_chain
@@ -38,7 +39,7 @@ class Frail:
     def ready(self) -> None:
         pass
 
-    def evaluate(self, policy: CompressionPolicy) -> Evaluation:
+    def evaluate(self, policy: CompressionPolicy, cost: Mapping[str, float]) -> Evaluation:
         if policy.digest == POLICIES[DEADLY].digest and not (self.mark and self.mark.exists()):
             if self.mark:
                 self.mark.touch()
@@ -66,9 +67,9 @@ class Fixture:
         self.evaluators = [remote.options(**options).remote(**evaluator) for _ in range(2)]
         actor: Any = ray.remote(DispatcherActor)
         self.dispatcher = actor.options(num_cpus=0).remote(
-            self.file, folder / "searchers", [SEARCH], self.evaluators, GRAPH, BUDGET
+            self.file, folder / "searchers", [SEARCH], self.evaluators, BUDGET
         )
-        self.remote = RemoteEvaluators(self.dispatcher, SEARCH.name)
+        self.remote = RemoteEvaluators(self.dispatcher, SEARCH.name, lambda policy: price(GRAPH, policy))
 
     def evaluate_all(self) -> list[Evaluation]:
         for number, policy in enumerate(POLICIES[:SLOW]):
@@ -137,6 +138,15 @@ def test_stopping_answers_what_is_waiting_and_records_nothing_false(tmp_path: Pa
     with pytest.raises(RunStoppedError):
         fixture.remote.result(SLOW)
     assert [row.number for row in fixture.close()] == [0, 1]
+
+
+def test_a_search_that_gives_up_is_not_over(tmp_path: Path) -> None:
+    fixture = Fixture(tmp_path)
+    ray_get(fixture.dispatcher.give_up.remote(SEARCH.name, "operator conv2d is refused"))
+    progress = ray_get(fixture.dispatcher.progress.remote())[0]
+    assert (progress.finished, progress.error) == (False, "operator conv2d is refused")
+    assert ray_get(fixture.dispatcher.unfinished.remote()) == [SEARCH]
+    fixture.close()
 
 
 def test_snapshots_and_rewards_are_kept(tmp_path: Path) -> None:

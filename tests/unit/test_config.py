@@ -60,8 +60,11 @@ def test_paths_are_relative_to_the_config_file(tmp_path: Path, monkeypatch: pyte
         ("budget.ratio=1.5", "budget.ratio: should be less than or equal to 1, got 1.5"),
         ("budget.ratio=.nan", "budget.ratio: should be a finite number, got nan"),
         ("budget.limit=1000", "exactly one of 'ratio' and 'limit'"),
-        ("budget.metric=mac", "a budget counts macs, params, weight_bytes, got 'mac'; did you mean 'macs'?"),
-        ("budget.metric=latency_s", "latency table, which comes with the next version"),
+        ("budget.metric=mac", "a budget is one of macs, params, weight_bytes, latency_s, got 'mac'; did you mean"),
+        ("measure={backend: none}\nbudget.metric=latency_s", "needs a backend that measures, got measure.backend 'none'"),
+        ("search={faithful: true}\nbudget.metric=latency_s", "search.faithful bounds MACs as published, not latency"),
+        ("search={reward: accuracy_latency}", "set budget.metric to latency_s"),
+        ("measure.margin=1.0", "measure.margin: should be less than 1, got 1.0"),
         ("budget=null", "a budget is needed"),
         ("budget=3", "budget: should be a section (a mapping), got 3"),
         ("model=null", "model: should be a section"),
@@ -80,7 +83,7 @@ def test_paths_are_relative_to_the_config_file(tmp_path: Path, monkeypatch: pyte
 )
 def test_bad_values_are_refused_in_one_line_that_names_them(override: str, said: str) -> None:
     with pytest.raises(InputError) as refusal:
-        load_config(MINIMAL, [override])
+        load_config(MINIMAL, override.splitlines())
     message = str(refusal.value)
     assert said in message
     assert "\n" not in message
@@ -95,8 +98,16 @@ def test_a_missing_section_is_named() -> None:
 def test_accuracy_mode_needs_no_budget_and_has_its_own_reward() -> None:
     config = load_config({**MINIMAL, "budget": None, "search": {"mode": "accuracy"}})
     assert config.budget is None
-    assert config.search.reward_name == "accuracy_flops"
-    assert load_config(MINIMAL).search.reward_name == "accuracy"
+    assert config.reward_name == "accuracy_flops"
+    assert load_config(MINIMAL).reward_name == "accuracy"
+
+
+def test_a_latency_budget_counts_latency_in_accuracy_mode_too() -> None:
+    budget = {"metric": "latency_s", "ratio": 1.0}
+    config = load_config({**MINIMAL, "budget": budget, "search": {"mode": "accuracy"}})
+    assert config.latency_budget
+    assert config.reward_name == "accuracy_latency"
+    assert load_config({**MINIMAL, "budget": budget}).reward_name == "accuracy"
 
 
 @pytest.mark.parametrize(

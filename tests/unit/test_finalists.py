@@ -57,6 +57,19 @@ def test_nothing_feasible_means_no_best_and_failed_evaluations_do_not_count() ->
     assert chosen([failed, row("ddpg-0", 1, 0.9, 10, violation=1e-9)]) == {"baseline": (None, None)}
 
 
+def test_what_costs_more_than_the_limit_is_passed_over_but_for_the_one_uniform_policy() -> None:
+    rows = [
+        row("ddpg-0", 0, 0.99, 100),
+        row("ddpg-0", 1, 0.90, 90),
+        row("random-0", 0, 0.95, 95),
+        row("random-0", 1, 0.80, 80),
+        row("uniform", 0, 0.70, 100),
+    ]
+    found = {item.name: item.number for item in choose(rows, CONFIG, "macs", 90)}
+    assert found == {"baseline": None, "best": 1, "uniform": 0, "random": 1, "from_scratch": 1}
+    assert [item.name for item in choose(rows, CONFIG, "macs", 10)] == ["baseline", "uniform"]
+
+
 def test_in_accuracy_mode_the_reward_decides() -> None:
     config = load_config({**BASE, "budget": None}, ["search.mode=accuracy"])
     rows = [row("ddpg-0", 0, 0.99, 1000, reward=-0.5), row("ddpg-0", 1, 0.9, 10, reward=-0.2)]
@@ -86,7 +99,10 @@ def test_of_several_processes_the_median_latency_counts(monkeypatch: pytest.Monk
         ]
 
     monkeypatch.setattr("automl.finalists.measure", measured)
-    compiled = [Compiled("baseline", Path("a.so"), Path("a.onnx"), 1e-7), Compiled("best", Path("b.so"), None, 2e-7)]
+    compiled = [
+        Compiled("baseline", (Artefact("tvm", Path("a.so")), Artefact("onnxruntime", Path("a.onnx"))), 1e-7),
+        Compiled("best", (Artefact("tvm", Path("b.so")),), 2e-7),
+    ]
     found = measure_all(compiled, torch.zeros(1), threads=1)
     assert {name: {engine: figures["latency_s"] for engine, figures in of.items()} for name, of in found.items()} == {
         "baseline": {"tvm": 1.0, "onnxruntime": 2.0},

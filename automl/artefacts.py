@@ -1,0 +1,54 @@
+"""A network as a file that an engine runs and `backends.measuring` times."""
+
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from automl.errors import TrimtabError
+from automl.export.onnx_export import save_onnx
+from automl.export.torch_export import capture_program
+from backends.measuring import TOLERANCE, Artefact, relative_error
+
+SUFFIXES = {"tvm": ".so", "onnxruntime": ".onnx", "torch": ".pt2", "torch_compiled": ".pt2"}
+
+
+def make_artefact(
+    engine: str, module: nn.Module, example: torch.Tensor, folder: Path, name: str, threads: int
+) -> tuple[Artefact, float | None]:
+    """Write the network for an engine.
+
+    Args:
+        engine: "tvm", "onnxruntime", "torch" or "torch_compiled".
+        module: in evaluation mode.
+        example: [1, ...] its input.
+        folder, name: where the file goes, its suffix left out.
+        threads: that TVM's code is for.
+
+    Returns:
+        The file, and how far the output of TVM's machine code is from torch's.
+
+    Raises:
+        TrimtabError: the network cannot be written for the engine, or the code computes something else.
+    """
+    path = folder / f"{name}{SUFFIXES[engine]}"
+    if engine == "tvm":
+        return Artefact(engine, path), _save_machine_code(module, example, path, threads)
+    program, _ = capture_program(module, example)
+    if engine == "onnxruntime":
+        save_onnx(program, path)
+    else:
+        torch.export.save(program, path)
+    return Artefact(engine, path), None
+
+
+def _save_machine_code(module: nn.Module, example: torch.Tensor, path: Path, threads: int) -> float:
+    from backends.tvm import compile_module
+
+    compiled = compile_module(module, example, threads=threads)
+    with torch.no_grad():
+        error = relative_error(compiled.run(example.numpy()), module(example).numpy())
+    if not error <= TOLERANCE:
+        raise TrimtabError(f"compiled code may deviate from torch by {TOLERANCE:g}, it does by {error:.2g}")
+    compiled.export(path)
+    return error

@@ -1,0 +1,110 @@
+"""The one process of a run that prices operators and measures what is missing, and what the others ask it by."""
+
+import asyncio
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from time import time_ns
+from typing import Any
+
+import ray
+from ray.exceptions import RayActorError, RayError
+
+from automl.config import MeasureSection
+from automl.dispatcher import last_line, ray_get
+from automl.errors import RunStoppedError, TrimtabError
+from automl.latency import EstimatedPrices, open_prices
+from backends.recipes import Recipe
+
+BATCH = 8
+"""Operators that are measured in a row before others are answered."""
+
+PAUSE_S = 0.1
+"""Evaluators who wait for the machine get in between two batches."""
+
+RETRIES = 2
+"""How often a question is asked again where the actor's process died of it; the table keeps what was measured."""
+
+CLOSE_S = 10.0
+
+
+class PriceActor:
+    """Owns the table of a run.
+
+    Args:
+        measure: which backend, on how many threads; whether operators may be estimated.
+        estimates: where estimates are written down.
+    """
+
+    def __init__(self, measure: MeasureSection, estimates: Path) -> None:
+        self._stack = ExitStack()
+        self._prices = self._stack.enter_context(open_prices(measure))
+        self._estimated = EstimatedPrices(self._prices, estimates) if measure.estimate_missing else None
+        self._stopping = False
+
+    async def latencies(self, recipes: Sequence[Recipe]) -> dict[str, float]:
+        """Seconds by recipe text.
+
+        Raises:
+            RefusedOperatorError: an operator cannot be measured.
+            RunStoppedError: the run is to stop, and an operator is not known yet.
+        """
+        if self._estimated is not None:
+            return self._estimated.latencies(recipes)
+        while missing := self._prices.missing(recipes)[:BATCH]:
+            if self._stopping:
+                raise RunStoppedError("the run is stopping")
+            self._prices.latencies(missing)
+            await asyncio.sleep(PAUSE_S)
+        return self._prices.latencies(recipes)
+
+    async def estimation_error(self) -> float | None:
+        """Mean share that estimates are off by; None where everything is measured."""
+        return None if self._estimated is None else self._estimated.error
+
+    async def stop(self) -> None:
+        """Measure nothing any more."""
+        self._stopping = True
+
+    async def close(self) -> None:
+        """Let go of the table and of what measures."""
+        self._stack.close()
+
+
+class RemotePrices:
+    """The actor's prices, as another process asks for them; each recipe is asked for once.
+
+    Args:
+        actor: handle of the run's `PriceActor`.
+        get: waits for an actor's answer.
+    """
+
+    def __init__(self, actor: Any, get: Callable[[Any], Any] = ray_get) -> None:
+        self._actor = actor
+        self._get = get
+        self._known: dict[str, float] = {}
+
+    def latencies(self, recipes: Sequence[Recipe]) -> dict[str, float]:
+        """See `automl.latency.Latencies`."""
+        new = {recipe.recipe: recipe for recipe in recipes if recipe.recipe not in self._known}
+        if new:
+            try:
+                self._known.update(self._get(self._actor.latencies.remote(list(new.values()))))
+            except RayActorError as error:
+                raise TrimtabError(f"the process that prices operators died: {last_line(error)}") from None
+        return {recipe.recipe: self._known[recipe.recipe] for recipe in recipes}
+
+
+@contextmanager
+def price_actor(measure: MeasureSection, estimates: Path) -> Iterator[Any]:
+    """A run's `PriceActor`. It takes no CPU slot: while it measures, the evaluators wait for the machine's lease."""
+    remote: Any = ray.remote(PriceActor)
+    actor = remote.options(
+        name=f"prices-{time_ns()}", num_cpus=0, max_concurrency=1000, max_restarts=-1, max_task_retries=RETRIES
+    ).remote(measure, estimates)
+    try:
+        yield actor
+    finally:
+        with suppress(RayError):
+            ray.get([actor.stop.remote(), actor.close.remote()], timeout=CLOSE_S)
+        ray.kill(actor)

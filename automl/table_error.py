@@ -1,0 +1,91 @@
+"""How far a latency table may be trusted: networks by the table beside the same networks by the clock.
+
+Before a search, a few policies are compiled and measured, and what the table promises too much is held back of the
+budget. After it, the best policy is measured, and passed over for the next where it is over the budget all the same.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+
+from automl.finalists import Finalist
+from automl.latency_budget import LatencyBudget, Probe
+from automl.pricing import LatencyBackend, latency_cost
+from automl.search import make_searcher
+from search_spaces.errors import InputError
+from search_spaces.policy import CompressionPolicy
+from search_spaces.space import SearchSpace
+
+RANDOM_PROBES = 2
+CANDIDATES = 3
+"""Policies that are measured until one is within the budget."""
+
+Timed = Callable[[Mapping[str, CompressionPolicy]], Mapping[str, float]]
+"""Compiles the networks of policies and measures them side by side: seconds by name."""
+
+
+def with_margin(latency: LatencyBudget, space: SearchSpace, backend: LatencyBackend, timed: Timed) -> LatencyBudget:
+    """The budget with what must be held back of it, found on policies such as a search proposes.
+
+    Args:
+        latency: the budget.
+        space: what may be pruned.
+        backend: prices by the table.
+        timed: measures.
+
+    Raises:
+        InputError: nothing is left of the budget that a policy of the space could keep.
+    """
+    graph = space.graph
+    policies = {"baseline": CompressionPolicy(), "cheapest": space.cheapest()}
+    for seed in range(RANDOM_PROBES):
+        searcher = make_searcher(
+            "random",
+            space=space,
+            constraint=latency.constraint,
+            seed=seed,
+            evaluations=1,
+            cost=latency_cost(graph, backend),
+        )
+        policies[f"random-{seed}"] = searcher.ask()
+    seconds = timed(policies)
+    probes = {name: Probe(backend.price(graph.kept_units(policy)), seconds[name]) for name, policy in policies.items()}
+    return checked(latency.with_probes(probes))
+
+
+def checked(latency: LatencyBudget) -> LatencyBudget:
+    """The budget as it is.
+
+    Raises:
+        InputError: with its margin held back, no policy of the space can keep it.
+    """
+    allowed = latency.held_back
+    if latency.least_s > allowed.limit:
+        raise InputError(
+            f"no policy meets the budget of {allowed.amount(latency.limit_s)} once {latency.margin:.1%} is held back "
+            f"for the table's error: the cheapest takes {allowed.amount(latency.least_s)}; raise the budget, lower "
+            "space.lower_bound, or set measure.margin"
+        )
+    return latency
+
+
+def with_chosen_limit(latency: LatencyBudget, best: Callable[[float], Finalist | None], timed: Timed) -> LatencyBudget:
+    """The budget with the limit, by the table, under which the best policy was found to keep it by the clock.
+
+    Args:
+        latency: the budget.
+        best: the best policy that takes at most so many seconds by the table; None where there is none.
+        timed: measures.
+    """
+    limit = latency.limit_s
+    tried: list[tuple[float, float]] = []  # share of what is allowed that the best policy takes, and its limit
+    for _ in range(CANDIDATES):
+        finalist = best(limit)
+        if finalist is None or finalist.table_latency_s is None:
+            break
+        seconds = timed({"baseline": CompressionPolicy(), finalist.name: finalist.policy})
+        share = seconds[finalist.name] / latency.allowed_s(seconds["baseline"])
+        tried.append((share, limit))
+        if share <= 1.0:
+            break
+        limit = finalist.table_latency_s / share  # the next one is as much within the budget as this one is over it
+    return replace(latency, chosen_limit_s=min(tried)[1] if tried else limit)

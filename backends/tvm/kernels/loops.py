@@ -1,0 +1,155 @@
+"""Loops written out one by one, for kernels whose order of work no schedule of independent elements expresses."""
+
+from abc import abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
+from typing import Any
+
+from tvm import te, tirx
+from tvm.script.ir_builder import IRBuilder
+from tvm.script.ir_builder import tirx as script
+
+from backends.tvm.kernels.base import Expression, Kernel
+from backends.tvm.target import Cpu
+
+LEAST = -3.402823e38
+"""Below every number that occurs, so that it wins no maximum."""
+
+Registers = dict[tuple[int, ...], Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Cover:
+    """An extent covered by tiles of one width, of which the last may overlap the one before: so every tile is whole,
+    whatever the extent (197 tokens have no divisor).
+
+    >>> cover = Cover.of(197, 28)
+    >>> cover.width, cover.count
+    (25, 8)
+    """
+
+    extent: int
+    width: int
+
+    @classmethod
+    def of(cls, extent: int, most: int) -> "Cover":
+        """As few tiles as have at most that width, as narrow as so many can be."""
+        return cls(extent, -(-extent // -(-extent // most)))
+
+    @property
+    def count(self) -> int:
+        """How many tiles there are."""
+        return -(-self.extent // self.width)
+
+    def start(self, tile: Expression) -> Expression:
+        """Where a tile begins."""
+        if self.extent % self.width == 0:
+            return tile * self.width
+        return tirx.min(tile * self.width, self.extent - self.width)
+
+    def owns(self, tile: Expression, position: Expression) -> Expression:
+        """Whether no earlier tile holds that position too; the one that does not own it must not write it, since
+        another thread may be writing there."""
+        return position >= tile * self.width
+
+
+class WrittenKernel(Kernel):
+    """A kernel whose loops are written as they run, rather than scheduled; all its operands are float32."""
+
+    @property
+    @abstractmethod
+    def operand_shapes(self) -> Mapping[str, tuple[int, ...]]:
+        """Shape of each operand by its name, in calling order."""
+
+    @abstractmethod
+    def write(self, cpu: Cpu, *buffers: Any) -> None:
+        """Writes the loops, given the buffers of the operands and of the output."""
+
+    def declare(self, cpu: Cpu) -> list[Any]:
+        """One opaque block of loops."""
+
+        def statement(sources: Sequence[Any], outputs: Sequence[Any]) -> Any:
+            with IRBuilder() as builder, script.seq_scope():
+                self.write(cpu, *sources, *outputs)
+            return builder.get()
+
+        operands = [te.placeholder(shape, name=name) for name, shape in self.operand_shapes.items()]
+        buffers = {
+            "in_buffers": [tirx.decl_buffer(operand.shape, operand.dtype, operand.name) for operand in operands],
+            "out_buffers": [tirx.decl_buffer(self.output_shape, "float32", "out")],
+        }
+        out = te.extern(self.output_shape, operands, statement, name="out", dtype="float32", **buffers)
+        return [*operands, out]
+
+    def schedule(self, schedule: Any, cpu: Cpu) -> None:
+        """Nothing is left to do."""
+
+
+def spread(extent: int, threads: bool) -> Any:
+    """The outermost loop, over the threads if so asked. A context manager that gives the index, like those below."""
+    return (script.parallel if threads else script.serial)(0, extent)
+
+
+def serial(extent: Expression) -> Any:
+    """A plain loop."""
+    return script.serial(0, extent)
+
+
+def vector(lanes: int) -> Any:
+    """A loop that becomes one vector instruction."""
+    return script.vectorized(0, lanes)
+
+
+def when(condition: Expression) -> Any:
+    """What runs only under a condition; `with when(...), then():`."""
+    return script.If(condition)
+
+
+def then() -> Any:
+    """See `when`."""
+    return script.Then()
+
+
+def scratch(*shape: int) -> Any:
+    """Memory that belongs to an iteration of the enclosing loop. Below 1 KiB TVM keeps it on the stack, where LLVM
+    finds registers for it; more is fetched from a pool by a call."""
+    return script.alloc_buffer(shape, "float32")
+
+
+def registers(lanes: int, *extents: int) -> Registers:
+    """A tile of vector registers that hold zero, by index: each its own little buffer, so that none exceeds 1 KiB."""
+    tile = {index: scratch(lanes) for index in product(*map(range, extents))}
+    for register in tile.values():
+        fill(register, lanes, 0.0)
+    return tile
+
+
+def fill(register: Any, lanes: int, value: float) -> None:
+    """Sets all lanes of a register."""
+    with vector(lanes) as v:
+        store(register, (v,), constant(value))
+
+
+def store(buffer: Any, index: Sequence[Expression], value: Expression) -> None:
+    """buffer[index] = value."""
+    script.buffer_store(buffer, value, list(index))
+
+
+def add(buffer: Any, index: Sequence[Expression], value: Expression) -> None:
+    """buffer[index] += value."""
+    store(buffer, index, buffer[tuple(index)] + value)
+
+
+def fold(register: Any, lanes: int, combine: Callable[[Expression, Expression], Expression]) -> Expression:
+    """All lanes of a register combined, by halves; overwrites it."""
+    while lanes > 1:
+        lanes //= 2
+        with vector(lanes) as v:
+            store(register, (v,), combine(register[v], register[v + lanes]))
+    return register[0]
+
+
+def constant(number: float) -> Expression:
+    """The float32 number."""
+    return tirx.const(number, "float32")

@@ -21,7 +21,7 @@ Array = npt.NDArray[Any]
 Expression = Any
 """A number as TVM's expressions hold it."""
 
-_PARALLEL_WORK = 1 << 18
+PARALLEL_WORK = 1 << 18
 """Multiply-adds or elements below which waking another thread costs more than it brings."""
 _ANY_CPU = Cpu("generic", lanes=16, registers=32, latency_accumulators=9.2)
 """Operands are the same on each."""
@@ -185,7 +185,7 @@ def parallelize(schedule: Any, loops: Sequence[Any], work: float, cpu: Cpu) -> A
 
 def worth_threads(work: float, cpu: Cpu) -> bool:
     """Whether there is work enough to spread it over the threads."""
-    return cpu.threads > 1 and work >= _PARALLEL_WORK
+    return cpu.threads > 1 and work >= PARALLEL_WORK
 
 
 def unpack_blocks(buffer: Array) -> Array:

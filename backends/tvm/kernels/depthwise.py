@@ -1,38 +1,37 @@
 """Operators that work on each channel by itself within a sliding window: depthwise convolution, the base of pooling."""
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from tvm import te
+from tvm.script.ir_builder import tirx as script
 
 from backends.tvm.kernels.base import (
+    PARALLEL_WORK,
     Array,
-    Kernel,
+    Expression,
     Window,
-    block_named,
     framed,
     pack_blocks,
-    padded,
-    parallelize,
     product,
     unpack_blocks,
 )
 from backends.tvm.kernels.epilogue import NO_EPILOGUE, Epilogue
-from backends.tvm.kernels.tiles import divisors
+from backends.tvm.kernels.loops import Cover, WrittenKernel, fill, scratch, serial, spread, store, vector
 from backends.tvm.target import Cpu
 
 _WIDEST_TILE = 8
-_LARGEST_UNROLL = 49  # steps of a window; beyond it the loops stay loops
-_PAD_BYTES = 24 * 1024
-"""Of the padded copy, kept in the first-level cache between being written and read."""
+
+Position = tuple[Expression, Expression, Expression, Expression]
+"""Of an element in a window: block, row and column in the window, lane."""
 
 
 @dataclass(frozen=True, slots=True)
-class PerChannel(Kernel):
+class PerChannel(WrittenKernel):
     """A window reduction over [N, blocks, H, W, lanes], channel by channel.
 
     Attributes:
@@ -44,8 +43,8 @@ class PerChannel(Kernel):
     size: tuple[int, int]
     window: Window
 
-    fill: ClassVar[float] = 0.0
-    """What the border holds."""
+    initial: ClassVar[float] = 0.0
+    """What a reduction starts with; so what lies outside of the map counts for nothing."""
 
     @property
     def output_shape(self) -> tuple[int, ...]:
@@ -59,66 +58,109 @@ class PerChannel(Kernel):
 
     def image(self, operands: Sequence[Array]) -> torch.Tensor:
         """The channels [N, C, H, W] with the border that the windows read."""
-        return framed(unpack_blocks(operands[0]), self.window, self.size, self.fill)
+        return framed(unpack_blocks(operands[0]), self.window, self.size, self.initial)
+
+    @property
+    def operand_shapes(self) -> Mapping[str, tuple[int, ...]]:
+        """The input alone."""
+        return {"source": self.source}
 
     @abstractmethod
-    def reduction(self, image: Any, operands: list[Any]) -> Any:
-        """The tensor named "sum": the window reduced over axes kh and kw; may append to the operands."""
+    def reduce(self, value: Expression, element: Expression, position: Position, operands: Sequence[Any]) -> Expression:
+        """What the reduction is after one more element."""
 
     @abstractmethod
-    def finish(self, sums: Any, operands: list[Any]) -> Any:
-        """The tensor named "out"; may append to the operands."""
+    def finish(self, value: Expression, index: tuple[Expression, ...], operands: Sequence[Any]) -> Expression:
+        """The output element at an index of the output buffer."""
 
-    def declare(self, cpu: Cpu) -> list[Any]:
-        """Pad, reduce, finish."""
-        source = te.placeholder(self.source, name="source")
-        operands = [source]
-        image = padded(source, self.window, *self.size, self.fill)
-        out = self.finish(self.reduction(image, operands), operands)
-        return [*operands, out]
+    def write(self, cpu: Cpu, *buffers: Any) -> None:
+        """A few pixels of one row in registers, their windows around them. Elements outside of the map are not visited,
+        so it needs no padded copy: rows by the loop's bounds, columns by code of their own for the tiles at the border.
+        A map that fits the registers is one tile."""
+        batch, blocks = self.source[:2]
+        rows, columns = self.size
+        threads = cpu.threads > 1 and self.work >= PARALLEL_WORK
+        if rows * columns <= cpu.registers // 2:
+            pixels = [(y, x) for y in range(rows) for x in range(columns)]
+            with spread(batch * blocks, threads) as index:
+                self._tile(buffers, (index // blocks, index % blocks), pixels)
+        else:
+            with spread(batch * blocks * rows, threads) as index:
+                self._row(buffers, (index // (rows * blocks), index // rows % blocks), index % rows)
 
-    def window_axes(self) -> tuple[Any, Any]:
-        """The reduction axes."""
-        return te.reduce_axis((0, self.window.kernel[0]), "kh"), te.reduce_axis((0, self.window.kernel[1]), "kw")
+    def _row(self, buffers: Sequence[Any], channel: tuple[Expression, Expression], row: Expression) -> None:
+        """The tiles of a row; those that no border touches in a loop."""
+        cover = Cover.of(self.size[1], _WIDEST_TILE)
+        starts = [min(t * cover.width, cover.extent - cover.width) for t in range(cover.count)]
+        span = self.window.span(1, cover.width)
+        inner = [
+            0 <= start * self.window.stride[1] - self.window.padding[1] <= self.source[3] - span for start in starts
+        ]
+        first, last = (inner.index(True), cover.count - inner[::-1].index(True)) if any(inner) else (0, 0)
 
-    def at(self, image: Any, index: tuple[Any, ...], kh: Any, kw: Any) -> Any:
-        """The input element under the window of an output element."""
-        n, o, h, w, v = index
-        y = h * self.window.stride[0] + kh * self.window.dilation[0]
-        x = w * self.window.stride[1] + kw * self.window.dilation[1]
-        return image[n, o, y, x, v]
+        def pixels(start: Expression) -> list[tuple[Expression, Expression]]:
+            return [(row, start + j) for j in range(cover.width)]
 
-    def schedule(self, schedule: Any, cpu: Cpu) -> None:
-        """A few pixels of one row in registers, the window unrolled; the padded copy is made for as many rows as the
-        cache holds, right before they are read."""
-        sums, out = schedule.get_sblock("sum"), schedule.get_sblock("out")
-        n, o, h, w, v = schedule.get_loops(out)
-        w_outer, w_inner = schedule.split(w, [None, max(d for d in divisors(self.size[1]) if d <= _WIDEST_TILE)])
-        h_outer, _ = schedule.split(h, [None, self._rows_in_cache()])
-        schedule.set_scope(sums, 0, "local")
-        schedule.compute_at(sums, w_outer, preserve_unit_loops=True)
-        schedule.vectorize(v)
-        schedule.unroll(w_inner)
-        w_tile, v_tile, kh, kw = schedule.get_loops(sums)[-4:]
-        schedule.reorder(kh, kw, w_tile, v_tile)
-        schedule.vectorize(v_tile)
-        schedule.unroll(w_tile)
-        if (pad := block_named(schedule, "pad")) is not None:
-            schedule.compute_at(pad, h_outer, preserve_unit_loops=True)
-            schedule.vectorize(schedule.get_loops(pad)[-1])
-        parallelize(schedule, (n, o, h_outer), self.work, cpu)
-        *_, w_zero, v_zero = schedule.get_loops(schedule.decompose_reduction(sums, kh))
-        schedule.vectorize(v_zero)
-        schedule.unroll(w_zero)
-        if product(self.window.kernel) <= _LARGEST_UNROLL:
-            schedule.unroll(kh)
-            schedule.unroll(kw)
+        for start in starts[:first]:
+            self._tile(buffers, channel, pixels(start))
+        with serial(last - first) as t:
+            self._tile(buffers, channel, pixels(cover.start(t + first)))
+        for start in starts[last:]:
+            self._tile(buffers, channel, pixels(start))
 
-    def _rows_in_cache(self) -> int:
-        """The most output rows (a divisor) whose padded input rows fit the cache."""
-        row_bytes = self.window.span(1, self.size[1]) * self.source[4] * 4
-        fitting = [d for d in divisors(self.size[0]) if self.window.span(0, d) * row_bytes <= _PAD_BYTES]
-        return max(fitting, default=1)
+    def _tile(
+        self,
+        buffers: Sequence[Any],
+        channel: tuple[Expression, Expression],
+        pixels: Sequence[tuple[Expression, Expression]],
+    ) -> None:
+        """Pixels of one channel block at once."""
+        source, *operands, out = buffers
+        lanes = self.source[4]
+        sums = [scratch(lanes) for _ in pixels]
+        for total in sums:
+            fill(total, lanes, self.initial)
+
+        def add_row(kh: Expression) -> None:
+            with vector(lanes) as v:
+                for kw in range(self.window.kernel[1]):
+                    for total, (row, column) in zip(sums, pixels, strict=True):
+                        y, x = self._at(0, row, kh), self._at(1, column, kw)
+                        if not self._outside(0, y) and not self._outside(1, x):
+                            element, position = source[(*channel, y, x, v)], (channel[1], kh, kw, v)
+                            store(total, (v,), self.reduce(total[v], element, position, operands))
+
+        row = pixels[0][0]
+        if isinstance(row, int):
+            for kh in range(self.window.kernel[0]):
+                add_row(kh)
+        else:
+            with script.serial(*self._window_rows(row)) as kh:
+                add_row(kh)
+        with vector(lanes) as v:
+            for total, pixel in zip(sums, pixels, strict=True):
+                index = (*channel, *pixel, v)
+                store(out, index, self.finish(total[v], index, operands))
+
+    def _at(self, axis: int, output: Expression, step: Expression) -> Expression:
+        """Input row or column under a step of an output's window."""
+        return output * self.window.stride[axis] - self.window.padding[axis] + step * self.window.dilation[axis]
+
+    def _outside(self, axis: int, position: Expression) -> bool:
+        """Whether an input row or column is known to lie outside of the map."""
+        return isinstance(position, int) and not 0 <= position < self.source[2 + axis]
+
+    def _window_rows(self, row: Expression) -> tuple[Expression, Expression]:
+        """First and last (exclusive) window row that lies in the map."""
+        kernel, dilation, padding = self.window.kernel[0], self.window.dilation[0], self.window.padding[0]
+        start = row * self.window.stride[0] - padding
+        first: Expression = 0
+        last: Expression = kernel
+        if padding:
+            first = te.max(0, (dilation - 1 - start) // dilation)
+        if self.window.span(0, self.size[0]) - padding > self.source[2]:
+            last = te.min(kernel, (self.source[2] - start + dilation - 1) // dilation)
+        return first, last
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,33 +171,22 @@ class Depthwise(PerChannel):
 
     epilogue: Epilogue = NO_EPILOGUE
 
-    def reduction(self, image: Any, operands: list[Any]) -> Any:
-        """Weighted sum of the window."""
-        lanes = self.source[4]
-        weight = te.placeholder((self.source[1], *self.window.kernel, lanes), name="weight")
-        operands.append(weight)
-        kh, kw = self.window_axes()
-        return te.compute(
-            self.output_shape,
-            lambda n, o, h, w, v: te.sum(self.at(image, (n, o, h, w, v), kh, kw) * weight[o, kh, kw, v], axis=[kh, kw]),
-            name="sum",
-        )
+    @property
+    def operand_shapes(self) -> Mapping[str, tuple[int, ...]]:
+        """See the class."""
+        blocks, lanes = self.source[1], self.source[4]
+        residual = {"residual": self.output_shape} if self.epilogue.residual else {}
+        weight = blocks, *self.window.kernel, lanes
+        return {"source": self.source, "weight": weight, "bias": (blocks, lanes), **residual}
 
-    def finish(self, sums: Any, operands: list[Any]) -> Any:
+    def reduce(self, value: Expression, element: Expression, position: Position, operands: Sequence[Any]) -> Expression:
+        """Weighted sum."""
+        return value + element * operands[0][position]
+
+    def finish(self, value: Expression, index: tuple[Expression, ...], operands: Sequence[Any]) -> Expression:
         """Bias, residual, activation."""
-        bias = te.placeholder((self.source[1], self.source[4]), name="bias")
-        operands.append(bias)
-        residual = None
-        if self.epilogue.residual:
-            residual = te.placeholder(self.output_shape, name="residual")
-            operands.append(residual)
-        return te.compute(
-            self.output_shape,
-            lambda n, o, h, w, v: self.epilogue.apply(
-                sums[n, o, h, w, v], bias[o, v], None if residual is None else residual[n, o, h, w, v]
-            ),
-            name="out",
-        )
+        bias, *residual = operands[1:]
+        return self.epilogue.apply(value, bias[index[1], index[4]], residual[0][index] if residual else None)
 
     def reference(self, operands: Sequence[Array]) -> Array:
         """torch's convolution of as many groups as there are channels."""

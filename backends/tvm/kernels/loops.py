@@ -72,7 +72,7 @@ class WrittenKernel(Kernel):
         def statement(sources: Sequence[Any], outputs: Sequence[Any]) -> Any:
             with IRBuilder() as builder, script.seq_scope():
                 self.write(cpu, *sources, *outputs)
-            return builder.get()
+            return builder.get().body  # without the scope's pragma, which LLVM's generator does not know
 
         operands = [te.placeholder(shape, name=name) for name, shape in self.operand_shapes.items()]
         buffers = {

@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from tvm import te, tirx
 
-from backends.tvm.kernels.base import Array, Kernel, pack_blocks, parallelize, product, unpack_blocks
-from backends.tvm.kernels.depthwise import PerChannel
+from backends.tvm.kernels.base import Array, Expression, Kernel, pack_blocks, parallelize, product, unpack_blocks
+from backends.tvm.kernels.depthwise import PerChannel, Position
 from backends.tvm.target import Cpu
 
 
@@ -18,20 +18,15 @@ class MaxPool(PerChannel):
     """Maximum over the window; the border never wins."""
 
     kind: ClassVar[str] = "max_pool"
-    fill: ClassVar[float] = -3.402823e38
+    initial: ClassVar[float] = -3.402823e38
 
-    def reduction(self, image: Any, operands: list[Any]) -> Any:
-        """Maximum of the window."""
-        kh, kw = self.window_axes()
-        return te.compute(
-            self.output_shape,
-            lambda *index: te.max(self.at(image, index, kh, kw), axis=[kh, kw]),
-            name="sum",
-        )
+    def reduce(self, value: Expression, element: Expression, position: Position, operands: Sequence[Any]) -> Expression:
+        """Maximum."""
+        return te.max(value, element)
 
-    def finish(self, sums: Any, operands: list[Any]) -> Any:
-        """Stores it."""
-        return te.compute(self.output_shape, lambda *index: sums[index], name="out")
+    def finish(self, value: Expression, index: tuple[Expression, ...], operands: Sequence[Any]) -> Expression:
+        """As it is."""
+        return value
 
     def reference(self, operands: Sequence[Array]) -> Array:
         """torch's."""
@@ -53,25 +48,16 @@ class AveragePool(PerChannel):
 
     count_border: bool = True
 
-    def reduction(self, image: Any, operands: list[Any]) -> Any:
-        """Sum of the window."""
-        kh, kw = self.window_axes()
-        return te.compute(
-            self.output_shape,
-            lambda *index: te.sum(self.at(image, index, kh, kw), axis=[kh, kw]),
-            name="sum",
-        )
+    def reduce(self, value: Expression, element: Expression, position: Position, operands: Sequence[Any]) -> Expression:
+        """Sum."""
+        return value + element
 
-    def finish(self, sums: Any, operands: list[Any]) -> Any:
+    def finish(self, value: Expression, index: tuple[Expression, ...], operands: Sequence[Any]) -> Expression:
         """Divides by the number of elements."""
-
-        def element(n: Any, o: Any, h: Any, w: Any, v: Any) -> Any:
-            divisor = self._counted(0, h) * self._counted(1, w)
-            if isinstance(divisor, int):
-                return sums[n, o, h, w, v] * tirx.const(1.0 / divisor, "float32")
-            return sums[n, o, h, w, v] / divisor.astype("float32")
-
-        return te.compute(self.output_shape, element, name="out")
+        divisor = self._counted(0, index[2]) * self._counted(1, index[3])
+        if isinstance(divisor, int):
+            return value * tirx.const(1.0 / divisor, "float32")
+        return value / divisor.astype("float32")
 
     def reference(self, operands: Sequence[Array]) -> Array:
         """torch's sum, over torch's sum of what counts."""
@@ -96,7 +82,8 @@ class AveragePool(PerChannel):
         if whole and before == border_before:
             return kernel
         start = position * stride - before
-        return te.min(start + kernel, extent + border_after) - te.max(start, -border_before)
+        smaller, larger = (min, max) if isinstance(start, int) else (te.min, te.max)
+        return smaller(start + kernel, extent + border_after) - larger(start, -border_before)
 
 
 @dataclass(frozen=True, slots=True)

@@ -265,6 +265,6 @@ def _verify(process: TuningProcess, module: Any, cpu: Cpu, name: str, example: E
     difference = relative_error(output.astype(np.float64), expected.astype(np.float64))
     if difference > TOLERANCE:
         raise TrimtabError(
-            f"TVM computes {name} wrongly: relative error {difference:.3g} against torch, at most {TOLERANCE:g} allowed; "
-            f"{_REMEDY}"
+            f"TVM computes {name} wrongly: relative error {difference:.3g} against torch, at most {TOLERANCE:g} "
+            f"allowed; {_REMEDY}"
         )

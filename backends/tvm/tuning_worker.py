@@ -7,13 +7,17 @@ DESCRIPTOR is its end of a pipe from the process that started it: requests and a
 
 import multiprocessing
 import os
+import queue
 import subprocess
 import sys
 import tempfile
+import threading
 from multiprocessing.connection import Connection
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
+
+from backends.tvm import tuning_search
 
 
 class TuningFailure(Exception):  # noqa: N818  it is a result, caught by whoever asked, not a user's error
@@ -100,19 +104,25 @@ class TuningProcess:
 
 def main(descriptor: int) -> None:
     """Answers requests until the other end is closed."""
-    from backends.tvm import tuning_search
-
+    requests: queue.SimpleQueue[tuple[str, tuple[Any, ...]]] = queue.SimpleQueue()
     with Connection(descriptor) as pipe:
+        threading.Thread(target=_receive, args=(pipe, requests), daemon=True).start()
         while True:
-            try:
-                function, arguments = pipe.recv()
-            except EOFError:
-                return
+            function, arguments = requests.get()
             try:
                 answer = True, getattr(tuning_search, function)(*arguments)
             except Exception as error:  # whatever TVM raises; the parent decides what it means
                 answer = False, tuning_search.first_line(error)
             pipe.send(answer)
+
+
+def _receive(pipe: "Connection[Any, Any]", requests: "queue.SimpleQueue[tuple[str, tuple[Any, ...]]]") -> None:
+    """Passes requests on; ends the process, in the midst of a search, too, where nobody waits for it any more."""
+    while True:
+        try:
+            requests.put(pipe.recv())
+        except (EOFError, OSError):
+            os._exit(0)
 
 
 if __name__ == "__main__":

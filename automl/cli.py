@@ -94,6 +94,7 @@ def _parser() -> _Parser:
     search.add_argument("--out", type=Path, metavar="DIR", help="run directory (default: runs/<config>-<n>)")
     add("resume", _resume, "go on with a run that was stopped or killed").add_argument("run", type=Path)
     _takes_config(add("layers", _layers, "the layers of a config's network, their channel groups and refusals"))
+    _takes_config(add("profile", _profile, "measure ahead the operators that a latency budget needs"))
     listing = add("list", _list, "what there is to choose from")
     listing.add_argument("what", choices=("models", "data", "backends", "algorithms"))
     report = add("report", _report, "write the report of a run again")
@@ -198,6 +199,23 @@ def _layers(options: argparse.Namespace) -> int:
 
     _show(*layer_table(untrained_graph(config)))
     return DONE
+
+
+def _profile(options: argparse.Namespace) -> int:
+    from automl.config import load_config
+
+    config = load_config(options.config, options.overrides)
+
+    from automl.profile import profile
+    from automl.progress import Progress
+    from automl.tables import profile_table
+
+    with Progress() as progress:
+        found = profile(config, progress)
+    _show(profile_table(found))
+    for refusal in found.refused:
+        _complain(str(refusal))
+    return FAILED if found.refused else DONE
 
 
 def _list(options: argparse.Namespace) -> int:

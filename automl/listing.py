@@ -19,7 +19,10 @@ def entries(what: str) -> list[tuple[str, str]]:
     if what == "backends":
         return [
             ("counting", "MACs, parameters and bytes, exact; prices every policy of a search"),
-            ("tvm", "machine code by TVM without tuning, measured on this machine; times the finalists"),
+            ("tvm", "machine code by TVM with our own schedules, measured on this machine; latency budgets, finalists"),
+            ("onnxruntime", "ONNX Runtime on this machine's CPU; latency budgets, finalists"),
+            ("torch", "torch's eager mode on this machine's CPU; latency budgets, finalists"),
+            ("torch_compiled", "torch.compile on this machine's CPU; finalists"),
         ]
     from automl.search import searcher_names
 

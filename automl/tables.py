@@ -1,11 +1,14 @@
 """What the commands print, as rich tables."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
 from search_spaces.graph import ModelGraph
+
+if TYPE_CHECKING:
+    from automl.profile import Profile
 
 FINALIST_TITLES = {
     "baseline": "baseline",
@@ -66,16 +69,17 @@ def name_table(title: str, entries: Sequence[tuple[str, str]]) -> Table:
 
 def summary_table(summary: Mapping[str, Any]) -> Table:
     """The networks that a run compared."""
-    budget = summary["budget"]
-    limit = budget["limit"]
-    table = Table(title="no hard budget" if limit is None else f"budget: at most {limit:,.0f} {budget['unit']}")
+    by_table = summary["budget"]["metric"] == "latency_s"
+    table = Table(title=_budget_text(summary["budget"]))
     table.add_column("network")
-    for title in ("test accuracy", "search accuracy", "MACs", "params", "latency", "ONNX Runtime"):
+    columns = ["test accuracy", "search accuracy", "MACs", "params", "latency", "ONNX Runtime"]
+    columns[4:4] = ["by the table"] if by_table else []
+    for title in columns:
         table.add_column(title, justify="right")
     for name, title in FINALIST_TITLES.items():
         found = summary.get(name)
         if not found:
-            table.add_row(title, *["-"] * 6)
+            table.add_row(title, *["-"] * len(columns))
             continue
         table.add_row(
             title,
@@ -83,9 +87,24 @@ def summary_table(summary: Mapping[str, Any]) -> Table:
             _number(found["search_accuracy"]),
             f"{found['macs']:,}",
             f"{found['params']:,}",
+            *([_milliseconds(found["table_latency_s"])] if by_table else []),
             _milliseconds(found["latency_s"]),
             _milliseconds(found["onnxruntime_latency_s"]),
         )
+    return table
+
+
+def profile_table(profile: "Profile") -> Table:
+    """What a latency table knows of a search space."""
+    table = Table(title="latency table", show_header=False)
+    table.add_column("what")
+    table.add_column("value", overflow="fold")
+    table.add_row("whole network", _milliseconds(profile.whole_s))
+    share = f" ({profile.least_s / profile.whole_s:.1%})" if profile.least_s and profile.whole_s else ""
+    table.add_row("least that the space can reach", _milliseconds(profile.least_s) + share)
+    refused = f", {len(profile.refused)} refused" if profile.refused else ""
+    table.add_row("operators of the space", f"{profile.operators}, {profile.measured} measured just now{refused}")
+    table.add_row("file", f"{profile.table} ({profile.entries} operators)")
     return table
 
 
@@ -106,6 +125,17 @@ def status_table(status: Mapping[str, Any]) -> list[Table]:
     for name, state in status["finalists"].items():
         table.add_row(f"finalist {name}", state)
     return [table]
+
+
+def _budget_text(budget: Mapping[str, Any]) -> str:
+    if budget["limit"] is None:
+        return "no hard budget"
+    if budget["metric"] != "latency_s":
+        return f"budget: at most {budget['limit']:,.0f} {budget['unit']}"
+    text = f"budget: at most {_milliseconds(budget['limit'])} by the table"
+    if budget["measured_limit"] is not None:
+        text += f", {_milliseconds(budget['measured_limit'])} measured"
+    return f"{text}; {budget['margin']:.1%} held back" if budget["margin"] else text
 
 
 def _number(value: float | None) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 from automl.config import Config
 from automl.errors import InputError
 from automl.export.manifest import MANIFEST, Manifest, read_manifest
+from automl.latency_budget import LatencyBudget
 from automl.run_directory import RunDirectory, RunInfo
 from automl.search import ddpg_options
 from automl.store import SearchRow, Store
@@ -20,7 +21,11 @@ METRICS_AS_SHARES = (None, "accuracy", "top1", "top5")
 
 @dataclass(frozen=True, slots=True)
 class Finalist:
-    """One network of the comparison; what is not known is None (see summary.json)."""
+    """One network of the comparison; what is not known is None (see summary.json).
+
+    `latency_s` is by the clock, `table_latency_s` what the latency table sums up to, `table_error` how far the clock is
+    off that.
+    """
 
     name: str
     accuracy: float | None = None
@@ -31,21 +36,36 @@ class Finalist:
     latency_s: float | None = None
     latency_measured: bool = False
     onnxruntime_latency_s: float | None = None
+    table_latency_s: float | None = None
+    table_error: float | None = None
     feasible: bool | None = None
     fine_tune_epochs: float | None = None
 
     def cost(self, metric: str) -> float | None:
         """The figure that a budget in that metric bounds."""
-        costs = {"macs": self.macs, "params": self.params, "weight_bytes": self.weight_bytes}
+        costs = {
+            "macs": self.macs,
+            "params": self.params,
+            "weight_bytes": self.weight_bytes,
+            "latency_s": self.table_latency_s,
+        }
         return costs.get(metric)
 
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """What the compressed network may cost; limit is None where there is none, or it is not known yet."""
+    """What the compressed network may cost; limit is None where there is none, or it is not known yet.
+
+    Attributes:
+        metric, limit: of a latency by the table.
+        measured_limit: of a latency by the clock; None where it is not known, or the budget is no latency.
+        margin: share of a latency budget that the search held back.
+    """
 
     metric: str
     limit: float | None
+    measured_limit: float | None = None
+    margin: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +149,7 @@ def read_run(run_dir: Path) -> RunData:
     directory = RunDirectory.open(run_dir)
     config = directory.config()
     summary = _read_summary(directory.summary_file)
-    budget = _budget(config, summary)
+    budget = _budget(config, summary, directory)
     searches: list[SearchRow] = []
     points: list[Point] = []
     failed = 0
@@ -179,12 +199,16 @@ def _read_summary(path: Path) -> dict[str, Any]:
     return summary
 
 
-def _budget(config: Config, summary: Mapping[str, Any]) -> Budget:
+def _budget(config: Config, summary: Mapping[str, Any], directory: RunDirectory) -> Budget:
     stated = summary.get("budget")
     if isinstance(stated, dict) and isinstance(stated.get("metric"), str):
-        return Budget(stated["metric"], _number(stated.get("limit")))
+        figures = (_number(stated.get(name)) for name in ("limit", "measured_limit", "margin"))
+        return Budget(stated["metric"], *figures)
     if config.budget is None:
         return Budget("macs", None)
+    latency = LatencyBudget.read(directory.budget_file)
+    if latency is not None:
+        return Budget("latency_s", latency.limit_s, margin=latency.margin)
     return Budget(config.budget.metric, config.budget.limit)
 
 
@@ -200,6 +224,8 @@ def _finalist(name: str, values: Mapping[str, Any]) -> Finalist:
         latency_s=_number(values.get("latency_s")),
         latency_measured=values.get("latency_measured") is True,
         onnxruntime_latency_s=_number(values.get("onnxruntime_latency_s")),
+        table_latency_s=_number(values.get("table_latency_s")),
+        table_error=_number(values.get("table_error")),
         feasible=feasible if isinstance(feasible, bool) else None,
         fine_tune_epochs=_number(values.get("fine_tune_epochs")),
     )

@@ -11,14 +11,19 @@ from search_spaces.objective import pareto_front
 
 WIDTH = 860.0
 MOST_DOTS = 6000
-METRIC_TITLES = {"macs": "MACs of an inference", "params": "parameters", "weight_bytes": "bytes of weights"}
+METRIC_TITLES = {
+    "macs": "MACs of an inference",
+    "params": "parameters",
+    "weight_bytes": "bytes of weights",
+    "latency_s": "latency of an inference by the table",
+}
 ROW = 18.0
 Text = Callable[[float], str]
 
 
 def cost_text(metric: str) -> Text:
     """How a cost in that metric is written."""
-    return units.size if metric == "weight_bytes" else units.count
+    return {"weight_bytes": units.size, "latency_s": units.seconds}.get(metric, units.count)
 
 
 def value_text(data: RunData, digits: int = 2) -> Text:
@@ -55,7 +60,7 @@ def accuracy_against_cost(data: RunData) -> Element | None:
         y,
         x_ticks=x_ticks,
         y_ticks=y_ticks,
-        x_texts=units.ticks(x_ticks),
+        x_texts=(units.milliseconds if data.budget.metric == "latency_s" else units.ticks)(x_ticks),
         y_texts=_tick_texts(data, y_ticks),
         x_title=METRIC_TITLES.get(data.budget.metric, data.budget.metric),
         y_title=f"search {data.metric_name} (held out of train, before fine-tuning)",

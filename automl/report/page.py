@@ -22,6 +22,7 @@ NAMES = {
     "random": "random search",
     "from_scratch": "found, from scratch",
 }
+ENGINES = {"tvm": "TVM", "onnxruntime": "ONNX Runtime", "torch": "torch", "torch_compiled": "torch.compile"}
 EXPLAINED = {
     "baseline": "the network as given",
     "best": "the best feasible policy of the search, fine-tuned",
@@ -57,9 +58,11 @@ def headline(data: RunData) -> str | None:
     if best is None or baseline is None or best.accuracy is None or baseline.accuracy is None:
         return None
     text = value_text(data)
+    means = [("latency", best.latency_s, baseline.latency_s)] if data.budget.metric == "latency_s" else []
+    means += [("MACs", best.macs, baseline.macs), ("parameters", best.params, baseline.params)]
+    shares = [f"{units.ratio(value, before)} of the {name}" for name, value, before in means[:2]]
     sentence = (
-        f"{units.ratio(best.macs, baseline.macs)} of the MACs and {units.ratio(best.params, baseline.params)} of the "
-        f"parameters give {text(best.accuracy)} test {data.metric_name}, {text(baseline.accuracy)} before"
+        f"{' and '.join(shares)} give {text(best.accuracy)} test {data.metric_name}, {text(baseline.accuracy)} before"
     )
     if best.latency_s and baseline.latency_s:
         sentence += f", and run {baseline.latency_s / best.latency_s:.2f}x as fast"
@@ -164,6 +167,9 @@ def _comparison(data: RunData) -> Element | None:
     if not data.finalists:
         return None
     text = value_text(data)
+    by_table = data.budget.metric == "latency_s"
+    engine = data.config.measure.backend
+    runtime = engine != "onnxruntime"  # else it stands there already
     columns = [
         "network",
         f"test {data.metric_name}",
@@ -171,8 +177,9 @@ def _comparison(data: RunData) -> Element | None:
         "MACs",
         "parameters",
         "weights",
-        "TVM",
-        "ONNX Runtime",
+        *(["by the table"] if by_table else []),
+        ENGINES.get(engine, "latency"),
+        *(["ONNX Runtime"] if runtime else []),
         "within budget",
     ]
     rows = [tag("tr", *(tag("th", column, scope="col") for column in columns))]
@@ -186,11 +193,9 @@ def _comparison(data: RunData) -> Element | None:
             _cell(units.count(found.macs), units.ratio(found.macs, baseline.macs if baseline else None)),
             _cell(units.count(found.params), units.ratio(found.params, baseline.params if baseline else None)),
             _cell(units.size(found.weight_bytes)),
-            _cell(
-                units.seconds(found.latency_s),
-                "" if found.latency_measured or found.latency_s is None else "modelled",
-            ),
-            _cell(units.seconds(found.onnxruntime_latency_s)),
+            *([_cell(units.seconds(found.table_latency_s))] if by_table else []),
+            _cell(units.seconds(found.latency_s), _off(found.table_error) if by_table else _modelled(found)),
+            *([_cell(units.seconds(found.onnxruntime_latency_s))] if runtime else []),
             _cell({True: "yes", False: "no", None: units.UNKNOWN}[found.feasible]),
         ]
         rows.append(tag("tr", *cells, class_="chosen" if name == "best" else None))
@@ -202,6 +207,14 @@ def _comparison(data: RunData) -> Element | None:
         "training). Every pruned network has the same budget and the same number of epochs; the latency is that of "
         "one image.",
     )
+
+
+def _modelled(found: Finalist) -> str:
+    return "" if found.latency_measured or found.latency_s is None else "modelled"
+
+
+def _off(error: float | None) -> str:
+    return "" if error is None else f"{100 * error:+.1f} %".replace("-", "−")
 
 
 def _cell(value: str | None, note: str = "") -> Element:
@@ -271,7 +284,7 @@ def _method(data: RunData) -> Element:
             "network; training from scratch has as many epochs.",
         ),
         ("Compression", f"channels removed for good by {compression.importance}; {'; '.join(steps)}."),
-        ("Budget", "kept when the cost after rounding to real channel counts is within it."),
+        ("Budget", _budget_method(data)),
         ("Latency", _latency_method(data)),
         (
             "Compared with",
@@ -294,15 +307,42 @@ def _method(data: RunData) -> Element:
     return section if section is not None else listing
 
 
+def _budget_method(data: RunData) -> str:
+    if data.budget.metric != "latency_s":
+        return "kept when the cost after rounding to real channel counts is within it."
+    text = (
+        "in latency. While searching, a policy's latency is the sum of its operators', each measured once on this "
+        "device and kept in a table"
+    )
+    if data.budget.margin is not None:
+        text += (
+            f"; the search held {units.percent(data.budget.margin, 1)} of the budget back for what the table misses of "
+            "whole networks"
+        )
+    text += ". In the end whole networks are measured, and the budget is kept when that latency is within it"
+    baseline = data.finalist("baseline")
+    if data.budget.measured_limit is not None and baseline is not None:
+        text += (
+            f": {units.seconds(data.budget.measured_limit)}, where the baseline takes "
+            f"{units.seconds(baseline.latency_s)} in the same session. Beside each measured latency stands how far it "
+            "is off the table's sum"
+        )
+    return f"{text}."
+
+
 def _latency_method(data: RunData) -> str:
     best = data.finalist("best")
     if data.config.measure.backend == "none" or (best is not None and best.latency_s is None):
         return "not measured."
     if best is not None and not best.latency_measured:
         return "modelled, not measured."
+    engine = data.config.measure.backend
+    run = "compiled by TVM" if engine == "tvm" else f"in {ENGINES[engine]}"
+    if engine != "onnxruntime":
+        run += " and of its ONNX export in ONNX Runtime"
     text = "measured" if best is not None else "to be measured at the end of the run"
     text += (
-        ": wall-clock median at batch 1 of the network compiled by TVM and of its ONNX export in ONNX Runtime, "
+        f": wall-clock median at batch 1 of the network {run}, "
         f"{data.config.measure.threads} thread, interleaved in one process of their own. Its ratios are more certain "
         "than its seconds."
     )
@@ -335,8 +375,12 @@ def _budget_text(data: RunData) -> str:
         return "no hard budget"
     if limit is None:
         return f"budget: {units.percent(data.config.budget.ratio, 0)} of the baseline's {label}"
+    if data.budget.metric == "latency_s":
+        return f"budget: at most {units.seconds(limit)} by the latency table"
     return f"budget: at most {cost_text(data.budget.metric)(limit)} {label}"
 
 
 def _metric_label(metric: str) -> str:
-    return {"macs": "MACs", "params": "parameters", "weight_bytes": "weights"}.get(metric, metric)
+    return {"macs": "MACs", "params": "parameters", "weight_bytes": "weights", "latency_s": "latency"}.get(
+        metric, metric
+    )

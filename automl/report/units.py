@@ -28,6 +28,11 @@ def ticks(values: Sequence[float]) -> list[str]:
     return texts
 
 
+def milliseconds(values: Sequence[float]) -> list[str]:
+    """Labels of an axis of seconds: 0.0002, 0.00025 -> "0.20 ms", "0.25 ms"."""
+    return [f"{text} ms" for text in ticks([1e3 * value for value in values])]
+
+
 def size(value: float | None) -> str:
     """Bytes: 1234567 -> "1.23 MB"."""
     if value is None:

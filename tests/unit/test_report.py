@@ -88,6 +88,29 @@ def test_every_figure_of_the_summary_is_in_it(run: RunDirectory) -> None:
     assert run.config_file.read_text() in text
 
 
+def test_a_latency_budget_is_told_in_milliseconds_by_the_table_and_by_the_clock(tmp_path: Path) -> None:
+    overrides = {"budget": {"metric": "latency_s", "ratio": 0.5}}
+    directory = make_run(tmp_path / "run", overrides=overrides)
+    text = _page(directory).text
+    summary = json.loads(directory.summary_file.read_text())
+    assert "budget: at most 0.062 ms by the latency table" in text
+    assert "held 2.0 % of the budget back" in text
+    assert "0.061 ms, where the baseline takes 0.122 ms in the same session" in text
+    for name in ("baseline", "best", "uniform", "random", "from_scratch"):
+        figures = summary[name]
+        assert units.seconds(figures["table_latency_s"]) in text
+        assert units.seconds(figures["latency_s"]) in text
+        assert f"{100 * figures['table_error']:+.1f} %".replace("-", "−") in text
+    assert "latency of an inference by the table" in text
+    assert re.search(r"0\.0\d+ ms latency of an inference by the table", text)  # of an evaluation
+    assert headline(read_run(directory.path)) == (
+        "57 % of the latency and 50 % of the MACs give 98.61 % test accuracy, 98.89 % before, and run 1.77x as "
+        "fast. Random search reaches 98.33 %, a uniform policy 98.06 %."
+    )
+    unfinished = make_run(tmp_path / "unfinished", overrides=overrides, state="unfinished", summarised=False)
+    assert "budget: at most 0.062 ms" in _page(unfinished).text
+
+
 def test_every_evaluation_is_drawn_and_seeds_have_their_own_chart(run: RunDirectory) -> None:
     text = _page(run).text
     for search in ("ddpg-0", "ddpg-3", "random-0", "random-3"):

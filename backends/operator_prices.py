@@ -1,6 +1,7 @@
 """What operators cost on this device: looked up in its latency table, measured first where that knows nothing."""
 
 import time
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -114,19 +115,20 @@ class OperatorPrices:
 
     def _measure_all(self, missing: Sequence[Recipe], on_progress: Progress | None, *, stop: bool) -> None:
         """Measures and publishes one after the other; `stop`: raises the first refusal."""
-        start, done = time.monotonic(), 0
-        while done < len(missing):
+        start, waiting = time.monotonic(), deque(missing)
+        while waiting:
             with measuring_turn():
                 turn_ends = time.monotonic() + _TURN_S
-                while done < len(missing) and time.monotonic() < turn_ends:
-                    refusal = self._measure(missing[done])
-                    done += 1
+                while waiting:
+                    refusal = self._measure(waiting.popleft())
+                    now, done = time.monotonic(), len(missing) - len(waiting)
                     if on_progress is not None:
-                        left = len(missing) - done
-                        on_progress(done, len(missing), (time.monotonic() - start) / done * left)
+                        on_progress(done, len(missing), (now - start) / done * len(waiting))
                     if refusal is not None and stop:
                         raise refusal
-            if done < len(missing):
+                    if now >= turn_ends:
+                        break
+            if waiting:
                 time.sleep(_PAUSE_S)
 
     def _measure(self, recipe: Recipe) -> RefusedOperatorError | None:

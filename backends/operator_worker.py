@@ -9,6 +9,7 @@ out on stderr. It lives until stdin closes: that is how it learns that its paren
 import os
 import pickle
 import queue
+import resource
 import signal
 import struct
 import threading
@@ -27,12 +28,13 @@ FRAME_HEADER = struct.Struct("<Q")
 """Bytes of the pickle that follows."""
 
 _SAMPLE_S = 1e-3
-_SAMPLES = 25
-_ROUND_S = 0.04
-_WARM_UP_S = 3e-3
+_SAMPLES, _ROUND_S = 25, 0.04
+_FEW_SAMPLES, _LONGEST_ROUND_S = 5, 0.2
+"""A round ends with so many samples, or with a few when its time is up; without them it goes on for longer."""
 _ROUNDS = 4
 _QUIET_SPREAD = 1.1
 """p90/p10 of a machine left alone; above it more rounds are run, up to `_ROUNDS`, and the steadiest one counts."""
+_WARM_UP_S = 3e-3
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,15 +160,24 @@ def timing(prepared: Prepared) -> Timing:
 
 
 def _round(call: Callable[[], Any], repetitions: int) -> list[float]:
-    """Seconds of a call in each of the samples, at least three however long one takes."""
-    samples: list[float] = []
-    begin = time.perf_counter()
-    while len(samples) < _SAMPLES and (len(samples) < 3 or time.perf_counter() - begin < _ROUND_S):
+    """Seconds of a call in each of the samples; those that another process broke into count only where all were."""
+    whole: list[float] = []
+    broken: list[float] = []
+    begin, preempted = time.perf_counter(), preemptions()
+    while len(whole) < _SAMPLES:
         start = time.perf_counter()
         for _ in range(repetitions):
             call()
-        samples.append((time.perf_counter() - start) / repetitions)
-    return samples
+        end, before, preempted = time.perf_counter(), preempted, preemptions()
+        (whole if preempted == before else broken).append((end - start) / repetitions)
+        if end - begin >= (_ROUND_S if len(whole) >= _FEW_SAMPLES else _LONGEST_ROUND_S):
+            break
+    return whole or broken
+
+
+def preemptions() -> int:
+    """How often the scheduler has taken a processor away from this process."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw
 
 
 def _warm_up(call: Callable[[], Any]) -> int:

@@ -1,0 +1,94 @@
+"""Single kernels as they run inside a network: called by Relax's virtual machine, weights not fresh in the cache."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import tvm
+import tvm_ffi
+from tvm import relax
+
+from backends.measuring import relative_error
+from backends.operator_worker import Prepared
+from backends.tvm.kernels.base import Kernel
+from backends.tvm.target import cpu_for
+
+Array = npt.NDArray[Any]
+
+_CALLS, _FEW_CALLS = 16, 4
+"""Calls in a row, and where one call is long. Entering the virtual machine costs 0.7 us beside 0.25 us for each call; a
+network enters it once, too, and so each operator bears its share, as it would in a network of so many."""
+_LONG_WORK = 1e7
+"""Multiply-adds that take some 100 us."""
+_COLD_BYTES = 1 << 20
+_MOST_BYTES = 1 << 28
+
+
+class TvmEngine:
+    """Kernels compiled by TVM for this machine, or for another processor of its kind.
+
+    Args:
+        threads: threads that a kernel may use.
+        mcpu: LLVM's name of the processor, this machine's by default.
+    """
+
+    def __init__(self, threads: int = 1, mcpu: str | None = None) -> None:
+        self._cpu = cpu_for(mcpu, threads)
+
+    def prepare(self, recipe: Kernel) -> Prepared:
+        """Compiles the kernel into a function that calls it several times in a row, and checks what the last one gives.
+
+        Raises whatever TVM raises where it cannot compile it.
+        """
+        operands = recipe.example_operands(self._cpu, np.random.default_rng(0))
+        function = recipe.build(self._cpu)
+        module, calls = self._in_a_row(recipe, function, operands)
+        machine = relax.VirtualMachine(tvm.compile(module, target=self._cpu.target), tvm.cpu())
+        main, source = machine["main"], tvm.runtime.tensor(operands[0], tvm.cpu())
+        error = relative_error(main(source).numpy(), recipe.reference(operands))
+        return Prepared(lambda: main(source), calls, error, structure_of(function))
+
+    def _in_a_row(self, kernel: Kernel, function: Any, operands: Sequence[Array]) -> tuple[Any, int]:
+        """A module whose `main` takes the first operand and calls the kernel, the last time with just these operands;
+        and the number of calls. The others are constants, as in a network: parameters are checked at each entry."""
+        source = relax.Var("source", relax.TensorType(operands[0].shape, str(operands[0].dtype)))
+        arguments = [source, *map(relax.const, operands[1:])]
+        names = [operand.op.name for operand in kernel.declare(self._cpu)[:-1]]
+        turns, most = [arguments], _CALLS if kernel.work < _LONG_WORK else _FEW_CALLS
+        if "weight" in names:
+            at = names.index("weight")
+            copies = copies_of_weight(operands[at].nbytes, most)
+            others = [relax.const(operands[at] * np.float32(1 + copy / 64)) for copy in range(1, copies)]  # equal ones
+            turns += [[*arguments[:at], other, *arguments[at + 1 :]] for other in others]  # would be stored once
+        calls = most // len(turns) * len(turns)
+        builder = relax.BlockBuilder()
+        name, output = builder.add_func(function, kernel.kind), relax.TensorType(kernel.output_shape, "float32")
+        # Nothing uses what the first calls give. They run all the same: no pass of TVM's build removes a call.
+        with builder.function("main", [source]):
+            with builder.dataflow():
+                given = [
+                    builder.emit(relax.call_tir(name, turns[call % len(turns)], output))
+                    for call in reversed(range(calls))
+                ]
+                last = builder.emit_output(given[-1])
+            builder.emit_func_output(last)
+        return builder.get(), calls
+
+
+def copies_of_weight(size: int, most: int) -> int:
+    """Copies of a weight of so many bytes that take turns, at most so many.
+
+    A network comes back to a weight after all its others. So there are copies enough to fill the cache that a core has
+    to itself, and never few of a large weight, whose network is several times its size.
+
+    >>> copies_of_weight(9 << 10, 16), copies_of_weight(144 << 10, 16), copies_of_weight(9 << 20, 16)
+    (16, 8, 4)
+    """
+    filling = min(most, max(_FEW_CALLS, -(-_COLD_BYTES // size)))
+    return max(1, min(filling, _MOST_BYTES // size))
+
+
+def structure_of(function: Any) -> str:
+    """Hash of a scheduled function, whatever its name: the same for the same code in every process."""
+    return f"{tvm_ffi.structural_hash(function.without_attr('global_symbol')) & (1 << 64) - 1:016x}"

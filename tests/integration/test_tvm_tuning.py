@@ -1,6 +1,9 @@
 """MetaSchedule tunes what no rule of ours covers: once a device, in a process that may die, to torch's numbers."""
 
 import copy
+import pickle
+import subprocess
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -116,6 +119,23 @@ def test_tuned_once_and_the_same_ever_after(monkeypatch: pytest.MonkeyPatch) -> 
     assert tvm_ffi.structural_equal(first, GROUP_NORM.build_module(CPU, trials=TRIALS))
     with pytest.raises(AssertionError, match="asked for search"):
         GROUP_NORM.build_module(CPU, trials=TRIALS + 1)
+
+
+@pytest.mark.slow
+def test_another_process_takes_the_same_code() -> None:
+    code = tvm_ffi.structural_hash(GROUP_NORM.build_module(CPU, trials=TRIALS))
+    script = """
+import pickle, sys, tvm_ffi
+from backends.tvm.target import cpu_for
+from backends.tvm.tuning_worker import TuningProcess
+TuningProcess.call = None
+operator = pickle.load(sys.stdin.buffer)
+sys.stdout.write(str(tvm_ffi.structural_hash(operator.build_module(cpu_for(), trials=int(sys.argv[1])))))
+"""
+    answer = subprocess.run(
+        [sys.executable, "-c", script, str(TRIALS)], input=pickle.dumps(GROUP_NORM), capture_output=True, check=True
+    )
+    assert int(answer.stdout) == code
 
 
 def test_a_hang_costs_the_operator_only() -> None:

@@ -25,7 +25,7 @@ PERMUTATIONS = frozenset({"permute", "transpose", "swapaxes", "movedim", "t"})
 
 _AFFINE = frozenset({"conv", "linear", "batch_norm"})
 _RESIDUAL = frozenset({"conv", "linear"})
-_ACTIVATED = _AFFINE | {"add", "sub", "mul", "div", "maximum", "minimum"}
+_ACTIVATED = _AFFINE | {"add", "sub", "rsub", "mul", "div", "maximum", "minimum"}
 
 
 @dataclass(frozen=True)
@@ -125,7 +125,9 @@ class _Fusion:
 
     def _only_user(self, operator: Operator) -> Operator | None:
         users = self.users.get(operator.name, [])
-        return users[0] if len(users) == 1 and users[0].kind != "output" else None
+        if len(users) != 1 or users[0].kind == "output" or users[0].name in self.taken:
+            return None
+        return users[0]
 
     def _affine(self, head: Operator, current: Operator, following: Operator, axis: int) -> bool:
         """Whether the follower scales and shifts the head's channels by constants."""
@@ -133,7 +135,7 @@ class _Fusion:
             return False
         if following.kind == "batch_norm":
             return axis == 1
-        if following.kind not in ("add", "sub", "mul", "div") or following.argument("alpha") not in (None, 1):
+        if following.kind not in ("add", "sub", "rsub", "mul", "div") or following.argument("alpha") not in (None, 1):
             return False
         if following.kind == "div" and following.inputs[0] != current.name:
             return False

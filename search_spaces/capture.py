@@ -15,6 +15,7 @@ from search_spaces.graph import ModelGraph
 from search_spaces.labels import IntArray, LabelPropagation
 from search_spaces.proof import prove as prove_groups
 from search_spaces.rebuild import build
+from search_spaces.tensors import NetworkTensors
 from search_spaces.trace import trace
 
 
@@ -92,6 +93,17 @@ class PrunableNetwork:
     def _place(self, labels: torch.Tensor) -> tuple[IntArray, IntArray]:
         units = self._structure.unit_ids(labels)
         return self._structure.group_of[units], self._structure.index_of[units]
+
+
+def capture_for_compiling(model: nn.Module, example_input: torch.Tensor) -> tuple[ModelGraph, NetworkTensors]:
+    """The graph of a network for the batch size of the example, its groups not proven, and its constants.
+
+    Raises:
+        InputError: torch cannot run or export the model on the example input.
+    """
+    template = trace(model, example_input)
+    structure = ChannelStructure(template, LabelPropagation(template).run())
+    return describe(structure, len(example_input)), NetworkTensors(template)
 
 
 def capture_graph(model: nn.Module, example_input: torch.Tensor) -> ModelGraph:

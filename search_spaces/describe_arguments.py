@@ -7,7 +7,7 @@ import torch
 from torch import fx
 
 from search_spaces.channels import ChannelStructure, Gather
-from search_spaces.graph import Argument, Extent, TensorInput
+from search_spaces.graph import Argument, Entries, TensorInput
 from search_spaces.labels import IntArray
 from search_spaces.template import PADS, arguments, op_name, source_of
 
@@ -47,6 +47,12 @@ def _places(structure: ChannelStructure, node: fx.Node) -> Argument:
     return tuple((int(structure.group_of[unit]), int(structure.index_of[unit])) for unit in line)
 
 
+def _entries(structure: ChannelStructure, units: IntArray) -> Entries:
+    places = [(int(structure.group_of[unit]), int(structure.index_of[unit])) for unit in units]
+    movable = tuple(place for place in places if place[0] >= 0)
+    return Entries(len(places) - len(movable), movable)
+
+
 def _line(structure: ChannelStructure, node: fx.Node, axis: int) -> IntArray:
     """[size] the unit of each entry along an axis that shrinks."""
     units = structure.unit_arrays[node]
@@ -61,7 +67,7 @@ def _bound_slice(structure: ChannelStructure, node: fx.Node, found: dict[str, Ar
     if axis is None or axis != found["dim"] or not isinstance(start, int) or not isinstance(end, int):
         return
     line = _line(structure, source, axis)
-    found["start"], found["end"] = structure.extent(line[:start]), structure.extent(line[:end])
+    found["start"], found["end"] = _entries(structure, line[:start]), _entries(structure, line[:end])
 
 
 def _bound_pad(structure: ChannelStructure, node: fx.Node, found: dict[str, Argument]) -> None:
@@ -76,7 +82,7 @@ def _bound_pad(structure: ChannelStructure, node: fx.Node, found: dict[str, Argu
     if not isinstance(before, int) or not isinstance(after, int):
         return
     line = _line(structure, node, axis)
-    ends: tuple[Extent, Extent] = structure.extent(line[:before]), structure.extent(line[len(line) - after :])
+    ends = _entries(structure, line[:before]), _entries(structure, line[len(line) - after :])
     found["pad"] = (*amounts[:place], *ends, *amounts[place + 2 :])
 
 

@@ -140,7 +140,24 @@ class TensorInput:
     index: int
 
 
-Argument = TensorInput | Extent | int | float | bool | str | None | tuple["Argument", ...]
+@dataclass(frozen=True, slots=True)
+class Entries:
+    """Stands in an operator's arguments for a number of entries along the axis that shrinks.
+
+    Attributes:
+        fixed: entries that no group can remove.
+        units: (index of the channel group, its unit) of the others.
+    """
+
+    fixed: int
+    units: tuple[tuple[int, int], ...]
+
+    def count(self, kept: Sequence[int]) -> int:
+        """Entries that are left where group i keeps kept[i] units; which ones is not known here, so the first."""
+        return self.fixed + sum(unit < kept[group] for group, unit in self.units)
+
+
+Argument = TensorInput | Entries | int | float | bool | str | None | tuple["Argument", ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,7 +177,7 @@ class Operator:
         channel_params: parameters for each entry of that axis that no `LayerSpec` counts (2 for batch norm).
         fixed_params: other parameters that no `LayerSpec` counts.
         target: ATen's operator with its overload ("max_pool2d.default"); "" where a module or none is called.
-        arguments: its arguments by name, defaults filled in. Bounds along the axis that shrinks are `Extent`s. Those of
+        arguments: its arguments by name, defaults filled in. Bounds along the axis that shrinks are `Entries`. Those of
             a "channel_gather" are "index" (for each channel of the whole network which channel of its input it is, -1
             for zeros), and for "source" and "result" the (group, unit) of each channel, group -1 where it stays.
         batched: whether its first dimension is the batch.

@@ -20,8 +20,9 @@ PADS = ("pad", "constant_pad_nd")
 class Template:
     """A network in eval mode whose layers are modules and whose other operators are functional ATen operators.
 
-    Node metadata: "shape" (of the trace), "sizes" (the same, in terms of the batch) and "dtype"; "batched", whether dimension 0 is the batch; "items", the shapes
-    where a node has several outputs; "where", the module whose code it is; "fed", whether it depends on the input.
+    Node metadata: "shape" (of the trace), "sizes" (the same, in terms of the batch) and "dtype"; "batched", whether
+    dimension 0 is the batch; "items", the shapes where a node has several outputs; "where", the module whose code it
+    is; "fed", whether it depends on the input.
 
     Attributes:
         graph: the operators; each layer a `call_module` node.

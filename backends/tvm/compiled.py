@@ -1,52 +1,83 @@
 """From a torch module to machine code."""
 
-import copy
 import os
 import sys
 import tempfile
-import warnings
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 import tvm
+import tvm_ffi
 from torch import nn
 from tvm import relax
-from tvm.relax.frontend.torch import from_exported_program
 
+from backends.tvm.emit import emit
 from backends.tvm.library import FloatArray, callable_network
-from backends.tvm.lower import Lowering
-from backends.tvm.rules import RULES
+from backends.tvm.lowering.plan import Call, plan
+from backends.tvm.lowering.rest import lower_rest
+from backends.tvm.lowering.rules import RULES
 from backends.tvm.target import Cpu, cpu_for
+from search_spaces.capture import capture_for_compiling
 from search_spaces.errors import InputError, TrimtabError
+from search_spaces.graph import ModelGraph
+
+_RECURRENT = {"lstm", "gru", "rnn_tanh", "rnn_relu"}
+
+
+@dataclass(frozen=True)
+class LoweredModel:
+    """A network as a Relax module of scheduled kernels.
+
+    Attributes:
+        module: its only entry is `main`.
+        cpu: the processor it is made for.
+        recipes: of the kernels called, in order.
+        structures: structural hash of each kernel's function, by recipe.
+        operators: calls of kernels, by kind.
+        fallbacks: operators without a rule of Trimtab's, by kind; they are tuned by MetaSchedule.
+    """
+
+    module: tvm.IRModule
+    cpu: Cpu
+    recipes: tuple[str, ...]
+    structures: Mapping[str, str]
+    operators: Mapping[str, int]
+    fallbacks: Mapping[str, int]
 
 
 class CompiledModel:
     """A network in machine code, for one shape of input.
 
     Attributes:
-        cpu: the processor it is made for.
+        lowered: what it was made of.
         input_shape: of the input, batch included.
-        operators: calls of Trimtab's kernels, by kind.
-        fallbacks: calls of TVM's own code, which is not tuned for anything, by operator name; empty is as it should be.
     """
 
-    def __init__(
-        self,
-        executable: Any,
-        cpu: Cpu,
-        input_shape: tuple[int, ...],
-        operators: Mapping[str, int],
-        fallbacks: Mapping[str, int],
-    ) -> None:
-        self.cpu = cpu
+    def __init__(self, executable: Any, lowered: LoweredModel, input_shape: tuple[int, ...]) -> None:
+        self.lowered = lowered
         self.input_shape = input_shape
-        self.operators = dict(operators)
-        self.fallbacks = dict(fallbacks)
         self._executable = executable
         self._machine: Any | None = None
+
+    @property
+    def cpu(self) -> Cpu:
+        """The processor it is made for."""
+        return self.lowered.cpu
+
+    @property
+    def operators(self) -> Mapping[str, int]:
+        """Calls of kernels, by kind."""
+        return self.lowered.operators
+
+    @property
+    def fallbacks(self) -> Mapping[str, int]:
+        """Operators without a rule of Trimtab's, by kind; empty is as it should be."""
+        return self.lowered.fallbacks
 
     def run(self, x: FloatArray) -> FloatArray:
         """The network's output for an input of the shape it was compiled for; InputError for any other."""
@@ -65,7 +96,7 @@ class CompiledModel:
 def compile_module(
     module: nn.Module, example_input: torch.Tensor, *, threads: int = 1, mcpu: str | None = None
 ) -> CompiledModel:
-    """Compiles a network in evaluation mode, without any tuning and always to the same code.
+    """Compiles a network in evaluation mode, always to the same code.
 
     Args:
         module: the network; a copy is compiled, batch norms folded into the operators before them.
@@ -74,37 +105,54 @@ def compile_module(
         mcpu: LLVM's name of the processor, this machine's by default.
 
     Raises:
-        InputError: where torch.export cannot trace the module, or TVM cannot read what it traced.
+        InputError: where torch cannot export the module, or it has an operator that cannot be compiled.
         TrimtabError: where TVM fails to compile it.
     """
-    lowered, lowering = lower_module(module, example_input, cpu_for(mcpu, threads))
+    lowered = lower_module(module, example_input, cpu_for(mcpu, threads))
     try:
-        executable = tvm.compile(lowered, target=lowering.cpu.target)
+        executable = tvm.compile(lowered.module, target=lowered.cpu.target)
     except Exception as error:  # TVM raises many types
         raise TrimtabError(f"TVM cannot compile the network: {_first_line(error)}") from error
-    return CompiledModel(executable, lowering.cpu, tuple(example_input.shape), lowering.operators, lowering.fallbacks)
+    return CompiledModel(executable, lowered, tuple(example_input.shape))
 
 
-def lower_module(module: nn.Module, example_input: torch.Tensor, cpu: Cpu) -> tuple[Any, Lowering]:
-    """The network as a Relax module of scheduled kernels, and the walk that made it. Raises as `compile_module`."""
+def lower_module(module: nn.Module, example_input: torch.Tensor, cpu: Cpu) -> LoweredModel:
+    """The network as a Relax module of scheduled kernels. Raises as `compile_module`."""
     if example_input.dtype != torch.float32:
         raise InputError(f"the example input must be float32, not {example_input.dtype}; convert it")
-    evaluated = copy.deepcopy(module).eval()
+    graph, tensors = capture_for_compiling(module, example_input)
+    if reasons := unsupported(graph):
+        raise InputError(f"the network cannot be compiled by TVM: {reasons[0]}")
     try:
-        with torch.no_grad(), warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)  # torch's, about its own tree utilities
-            program = torch.export.export(evaluated, (example_input,))
-            imported = from_exported_program(program, unwrap_unit_return_tuple=True)
-    except Exception as error:  # whatever a user's module and two importers raise
-        raise InputError(f"the network cannot be exported for TVM: {_first_line(error)}") from error
-    if isinstance(imported["main"].ret_ty, relax.TupleType):
-        raise InputError("the network must give one tensor, not several; wrap it in a module that chooses one")
-    tidy = tvm.transform.Sequential([relax.transform.CanonicalizeBindings(), relax.transform.DeadCodeElimination()])
-    lowering = Lowering(tidy(imported), cpu, RULES)
-    try:
-        return lowering.run(), lowering
+        planner, given, output = plan(graph, cpu, RULES, lower_rest, len(example_input))
+        code, functions = emit(planner, given, output, tensors, cpu)
+    except TrimtabError:
+        raise
     except Exception as error:  # TVM raises many types
         raise TrimtabError(f"TVM cannot schedule the network: {_first_line(error)}") from error
+    called = [step.kernel for step in planner.steps if isinstance(step, Call)]
+    return LoweredModel(
+        code,
+        cpu,
+        tuple(kernel.recipe for kernel in called),
+        {kernel.recipe: structure_of(code[name]) for kernel, name in functions.items()},
+        Counter(kernel.kind for kernel in called),
+        Counter(planner.fallbacks),
+    )
+
+
+def unsupported(graph: ModelGraph) -> tuple[str, ...]:
+    """Reasons why a network cannot be compiled; empty where none is known from its graph."""
+    return tuple(
+        f"operator {operator.name!r} is recurrent ({operator.kind}): this release of TVM computes it wrongly"
+        for operator in graph.full_operators
+        if operator.kind in _RECURRENT
+    )
+
+
+def structure_of(function: Any) -> str:
+    """Structural hash of a function, whatever its name, in hexadecimal digits."""
+    return f"{tvm_ffi.structural_hash(function.without_attr('global_symbol')) & (2**64 - 1):016x}"
 
 
 def _first_line(error: BaseException) -> str:

@@ -114,7 +114,7 @@ class Untraceable(nn.Module):
 
 
 def test_a_network_that_cannot_be_exported_is_bad_input():
-    with pytest.raises(InputError, match=r"^the network cannot be exported for TVM: \S.*$"):
+    with pytest.raises(InputError, match=r"^torch.export cannot capture the model: \S.*$"):
         compile_module(Untraceable(), torch.zeros(1, 3))
 
 
@@ -126,7 +126,7 @@ class Several(nn.Module):
 @pytest.mark.parametrize(
     ("module", "example", "message"),
     [
-        (Several(), torch.zeros(1, 3), "must give one tensor"),
+        (Several(), torch.zeros(1, 3), "gives one tensor"),
         (nn.Linear(3, 3).double(), torch.zeros(1, 3, dtype=torch.float64), "must be float32, not torch.float64"),
     ],
 )
@@ -142,7 +142,7 @@ def test_another_shape_of_input_is_refused():
 
 
 def test_a_network_that_tvm_fails_on_is_named_an_error(monkeypatch):
-    monkeypatch.setattr("backends.tvm.conv.choose_tile", lambda *_: 1 / 0)
+    monkeypatch.setattr("backends.tvm.kernels.convolution.choose_covering_tile", lambda *_: 1 / 0)
     with pytest.raises(TrimtabError, match="ZeroDivisionError"):
         compile_module(nn.Conv2d(3, 4, 3), torch.zeros(1, 3, 8, 8))
 

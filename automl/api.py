@@ -60,8 +60,6 @@ def start(config: Config, out: Path, progress: Progress) -> RunResult:
     from automl.problem import Problem
 
     RunDirectory.check_free(out)
-    if config.latency_budget:
-        progress.stage("Latency table: the whole network and the cheapest policy")
     with local_prices(config, progress.operators) as prices:
         problem = Problem.outline(config, prices=prices)
     progress.say(f"Trimtab: {config.model.name} on {config.data.name}")

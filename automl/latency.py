@@ -37,9 +37,11 @@ def open_prices(measure: MeasureSection) -> Iterator[OperatorPrices]:
         InputError: the config measures nothing.
         TrimtabError: the table cannot be opened.
     """
+    engine = _engine(measure)
+
     from backends.table_backend import open_prices as opened
 
-    with opened(_engine(measure), threads=measure.threads) as prices:
+    with opened(engine, threads=measure.threads) as prices:
         yield prices
 
 
@@ -54,9 +56,11 @@ def table_backend(measure: MeasureSection, graph: ModelGraph, prices: Latencies)
     Raises:
         InputError: the config measures nothing, or the network has operators that the backend cannot run.
     """
+    engine = _engine(measure)
+
     from backends.table_backend import TableBackend
 
-    backend = TableBackend(_engine(measure), graph, prices, threads=measure.threads)
+    backend = TableBackend(engine, graph, prices, threads=measure.threads)
     backend.require(graph)
     return backend
 

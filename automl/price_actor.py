@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from pathlib import Path
 from time import time_ns
 from typing import Any
@@ -10,10 +10,10 @@ from typing import Any
 import ray
 from ray.exceptions import RayActorError, RayError
 
-from automl.config import MeasureSection
 from automl.dispatcher import last_line, ray_get
 from automl.errors import RunStoppedError, TrimtabError
-from automl.latency import EstimatedPrices, open_prices
+from automl.latency import EstimatedPrices
+from backends.operator_prices import OperatorPrices
 from backends.recipes import Recipe
 
 BATCH = 8
@@ -32,14 +32,16 @@ class PriceActor:
     """Owns the table of a run.
 
     Args:
-        measure: which backend, on how many threads; whether operators may be estimated.
-        estimates: where estimates are written down.
+        opened: opens the table.
+        estimates: where estimates are written down; None where everything is measured.
     """
 
-    def __init__(self, measure: MeasureSection, estimates: Path) -> None:
+    def __init__(
+        self, opened: Callable[[], AbstractContextManager[OperatorPrices]], estimates: Path | None = None
+    ) -> None:
         self._stack = ExitStack()
-        self._prices = self._stack.enter_context(open_prices(measure))
-        self._estimated = EstimatedPrices(self._prices, estimates) if measure.estimate_missing else None
+        self._prices = self._stack.enter_context(opened())
+        self._estimated = None if estimates is None else EstimatedPrices(self._prices, estimates)
         self._stopping = False
 
     async def latencies(self, recipes: Sequence[Recipe]) -> dict[str, float]:
@@ -96,12 +98,14 @@ class RemotePrices:
 
 
 @contextmanager
-def price_actor(measure: MeasureSection, estimates: Path) -> Iterator[Any]:
+def price_actor(
+    opened: Callable[[], AbstractContextManager[OperatorPrices]], estimates: Path | None = None
+) -> Iterator[Any]:
     """A run's `PriceActor`. It takes no CPU slot: while it measures, the evaluators wait for the machine's lease."""
     remote: Any = ray.remote(PriceActor)
     actor = remote.options(
         name=f"prices-{time_ns()}", num_cpus=0, max_concurrency=1000, max_restarts=-1, max_task_retries=RETRIES
-    ).remote(measure, estimates)
+    ).remote(opened, estimates)
     try:
         yield actor
     finally:

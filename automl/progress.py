@@ -79,7 +79,7 @@ class Progress:
 
     def operators(self, done: int, total: int, left_s: float) -> None:
         """So many of the operators that the latency table lacks have been measured."""
-        self.update("measuring operators", done, total, f"{left_s:.0f} s left" if done < total else "")
+        self.update("operators of the latency table", done, total, f"{left_s:.0f} s left" if done < total else "")
 
     def epoch(self, task: str, report: "EpochReport") -> None:
         """A network has been trained for another epoch."""

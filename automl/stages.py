@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from math import inf
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import safetensors.torch
 
 from automl.errors import TrimtabError
 from automl.finalists import Compiled, Finalist, choose, measure_all, read_progress
-from automl.latency import table_backend
+from automl.latency import open_prices, table_backend
 from automl.pricing import price
 from automl.problem import Problem, example_input
 from automl.progress import Progress
@@ -122,7 +123,9 @@ class Run:
         from automl.orchestration import ask
         from automl.price_actor import price_actor
 
-        with price_actor(self.problem.config.measure, self.directory.estimates_file) as prices:
+        measure = self.problem.config.measure
+        estimates = self.directory.estimates_file if measure.estimate_missing else None
+        with price_actor(partial(open_prices, measure), estimates) as prices:
             error = ask(prices.estimation_error.remote(), self.stop)
             if error is not None:
                 self.progress.say(f"Operators that the latency table lacks are estimated, {error:.1%} off on average")

@@ -97,6 +97,8 @@ def snapshot(folder: Path) -> dict[str, bytes | None]:
         (["space.protect=[nothing*]"], "nothing*"),
         (["space.lower_bound=1.0"], "nothing is left to prune"),
         (["metric=topfive"], "topfive"),
+        (["budget={metric: latency_s, ratio: 0.5}", "measure.backend=none"], "a budget in latency_s needs a backend"),
+        (["budget={metric: latency_s, ratio: 0.5}", "search.algorithm=ddgp"], "did you mean 'ddpg'"),  # not measured
         (["metric=broken_module:Missing"], "Missing"),
     ],
 )
@@ -130,6 +132,9 @@ def refused(capsys: pytest.CaptureFixture[str], said: str) -> None:
         (["search", "config.yaml", "--out", "folder"], "not empty"),
         (["layers", "none.yaml"], "No such file"),
         (["layers", "config.yaml", "--set", "model.name=lenet6"], "did you mean"),
+        (["profile", "none.yaml"], "No such file"),
+        (["profile", "config.yaml", "--set", "measure.backend=none"], "latencies need a backend that measures"),
+        (["profile", "config.yaml", "--set", "space.protect=[nothing*]"], "nothing*"),
         (["resume", "folder"], "is no run directory"),
         (["resume", "none"], "is no run directory"),
         (["status", "folder"], "is no run directory"),

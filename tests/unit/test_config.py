@@ -61,7 +61,7 @@ def test_paths_are_relative_to_the_config_file(tmp_path: Path, monkeypatch: pyte
         ("budget.ratio=.nan", "budget.ratio: should be a finite number, got nan"),
         ("budget.limit=1000", "exactly one of 'ratio' and 'limit'"),
         ("budget.metric=mac", "a budget is one of macs, params, weight_bytes, latency_s, got 'mac'; did you mean"),
-        ("measure={backend: none}\nbudget.metric=latency_s", "needs a backend that measures, got measure.backend 'none'"),
+        ("measure={backend: none}\nbudget.metric=latency_s", "a backend that measures, got measure.backend 'none'"),
         ("search={faithful: true}\nbudget.metric=latency_s", "search.faithful bounds MACs as published, not latency"),
         ("search={reward: accuracy_latency}", "set budget.metric to latency_s"),
         ("measure.margin=1.0", "measure.margin: should be less than 1, got 1.0"),

@@ -10,6 +10,7 @@ from automl.search import make_searcher
 from automl.search.base import Searcher
 from automl.search_loop import FAILURES_IN_A_ROW, SearchFailedError, read_snapshot, run_search
 from automl.testing.problems import AdditiveEvaluator, conv_chain
+from backends.operator_prices import RefusedOperatorError
 from search_spaces.objective import Constraint, Evaluation
 from search_spaces.policy import CompressionPolicy
 from search_spaces.space import SearchSpace
@@ -147,3 +148,41 @@ def test_a_damaged_snapshot_is_refused_in_one_line() -> None:
         with pytest.raises(InputError, match="damaged") as refusal:
             read_snapshot(record.snapshot[:length])
         assert "\n" not in str(refusal.value)
+
+
+class Unpriced(Searcher):
+    """A searcher whose proposal cannot be priced, half way through it: its generator has moved on by then."""
+
+    def __init__(self, searcher: Searcher, at: int, error: Exception) -> None:
+        self.searcher, self.left, self.error = searcher, at, error
+        self.tell, self.state, self.restore = searcher.tell, searcher.state, searcher.restore  # type: ignore[method-assign]
+
+    def ask(self) -> CompressionPolicy:
+        self.left -= 1
+        policy = self.searcher.ask()
+        if self.left < 0:
+            raise self.error
+        return policy
+
+    def tell(self, policy: CompressionPolicy, evaluation: Evaluation) -> float | None: ...
+    def state(self) -> Any: ...
+    def restore(self, arrays: Any, values: Any) -> None: ...
+
+
+@pytest.mark.parametrize(
+    "error",
+    [RunStoppedError("stopped"), RefusedOperatorError("conv2d", "conv2d(...)", ["it crashed", "it crashed"])],
+    ids=["stopped", "refused"],
+)
+@pytest.mark.parametrize("at", [0, 7, 20])
+@pytest.mark.parametrize("name", ["random", "ddpg"])
+def test_ended_half_way_through_a_proposal_and_resumed_equals_uninterrupted(
+    name: str, at: int, error: Exception
+) -> None:
+    whole = run(name, Record())
+    record = Record()
+    with pytest.raises(type(error)):
+        run_search(Unpriced(searcher(name), at, error), record, evaluations=TOTAL, lag=3, snapshot_every=5)
+    assert len(record.policies) == at
+    run(name, record)
+    assert record.contents() == whole.contents()

@@ -113,6 +113,7 @@ def relative_error(output: npt.NDArray[Any], expected: npt.NDArray[Any]) -> floa
     """max|output - expected| / max|expected|; infinite where shapes differ or a value is not finite."""
     if output.shape != expected.shape or not np.isfinite(output).all():
         return float("inf")
+    output, expected = output.astype(np.float64), expected.astype(np.float64)  # truth values cannot be subtracted
     scale = float(np.abs(expected).max(initial=0.0))
     return float(np.abs(output - expected).max(initial=0.0)) / (scale or 1.0)
 

@@ -38,7 +38,8 @@ class OperatorTimer:
         engine: "module:Class" of what runs operators (see `backends.operator_worker.Engine`).
         options: keyword arguments of the engine, beside `threads`; they are pickled.
         threads: threads that an operator may use.
-        timeout_s: after which compiling and checking, or timing, is given up.
+        timeout_s: after which compiling and checking, or timing, is given up; a recipe that is tuned first adds its own
+            `tuning_s` once.
         recycle_after: operators after which the process is replaced.
         memory_bytes: resident memory beyond which it is.
     """
@@ -75,7 +76,8 @@ class OperatorTimer:
             self._asked += 1
             reusable = False
             try:
-                process.ask(Prepare(recipe, self._timeout_s), self._timeout_s)
+                limit_s = self._timeout_s + float(getattr(recipe, "tuning_s", 0.0))
+                process.ask(Prepare(recipe, limit_s), limit_s)
                 with exclusive_lease():
                     timing: Timing = process.ask(Time(self._timeout_s), self._timeout_s)
                 reusable = True

@@ -12,6 +12,7 @@ from tvm import relax
 from backends.measuring import relative_error
 from backends.operator_worker import Prepared
 from backends.tvm.kernels.base import Kernel
+from backends.tvm.stock import StockOperator, inline_into
 from backends.tvm.target import cpu_for
 
 Array = npt.NDArray[Any]
@@ -36,25 +37,28 @@ class TvmEngine:
     def __init__(self, threads: int = 1, mcpu: str | None = None) -> None:
         self._cpu = cpu_for(mcpu, threads)
 
-    def prepare(self, recipe: Kernel) -> Prepared:
+    def prepare(self, recipe: Kernel | StockOperator) -> Prepared:
         """Compiles the kernel into a function that calls it several times in a row, and checks what the last one gives.
+
+        An operator of TVM's own is tuned first where it is new.
 
         Raises whatever TVM raises where it cannot compile it.
         """
         operands = recipe.example_operands(self._cpu, np.random.default_rng(0))
-        function = recipe.build(self._cpu)
-        module, calls = self._in_a_row(recipe, function, operands)
+        code = recipe.build_module(self._cpu) if isinstance(recipe, StockOperator) else recipe.build(self._cpu)
+        module, calls = self._in_a_row(recipe, code, operands)
         machine = relax.VirtualMachine(tvm.compile(module, target=self._cpu.target), tvm.cpu())
         main, source = machine["main"], tvm.runtime.tensor(operands[0], tvm.cpu())
         error = relative_error(main(source).numpy(), recipe.reference(operands))
-        return Prepared(lambda: main(source), calls, error, structure_of(function))
+        return Prepared(lambda: main(source), calls, error, structure_of(code))
 
-    def _in_a_row(self, kernel: Kernel, function: Any, operands: Sequence[Array]) -> tuple[Any, int]:
+    def _in_a_row(self, kernel: Kernel | StockOperator, code: Any, operands: Sequence[Array]) -> tuple[Any, int]:
         """A module whose `main` takes the first operand and calls the kernel, the last time with just these operands;
         and the number of calls. The others are constants, as in a network: parameters are checked at each entry."""
         source = relax.Var("source", relax.TensorType(operands[0].shape, str(operands[0].dtype)))
         arguments = [source, *map(relax.const, operands[1:])]
-        names = [operand.op.name for operand in kernel.declare(self._cpu)[:-1]]
+        declared = [] if isinstance(kernel, StockOperator) else kernel.declare(self._cpu)[:-1]
+        names = [operand.op.name for operand in declared]
         turns, most = [arguments], _CALLS if kernel.work < _LONG_WORK else _FEW_CALLS
         if "weight" in names:
             at = names.index("weight")
@@ -63,12 +67,15 @@ class TvmEngine:
             turns += [[*arguments[:at], other, *arguments[at + 1 :]] for other in others]  # would be stored once
         calls = most // len(turns) * len(turns)
         builder = relax.BlockBuilder()
-        name, output = builder.add_func(function, kernel.kind), relax.TensorType(kernel.output_shape, "float32")
+        name = builder.add_func(code, kernel.kind) if isinstance(kernel, Kernel) else None
+        output = relax.TensorType(kernel.output_shape, "float32")
         # Nothing uses what the first calls give. They run all the same: no pass of TVM's build removes a call.
         with builder.function("main", [source]):
             with builder.dataflow():
                 given = [
-                    builder.emit(relax.call_tir(name, turns[call % len(turns)], output))
+                    inline_into(builder, code, turns[call % len(turns)])
+                    if name is None
+                    else builder.emit(relax.call_tir(name, turns[call % len(turns)], output))
                     for call in reversed(range(calls))
                 ]
                 last = builder.emit_output(given[-1])
@@ -89,6 +96,6 @@ def copies_of_weight(size: int, most: int) -> int:
     return max(1, min(filling, _MOST_BYTES // size))
 
 
-def structure_of(function: Any) -> str:
-    """Hash of a scheduled function, whatever its name: the same for the same code in every process."""
-    return f"{tvm_ffi.structural_hash(function.without_attr('global_symbol')) & (1 << 64) - 1:016x}"
+def structure_of(code: Any) -> str:
+    """Hash of a scheduled function or of a module of them, whatever its name; the same in every process."""
+    return f"{tvm_ffi.structural_hash(code.without_attr('global_symbol')) & (1 << 64) - 1:016x}"

@@ -17,7 +17,7 @@ from tvm import relax
 from tvm.tirx import PrimFunc
 
 from backends.tvm.target import Cpu
-from backends.tvm.tuning import TRIALS, imported_program, tuned_functions
+from backends.tvm.tuning import TRIALS, TUNING_TIMEOUT_S, imported_program, tuned_functions
 from search_spaces.errors import TrimtabError
 from search_spaces.graph import Argument, TensorInput
 
@@ -50,6 +50,8 @@ class StockOperator:
     item: int | None = None
 
     kind: ClassVar[str] = "stock"
+    tuning_s: ClassVar[float] = 2 * TUNING_TIMEOUT_S
+    """How much longer than other recipes it may take to be made ready: MetaSchedule tunes it first."""
 
     @property
     def recipe(self) -> str:

@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 import torch
 import tvm
@@ -262,7 +261,7 @@ def _verify(process: TuningProcess, module: Any, cpu: Cpu, name: str, example: E
             reason = str(error)
     if output is None:
         raise TrimtabError(f"{name} cannot be run as TVM compiles it: {reason}; {_REMEDY}")
-    difference = relative_error(output.astype(np.float64), expected.astype(np.float64))
+    difference = relative_error(output, expected)
     if difference > TOLERANCE:
         raise TrimtabError(
             f"TVM computes {name} wrongly: relative error {difference:.3g} against torch, at most {TOLERANCE:g} "

@@ -5,7 +5,7 @@ import pickle
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +19,12 @@ from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 from tvm import relax
 
+from backends.operator_timing import OperatorTimer
 from backends.tvm import tuning_search
+from backends.tvm.operator_engine import TvmEngine
 from backends.tvm.stock import StockOperator, inline_into
 from backends.tvm.target import cpu_for
+from backends.tvm.tuning import TRIALS as TUNED_TRIALS
 from backends.tvm.tuning import compile_tuned, fused, identity, records_for, tuned_functions
 from backends.tvm.tuning_worker import TuningFailure, TuningProcess
 from search_spaces.errors import TrimtabError
@@ -119,6 +122,23 @@ def test_tuned_once_and_the_same_ever_after(monkeypatch: pytest.MonkeyPatch) -> 
     assert tvm_ffi.structural_equal(first, GROUP_NORM.build_module(CPU, trials=TRIALS))
     with pytest.raises(AssertionError, match="asked for search"):
         GROUP_NORM.build_module(CPU, trials=TRIALS + 1)
+
+
+def test_it_is_timed_like_a_kernel() -> None:
+    GROUP_NORM.build_module(CPU, trials=TRIALS)
+    records, function = records_for(CPU), _identity(GROUP_NORM)
+    known = records.find(function, TRIALS)
+    assert known is not None
+    records.publish(replace(known, trials=TUNED_TRIALS))  # as if it had taken that many
+    prepared = TvmEngine().prepare(GROUP_NORM)
+    assert prepared.error < 1e-5
+    assert prepared.calls > 1
+    prepared.call()
+    assert prepared.structure == TvmEngine().prepare(GROUP_NORM).structure
+    with OperatorTimer("backends.tvm.operator_engine:TvmEngine") as timer:
+        timing = timer.measure(GROUP_NORM)
+    assert timing.structure == prepared.structure
+    assert timing.latency_s > 0
 
 
 @pytest.mark.slow

@@ -99,11 +99,8 @@ class Attention(loops.WrittenKernel):
         cover = loops.Cover(self.query[3], min(self.query[3], lanes))
         threads = worth_threads(self.work, cpu)
         with loops.spread(self.query[0] * self.heads * cover.count, threads) as index:
-            tile, head, n = (
-                index % cover.count,
-                index // cover.count % self.heads,
-                index // (cover.count * self.heads),
-            )
+            n, head = index // (cover.count * self.heads), index // cover.count % self.heads
+            tile = index % cover.count
             start = cover.start(tile)
             first = [block + head * per_head for block in self.first]
 

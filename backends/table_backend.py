@@ -1,0 +1,252 @@
+"""Networks priced by a table of measured operators: what a policy's network takes on this device, in microseconds of
+arithmetic.
+
+The operators of a network under a policy follow from its graph alone. Each is measured once on the device, and the
+network costs the sum.
+"""
+
+import hashlib
+import importlib.metadata
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Protocol
+
+from backends.base import HardwareBackend, HardwareCost
+from backends.counting import CountingBackend
+from backends.latency_entries import DeviceKey
+from backends.latency_table import LatencyTable, default_table_path
+from backends.measuring import cpu_name
+from backends.operator_prices import OperatorPrices
+from backends.operator_timing import OperatorTimer
+from backends.recipes import Recipe
+from search_spaces.errors import InputError, did_you_mean
+from search_spaces.graph import ModelGraph
+
+_PACKAGE = Path(__file__).resolve().parent
+
+
+class Part(Protocol):
+    """What one fused operator of a network became; equal ones are one object."""
+
+    price: float | None
+    """Free for the backend: seconds, None until they are known."""
+
+    @property
+    def name(self) -> str:
+        """Of its layer, or of the operator where it has none."""
+
+    @property
+    def kernels(self) -> Sequence[Recipe]:
+        """What computes it."""
+
+
+class NetworkParts(Protocol):
+    """The operators of a network under any policy, by arithmetic alone."""
+
+    def parts(self, kept: Sequence[int]) -> Sequence[Part]:
+        """In the order of execution, where channel group i keeps kept[i] units."""
+
+
+class Latencies(Protocol):
+    """Whoever knows what operators take, such as `OperatorPrices`."""
+
+    def latencies(self, recipes: Sequence[Recipe]) -> Mapping[str, float]:
+        """Seconds by recipe text; RefusedOperatorError where one cannot be measured."""
+
+
+@dataclass(frozen=True)
+class Engine:
+    """What runs networks on a device, and how its operators are told apart and timed.
+
+    Attributes:
+        timer: "module:Class" of what runs single operators in the measuring process.
+        packages: distributions on whose versions latencies depend.
+        sources: files and folders beside this one that turn a recipe into code, or time it.
+        parts: of a network, for so many threads.
+        target: what code is compiled for.
+        unsupported: reasons why a network cannot be priced.
+    """
+
+    timer: str
+    packages: tuple[str, ...]
+    sources: tuple[str, ...]
+    parts: Callable[[ModelGraph, int], NetworkParts]
+    target: Callable[[], str]
+    unsupported: Callable[[ModelGraph], Sequence[str]]
+
+    def device(self, name: str, threads: int) -> DeviceKey:
+        """This machine, as the key of its table."""
+        versions = ",".join(f"{package}={importlib.metadata.version(package)}" for package in self.packages)
+        return DeviceKey(name, cpu_name(), self.target(), threads, versions, _digest_of(self.sources))
+
+
+class TableBackend(HardwareBackend):
+    """The sum of a network's operators in the latency table of one engine on this machine.
+
+    Args:
+        engine: one of `ENGINES`.
+        graph: the uncompressed network.
+        prices: knows the operators, and measures those that are missing.
+        threads: the engine may use.
+
+    Raises:
+        InputError: an engine that is not known.
+    """
+
+    def __init__(self, engine: str, graph: ModelGraph, prices: Latencies, *, threads: int = 1) -> None:
+        self.name = engine
+        self._engine = find_engine(engine)
+        self._graph = graph
+        self._prices = prices
+        self._threads = threads
+        self._parts: NetworkParts | None = None
+
+    def supports(self, graph: ModelGraph) -> tuple[str, ...]:
+        """Reasons why this backend cannot price the graph; empty where it can."""
+        if graph.digest != self._graph.digest:
+            return (
+                f"the backend prices policies of one network (digest {self._graph.digest[:12]}), and this is another "
+                f"(digest {graph.digest[:12]})",
+            )
+        return tuple(self._engine.unsupported(graph))
+
+    def require(self, graph: ModelGraph) -> None:
+        """InputError with the first reason why the graph cannot be priced, where there is one."""
+        if reasons := self.supports(graph):
+            raise InputError(f"backend {self.name!r} cannot price the network: {reasons[0]}")
+
+    def recipes(self, kept: Sequence[int]) -> list[Recipe]:
+        """The operators of the network where group i keeps kept[i] units, as often as they are called."""
+        return [kernel for part in self._network.parts(kept) for kernel in part.kernels]
+
+    def price(self, kept: Sequence[int]) -> float:
+        """Seconds of the network where group i keeps kept[i] units.
+
+        Raises:
+            RefusedOperatorError: one of its operators cannot be measured.
+        """
+        return sum(price for _, price in self._priced(kept))
+
+    def estimate(self, graph: ModelGraph) -> HardwareCost:
+        """Counts and latency of the graph, each layer's share in seconds.
+
+        Raises:
+            InputError: the graph is another network's.
+            RefusedOperatorError: one of its operators cannot be measured.
+        """
+        self.require(graph)
+        shares: dict[str, float] = {}
+        total = 0.0
+        for name, price in self._priced(graph.kept):
+            shares[name] = shares.get(name, 0.0) + price
+            total += price
+        counted = CountingBackend().estimate(graph)
+        return replace(counted, latency_s=total, by_layer=shares, measured=True, backend=self.name)
+
+    @property
+    def _network(self) -> NetworkParts:
+        if self._parts is None:
+            self._parts = self._engine.parts(self._graph, self._threads)
+        return self._parts
+
+    def _priced(self, kept: Sequence[int]) -> list[tuple[str, float]]:
+        parts = self._network.parts(kept)
+        new = [part for part in parts if part.price is None]
+        if new:
+            known = self._prices.latencies([kernel for part in new for kernel in part.kernels])
+            for part in new:
+                part.price = sum(known[kernel.recipe] for kernel in part.kernels)
+        return [(part.name, part.price or 0.0) for part in parts]
+
+
+@contextmanager
+def open_prices(engine: str, *, threads: int = 1) -> Iterator[OperatorPrices]:
+    """The engine's table on this machine, with what measures what is missing in it.
+
+    Raises:
+        InputError: an engine that is not known.
+        TrimtabError: the table can be neither opened nor mended.
+    """
+    found = find_engine(engine)
+    device = found.device(engine, threads)
+    with (
+        LatencyTable(default_table_path(device), device) as table,
+        OperatorTimer(found.timer, threads=threads) as timer,
+    ):
+        yield OperatorPrices(table, timer)
+
+
+def find_engine(name: str) -> Engine:
+    """The engine of that name; InputError where there is none with a table of operators."""
+    if name not in ENGINES:
+        raise InputError(
+            f"there is no table of operators for {name!r}{did_you_mean(name, ENGINES)}; one of {', '.join(ENGINES)} has"
+        )
+    return ENGINES[name]
+
+
+def _tvm_parts(graph: ModelGraph, threads: int) -> NetworkParts:
+    from backends.tvm.network_recipes import NetworkRecipes
+    from backends.tvm.target import cpu_for
+
+    return NetworkRecipes(graph, cpu_for(threads=threads))
+
+
+def _tvm_target() -> str:
+    from backends.tvm.target import cpu_for
+
+    return cpu_for().mcpu
+
+
+def _tvm_unsupported(graph: ModelGraph) -> Sequence[str]:
+    from backends.tvm.compiled import unsupported
+
+    return unsupported(graph)
+
+
+def _torch_parts(graph: ModelGraph, threads: int) -> NetworkParts:
+    from backends.torch_operators import TorchRecipes
+
+    return TorchRecipes(graph)
+
+
+def _digest_of(sources: Sequence[str]) -> str:
+    """Digest of all Python files among the sources."""
+    digest = hashlib.sha256()
+    for path in (path for name in sources for path in sorted([_PACKAGE / name, *(_PACKAGE / name).rglob("*.py")])):
+        if path.is_dir():
+            continue
+        digest.update(f"{path.relative_to(_PACKAGE).as_posix()}\n".encode() + path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+_TIMING = ("operator_worker.py",)
+ENGINES: Mapping[str, Engine] = {
+    "tvm": Engine(
+        timer="backends.tvm.operator_engine:TvmEngine",
+        packages=("apache-tvm",),
+        sources=("tvm/kernels", "tvm/target.py", "tvm/operator_engine.py", "tvm/stock.py", *_TIMING),
+        parts=_tvm_parts,
+        target=_tvm_target,
+        unsupported=_tvm_unsupported,
+    ),
+    "onnxruntime": Engine(
+        timer="backends.onnxruntime_operators:OnnxRuntimeEngine",
+        packages=("onnxruntime",),
+        sources=("torch_operators.py", "onnxruntime_operators.py", *_TIMING),
+        parts=_torch_parts,
+        target=lambda: "cpu",
+        unsupported=lambda _: (),
+    ),
+    "torch": Engine(
+        timer="backends.torch_engines:TorchEngine",
+        packages=("torch",),
+        sources=("torch_operators.py", "torch_engines.py", *_TIMING),
+        parts=_torch_parts,
+        target=lambda: "cpu",
+        unsupported=lambda _: (),
+    ),
+}
+"""Engines with a table of operators."""

@@ -170,21 +170,19 @@ class Softmax(PerPixel):
         return {"source": self.source}
 
     def result(self, pixels: Pixels, x: Number, factors: Sequence[Any]) -> Number:
-        """Maximum, sum, result; the exponentials are computed twice rather than kept."""
+        """Maximum, exponentials, their sum, result."""
         most = pixels.reduce(x, te.max, loops.LEAST)
-
-        def power(o: Expression, p: int, v: Expression) -> Expression:
-            return exp(x(o, p, v) - most[p][0])
-
-        shares = pixels.reduce(power)
+        powers = loops.scratch(self.source[1], pixels.width, pixels.lanes)
+        with loops.serial(self.source[1]) as o:
+            for p in range(pixels.width):
+                with loops.vector(pixels.lanes) as v:
+                    real = o * pixels.lanes + v < self.channels
+                    power = tirx.Select(real, exp(x(o, p, v) - most[p][0]), loops.constant(0.0))
+                    loops.store(powers, (o, p, v), power)
+        shares = pixels.reduce(lambda o, p, v: powers[o, p, v])
         for share in shares:
             loops.store(share, (0,), loops.constant(1.0) / share[0])
-
-        def result(o: Expression, p: int, v: Expression) -> Expression:
-            real = o * pixels.lanes + v < self.channels
-            return tirx.Select(real, power(o, p, v) * shares[p][0], loops.constant(0.0))
-
-        return result
+        return lambda o, p, v: powers[o, p, v] * shares[p][0]
 
     def reference(self, operands: Sequence[Array]) -> Array:
         """torch's softmax of the real channels."""

@@ -1,32 +1,20 @@
 """The latency table of a config: who opens it, and the backend that prices networks by it."""
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, Self
+from typing import Self
 
 from automl.config import Config, MeasureSection
 from automl.errors import InputError
 from automl.run_directory import write_json
+from backends import table_backend
 from backends.operator_prices import OperatorPrices, Progress
 from backends.recipes import Recipe
 from backends.regression import LatencyRegression
+from backends.table_backend import Latencies, TableBackend
 from search_spaces.graph import ModelGraph
-
-if TYPE_CHECKING:
-    from backends.table_backend import TableBackend
-
-
-class Latencies(Protocol):
-    """Whoever knows what operators take."""
-
-    def latencies(self, recipes: Sequence[Recipe]) -> Mapping[str, float]:
-        """Seconds by recipe text; the same for the same recipe, whenever asked.
-
-        Raises:
-            RefusedOperatorError: an operator cannot be measured.
-        """
 
 
 @contextmanager
@@ -37,11 +25,7 @@ def open_prices(measure: MeasureSection) -> Iterator[OperatorPrices]:
         InputError: the config measures nothing.
         TrimtabError: the table cannot be opened.
     """
-    engine = _engine(measure)
-
-    from backends.table_backend import open_prices as opened
-
-    with opened(engine, threads=measure.threads) as prices:
+    with table_backend.open_prices(_engine(measure), threads=measure.threads) as prices:
         yield prices
 
 
@@ -50,17 +34,13 @@ def local_prices(config: Config, watch: Progress | None = None) -> "LocalPrices"
     return LocalPrices(lambda: open_prices(config.measure), watch)
 
 
-def table_backend(measure: MeasureSection, graph: ModelGraph, prices: Latencies) -> "TableBackend":
+def priced_by_table(measure: MeasureSection, graph: ModelGraph, prices: Latencies) -> TableBackend:
     """What prices networks made of the graph by the config's latency table.
 
     Raises:
         InputError: the config measures nothing, or the network has operators that the backend cannot run.
     """
-    engine = _engine(measure)
-
-    from backends.table_backend import TableBackend
-
-    backend = TableBackend(engine, graph, prices, threads=measure.threads)
+    backend = TableBackend(_engine(measure), graph, prices, threads=measure.threads)
     backend.require(graph)
     return backend
 
@@ -104,7 +84,7 @@ class LocalPrices:
         return self._prices
 
     def latencies(self, recipes: Sequence[Recipe]) -> dict[str, float]:
-        """See `Latencies`."""
+        """See `backends.table_backend.Latencies`."""
         new = [recipe for recipe in recipes if recipe.recipe not in self._known]
         if new:
             self._known.update(self.prices.latencies(new, self._watch))
@@ -141,7 +121,7 @@ class EstimatedPrices:
         return self._regression.error
 
     def latencies(self, recipes: Sequence[Recipe]) -> dict[str, float]:
-        """See `Latencies`; an estimate that was given once stands."""
+        """See `backends.table_backend.Latencies`; an estimate that was given once stands."""
         unsaid = [recipe for recipe in recipes if recipe.recipe not in self._said]
         found = self._prices.estimates(unsaid, self._regression)
         fresh = {text: estimate.latency_s for text, estimate in found.items() if not estimate.measured}

@@ -87,7 +87,7 @@ class RemotePrices:
         self._known: dict[str, float] = {}
 
     def latencies(self, recipes: Sequence[Recipe]) -> dict[str, float]:
-        """See `automl.latency.Latencies`."""
+        """See `backends.table_backend.Latencies`."""
         new = {recipe.recipe: recipe for recipe in recipes if recipe.recipe not in self._known}
         if new:
             try:

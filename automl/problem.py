@@ -19,7 +19,7 @@ from automl.config import Config, TrainingSection
 from automl.data import DataBundle, load_data
 from automl.errors import InputError
 from automl.evaluation import PolicyEvaluator
-from automl.latency import Latencies, table_backend
+from automl.latency import priced_by_table
 from automl.latency_budget import LatencyBudget
 from automl.metrics import Metric, load_metric
 from automl.models import build_model
@@ -27,6 +27,7 @@ from automl.pricing import BACKEND, latency_cost, price
 from automl.searches import make_search, searches
 from automl.training import EpochReport, TrainingOptions
 from backends.base import HardwareBackend
+from backends.table_backend import Latencies
 from envs.pricing import Cost
 from search_spaces.capture import PrunableNetwork
 from search_spaces.graph import ModelGraph
@@ -153,7 +154,7 @@ class Problem:
         if prices is None:
             raise InputError("a latency budget needs prices of operators: pass `prices` (see automl.latency)")
         graph, least = self.graph, self.space.least
-        backend = table_backend(self.config.measure, graph, prices)
+        backend = priced_by_table(self.config.measure, graph, prices)
         prices.latencies([*backend.recipes(graph.kept), *backend.recipes(least)])  # in one go
         latency = LatencyBudget.of(self.config, backend.price(graph.kept), backend.price(least))
         return replace(self, backend=backend, latency=latency, constraint=latency.constraint)

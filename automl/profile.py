@@ -7,7 +7,7 @@ from pathlib import Path
 
 from automl.config import Config
 from automl.errors import TrimtabError
-from automl.latency import local_prices, table_backend
+from automl.latency import local_prices, priced_by_table
 from automl.pricing import LatencyBackend
 from automl.problem import search_space, untrained_graph
 from automl.progress import Progress
@@ -55,7 +55,7 @@ def profile(config: Config, progress: Progress) -> Profile:
     graph = untrained_graph(config)
     space = search_space(config, graph)
     with local_prices(config) as prices:
-        backend = table_backend(config.measure, graph, prices)
+        backend = priced_by_table(config.measure, graph, prices)
         recipes = recipes_of(space, backend.recipes)
         missing = prices.prices.missing(recipes)
         progress.stage(f"Latency table: {len(recipes)} operators, {len(missing)} of them to be measured")

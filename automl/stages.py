@@ -13,7 +13,7 @@ import safetensors.torch
 
 from automl.errors import TrimtabError
 from automl.finalists import Compiled, Finalist, choose, measure_all, read_progress
-from automl.latency import open_prices, table_backend
+from automl.latency import open_prices, priced_by_table
 from automl.pricing import price
 from automl.problem import Problem, example_input
 from automl.progress import Progress
@@ -151,7 +151,7 @@ class Run:
         else:
             self._stage("table error", "Latency table: its error against a few networks, compiled and measured")
             remote = RemotePrices(prices, lambda reference: ask(reference, self.stop))
-            backend = table_backend(config.measure, problem.graph, remote)
+            backend = priced_by_table(config.measure, problem.graph, remote)
             latency = with_margin(latency, problem.space, backend, self._timed(workers, scratch))
         self.problem = replace(problem, latency=latency)
         self._keep_latency()
@@ -178,12 +178,12 @@ class Run:
 
         config = self.problem.config
 
-        def watch(running: Sequence[str], finished: Sequence[str]) -> None:
-            self.progress.update("compiling", len(finished), len(finished) + len(running))
-            self.clock.beat()
-            self.stop.check()
-
         def timed(policies: Mapping[str, CompressionPolicy]) -> dict[str, float]:
+            def watch(running: Sequence[str], finished: Sequence[str]) -> None:
+                self.progress.update("networks compiled", len(finished), len(jobs))
+                self.clock.beat()
+                self.stop.check()
+
             jobs = {
                 name: lambda worker, policy=policy: worker.compile.remote(policy, policy.digest, scratch)
                 for name, policy in policies.items()

@@ -87,9 +87,9 @@ def summary_table(summary: Mapping[str, Any]) -> Table:
             _number(found["search_accuracy"]),
             f"{found['macs']:,}",
             f"{found['params']:,}",
-            *([_milliseconds(found["table_latency_s"])] if by_table else []),
-            _milliseconds(found["latency_s"]),
-            _milliseconds(found["onnxruntime_latency_s"]),
+            *([_latency(found["table_latency_s"])] if by_table else []),
+            _latency(found["latency_s"]),
+            _latency(found["onnxruntime_latency_s"]),
         )
     return table
 
@@ -99,9 +99,9 @@ def profile_table(profile: "Profile") -> Table:
     table = Table(title="latency table", show_header=False)
     table.add_column("what")
     table.add_column("value", overflow="fold")
-    table.add_row("whole network", _milliseconds(profile.whole_s))
+    table.add_row("whole network", _latency(profile.whole_s))
     share = f" ({profile.least_s / profile.whole_s:.1%})" if profile.least_s and profile.whole_s else ""
-    table.add_row("least that the space can reach", _milliseconds(profile.least_s) + share)
+    table.add_row("least that the space can reach", _latency(profile.least_s) + share)
     refused = f", {len(profile.refused)} refused" if profile.refused else ""
     table.add_row("operators of the space", f"{profile.operators}, {profile.measured} measured just now{refused}")
     table.add_row("file", f"{profile.table} ({profile.entries} operators)")
@@ -132,9 +132,9 @@ def _budget_text(budget: Mapping[str, Any]) -> str:
         return "no hard budget"
     if budget["metric"] != "latency_s":
         return f"budget: at most {budget['limit']:,.0f} {budget['unit']}"
-    text = f"budget: at most {_milliseconds(budget['limit'])} by the table"
+    text = f"budget: at most {_latency(budget['limit'])} by the table"
     if budget["measured_limit"] is not None:
-        text += f", {_milliseconds(budget['measured_limit'])} measured"
+        text += f", {_latency(budget['measured_limit'])} measured"
     return f"{text}; {budget['margin']:.1%} held back" if budget["margin"] else text
 
 
@@ -142,5 +142,7 @@ def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.4f}"
 
 
-def _milliseconds(value: float | None) -> str:
-    return "-" if value is None else f"{1000 * value:.3f} ms"
+def _latency(value: float | None) -> str:
+    if value is None:
+        return "-"
+    return f"{1e3 * value:.3f} ms" if value >= 1e-4 else f"{1e6 * value:.2f} µs"

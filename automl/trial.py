@@ -9,7 +9,7 @@ from ray import tune
 from automl.config import Config
 from automl.dispatcher import RemoteEvaluators, ray_get
 from automl.errors import RunStoppedError
-from automl.latency import table_backend
+from automl.latency import priced_by_table
 from automl.price_actor import RemotePrices
 from automl.pricing import BACKEND, latency_cost, price
 from automl.search_loop import SearchFailedError, run_search
@@ -46,7 +46,7 @@ def run_trial(
     graph = space.graph
     backend: HardwareBackend = BACKEND
     if prices is not None:
-        backend = table_backend(config.measure, graph, RemotePrices(prices))
+        backend = priced_by_table(config.measure, graph, RemotePrices(prices))
     error = None
     try:
         searcher = make_search(config, space, constraint, search, latency_cost(graph, backend))

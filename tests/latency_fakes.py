@@ -7,12 +7,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from automl.latency import Latencies
 from backends.base import HardwareBackend, HardwareCost
 from backends.latency_entries import DeviceKey
 from backends.latency_table import LatencyTable
 from backends.operator_prices import OperatorPrices
 from backends.recipes import OperatorFailure, Recipe, Timing
+from backends.table_backend import Latencies
 from search_spaces.graph import ModelGraph
 
 DEVICE = DeviceKey("fake", "cpu", "target", 1, "1.0", "rules")

@@ -21,6 +21,7 @@ from typing import Any, BinaryIO, Protocol
 
 import numpy as np
 
+from backends.clock import pace
 from backends.measuring import TOLERANCE
 from backends.recipes import Recipe, Timing
 
@@ -28,13 +29,15 @@ FRAME_HEADER = struct.Struct("<Q")
 """Bytes of the pickle that follows."""
 
 _SAMPLE_S = 1e-3
-_SAMPLES, _ROUND_S = 25, 0.04
-_FEW_SAMPLES, _LONGEST_ROUND_S = 5, 0.2
+_SAMPLES, _ROUND_S = 28, 0.04
+_FEW_SAMPLES, _LONGEST_ROUND_S = 6, 0.2
 """A round ends with so many samples, or with a few when its time is up; without them it goes on for longer."""
 _ROUNDS = 4
-_QUIET_SPREAD = 1.1
+_QUIET_SPREAD = 1.15
 """p90/p10 of a machine left alone; above it more rounds are run, up to `_ROUNDS`, and the steadiest one counts."""
 _WARM_UP_S = 3e-3
+
+Call = Callable[[], Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,12 +49,15 @@ class Prepared:
         calls: executions in one call.
         error: max|a-b| / max|a| of its output against torch's.
         structure: hash of the code.
+        elsewhere: the same call on other memory. Where buffers lie can make an operator that moves much a tenth faster
+            or slower for as long as they lie there; the median over several places is what networks see.
     """
 
-    call: Callable[[], Any]
+    call: Call
     calls: int
     error: float
     structure: str
+    elsewhere: tuple[Call, ...] = ()
 
 
 class Engine(Protocol):
@@ -144,33 +150,42 @@ class Worker:
 
 
 def timing(prepared: Prepared) -> Timing:
-    """Reads the clock: rounds of samples of a millisecond until one of them is steady, at most `_ROUNDS` of them."""
+    """Reads the clock: rounds of samples of a millisecond until one of them is steady, at most `_ROUNDS` of them.
+
+    The processor's pace is read with each sample, and all samples are brought to their median pace.
+    """
+    places = (prepared.call, *prepared.elsewhere)
     repetitions = _warm_up(prepared.call)
-    best, runs = (0.0, 0.0, 0.0), 0
-    for number in range(_ROUNDS):
-        samples = _round(prepared.call, repetitions)
+    best, best_pace, least_spread, runs = np.zeros(3), 0.0, np.inf, 0
+    for _ in range(_ROUNDS):
+        samples = np.array([sample for call in places for sample in _samples(call, repetitions, len(places))])
         runs += len(samples) * repetitions * prepared.calls
-        p10, median, p90 = (float(value) / prepared.calls for value in np.percentile(samples, [10, 50, 90]))
-        if number == 0 or p90 * best[0] < best[2] * p10:
-            best = (p10, median, p90)
-        if p90 <= _QUIET_SPREAD * p10:
+        median_pace = float(np.median(samples[:, 1]))
+        found = np.percentile(samples[:, 0] / samples[:, 1], [10, 50, 90]) * median_pace / prepared.calls
+        spread = found[2] / found[0]
+        if spread < least_spread:
+            best, best_pace, least_spread = found, median_pace, spread
+        if spread <= _QUIET_SPREAD:
             break
-    p10, median, p90 = best
-    return Timing(median, p10, p90, runs, prepared.error, prepared.structure)
+    p10, median, p90 = map(float, best)
+    return Timing(median, p10, p90, runs, prepared.error, prepared.structure, best_pace)
 
 
-def _round(call: Callable[[], Any], repetitions: int) -> list[float]:
-    """Seconds of a call in each of the samples; those that another process broke into count only where all were."""
-    whole: list[float] = []
-    broken: list[float] = []
+def _samples(call: Call, repetitions: int, places: int) -> list[tuple[float, float]]:
+    """Seconds of a call, and the pace, in each of this place's share of a round's samples. Those that another process
+    broke into count only where all were."""
+    whole: list[tuple[float, float]] = []
+    broken: list[tuple[float, float]] = []
     begin, preempted = time.perf_counter(), preemptions()
-    while len(whole) < _SAMPLES:
+    call()  # its buffers into the cache
+    while len(whole) * places < _SAMPLES:
+        current = pace()
         start = time.perf_counter()
         for _ in range(repetitions):
             call()
         end, before, preempted = time.perf_counter(), preempted, preemptions()
-        (whole if preempted == before else broken).append((end - start) / repetitions)
-        if end - begin >= (_ROUND_S if len(whole) >= _FEW_SAMPLES else _LONGEST_ROUND_S):
+        (whole if preempted == before else broken).append(((end - start) / repetitions, current))
+        if (end - begin) * places >= (_ROUND_S if len(whole) * places >= _FEW_SAMPLES else _LONGEST_ROUND_S):
             break
     return whole or broken
 
@@ -180,7 +195,7 @@ def preemptions() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw
 
 
-def _warm_up(call: Callable[[], Any]) -> int:
+def _warm_up(call: Call) -> int:
     """Calls that fill one sample, by the quickest seen while caches and clocks settle."""
     quickest, begin = float("inf"), time.perf_counter()
     while quickest == float("inf") or time.perf_counter() - begin < _WARM_UP_S:

@@ -38,6 +38,7 @@ class Timing:
         runs: executions that were timed.
         error: max|a-b| / max|a| against torch's result.
         structure: hash of the code that was timed; the same recipe compiled alike has the same one.
+        pace_s: how fast the processor ran meanwhile (see `backends.clock`); 0 where that was not read.
     """
 
     latency_s: float
@@ -46,6 +47,7 @@ class Timing:
     runs: int
     error: float
     structure: str
+    pace_s: float = 0.0
 
 
 class OperatorFailure(Exception):  # noqa: N818  it is a result of measuring, caught by whoever asked, not a user's error

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import time
+from itertools import chain, count, repeat
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ import psutil
 import pytest
 from operator_engines import Toy
 
+from backends.clock import pace
 from backends.lease import exclusive_lease, shared_lease
 from backends.operator_timing import OperatorTimer
 from backends.operator_worker import Prepared, timing
@@ -215,45 +217,82 @@ def test_the_process_dies_with_its_parent_whatever_it_is_doing():
 
 
 class Clock:
-    """A call that takes as long as it is told, on a clock of its own."""
+    """Time goes by only in calls; each takes as long as the durations say, times the pace of a drifting processor."""
 
-    def __init__(self, durations):
-        self.now, self._durations = 0.0, durations
+    def __init__(self, monkeypatch, drift: float = 0.0):
+        self.now, self._drift = 1.0, drift
+        monkeypatch.setattr("backends.operator_worker.time.perf_counter", lambda: self.now)
+        monkeypatch.setattr("backends.operator_worker.pace", lambda: 1e-6 * self.slowness)
+        monkeypatch.setattr("backends.operator_worker.preemptions", lambda: 0)
 
-    def __call__(self):
-        self.now += next(self._durations)
+    @property
+    def slowness(self) -> float:
+        return 1.0 + self._drift * self.now
+
+    def call(self, durations):
+        def wait():
+            self.now += next(durations) * self.slowness
+
+        return wait
+
+    def timing(self, durations, *elsewhere) -> Timing:
+        calls = [self.call(each) for each in (durations, *elsewhere)]
+        return timing(Prepared(calls[0], 2, 0.0, "hash", tuple(calls[1:])))
 
 
 @pytest.fixture
 def clock(monkeypatch):
-    def install(durations):
-        call = Clock(durations)
-        monkeypatch.setattr("backends.operator_worker.time.perf_counter", lambda: call.now)
-        return timing(Prepared(call, 2, 0.0, "hash"))
-
-    return install
+    return Clock(monkeypatch)
 
 
 def test_the_figure_is_of_one_execution(clock):
-    result = clock(iter(lambda: 4e-4, None))
+    result = clock.timing(repeat(4e-4))
     assert [result.p10_s, result.latency_s, result.p90_s] == pytest.approx([2e-4] * 3)
+    assert result.pace_s == pytest.approx(1e-6)
 
 
 def test_a_busy_machine_is_measured_longer_and_its_steadiest_round_counts(clock):
-    def durations():
-        generator = np.random.default_rng(0)
-        for _ in range(80):
-            yield 4e-4 * generator.uniform(1.0, 3.0)
-        while True:
-            yield 4e-4
-
-    busy, quiet = clock(durations()), clock(iter(lambda: 4e-4, None))
-    assert busy.runs > quiet.runs
+    generator = np.random.default_rng(0)
+    busy = clock.timing(chain((4e-4 * generator.uniform(1.0, 3.0) for _ in range(80)), repeat(4e-4)))
+    assert busy.runs > clock.timing(repeat(4e-4)).runs
     assert busy.latency_s == pytest.approx(2e-4)
 
 
 def test_a_machine_that_stays_busy_is_given_up_on(clock):
     generator = np.random.default_rng(0)
-    result = clock(iter(lambda: 4e-4 * generator.uniform(1.0, 3.0), None))
-    assert result.p90_s > 1.1 * result.p10_s
+    result = clock.timing(4e-4 * generator.uniform(1.0, 3.0) for _ in count())
+    assert result.p90_s > 1.15 * result.p10_s
     assert result.p10_s < result.latency_s < result.p90_s
+
+
+def test_samples_that_another_process_broke_into_do_not_count(clock, monkeypatch):
+    monkeypatch.setattr("backends.operator_worker.preemptions", lambda: clock.preempted)
+    clock.preempted, generator = 0, np.random.default_rng(0)
+
+    def durations():
+        while True:
+            broken = generator.random() < 0.2
+            clock.preempted += broken
+            yield 5e-3 if broken else 4e-4
+
+    result = clock.timing(durations())
+    assert result.latency_s == result.p10_s == pytest.approx(2e-4)
+    assert result.p90_s == pytest.approx(2e-4)
+
+
+def test_a_processor_that_changes_its_pace_does_not_blur_the_figure(monkeypatch):
+    drifting = Clock(monkeypatch, drift=5.0)
+    result = drifting.timing(repeat(4e-4))
+    assert result.p90_s / result.p10_s < 1.01
+    assert result.latency_s / result.pace_s == pytest.approx(2e-4 / 1e-6, rel=1e-2)
+    assert result.pace_s > 5e-6
+
+
+def test_several_places_in_memory_are_averaged(clock):
+    result = clock.timing(repeat(4e-4), repeat(4.4e-4), repeat(4.2e-4), repeat(4.2e-4))
+    assert result.latency_s == pytest.approx(2.1e-4)
+
+
+def test_the_pace_of_this_machine_is_steady_while_it_is_read():
+    paces = [pace() for _ in range(50)]
+    assert 0 < min(paces) <= np.median(paces) < 1e-3

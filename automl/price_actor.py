@@ -90,25 +90,42 @@ class RemotePrices:
         """See `backends.table_backend.Latencies`."""
         new = {recipe.recipe: recipe for recipe in recipes if recipe.recipe not in self._known}
         if new:
-            try:
-                self._known.update(self._get(self._actor.latencies.remote(list(new.values()))))
-            except RayActorError as error:
-                raise TrimtabError(f"the process that prices operators died: {last_line(error)}") from None
+            self._known.update(_answer(self._actor.latencies.remote(list(new.values())), self._get))
         return {recipe.recipe: self._known[recipe.recipe] for recipe in recipes}
 
 
 @contextmanager
 def price_actor(
-    opened: Callable[[], AbstractContextManager[OperatorPrices]], estimates: Path | None = None
-) -> Iterator[Any]:
-    """A run's `PriceActor`. It takes no CPU slot: while it measures, the evaluators wait for the machine's lease."""
+    opened: Callable[[], AbstractContextManager[OperatorPrices]],
+    estimates: Path | None = None,
+    get: Callable[[Any], Any] = ray_get,
+) -> Iterator[tuple[Any, float | None]]:
+    """A run's `PriceActor`. It takes no CPU slot: while it measures, the evaluators wait for the machine's lease.
+
+    Args:
+        opened, estimates: see `PriceActor`.
+        get: waits for an actor's answer.
+
+    Yields:
+        The actor's handle, and the mean share that estimates are off by; None where everything is measured.
+
+    Raises:
+        TrimtabError: the table cannot be opened.
+    """
     remote: Any = ray.remote(PriceActor)
     actor = remote.options(
         name=f"prices-{time_ns()}", num_cpus=0, max_concurrency=1000, max_restarts=-1, max_task_retries=RETRIES
     ).remote(opened, estimates)
     try:
-        yield actor
+        yield actor, _answer(actor.estimation_error.remote(), get)
     finally:
         with suppress(RayError):
             ray.get([actor.stop.remote(), actor.close.remote()], timeout=CLOSE_S)
         ray.kill(actor)
+
+
+def _answer(reference: Any, get: Callable[[Any], Any]) -> Any:
+    try:
+        return get(reference)
+    except RayActorError as error:
+        raise TrimtabError(f"the process that prices operators died: {last_line(error)}") from None

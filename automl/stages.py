@@ -125,8 +125,8 @@ class Run:
 
         measure = self.problem.config.measure
         estimates = self.directory.estimates_file if measure.estimate_missing else None
-        with price_actor(partial(open_prices, measure), estimates) as prices:
-            error = ask(prices.estimation_error.remote(), self.stop)
+        opened, wait = partial(open_prices, measure), partial(ask, stop=self.stop)
+        with price_actor(opened, estimates, wait) as (prices, error):
             if error is not None:
                 self.progress.say(f"Operators that the latency table lacks are estimated, {error:.1%} off on average")
             yield prices
@@ -150,7 +150,7 @@ class Run:
             latency = checked(replace(latency, margin=config.measure.margin))
         else:
             self._stage("table error", "Latency table: its error against a few networks, compiled and measured")
-            remote = RemotePrices(prices, lambda reference: ask(reference, self.stop))
+            remote = RemotePrices(prices, partial(ask, stop=self.stop))
             backend = priced_by_table(config.measure, problem.graph, remote)
             latency = with_margin(latency, problem.space, backend, self._timed(workers, scratch))
         self.problem = replace(problem, latency=latency)

@@ -4,8 +4,10 @@ import os
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import latency_fakes
 import pytest
@@ -61,7 +63,7 @@ def session() -> Iterator[None]:
 
 
 def test_searches_that_ask_at_once_have_each_operator_measured_once(tmp_path: Path) -> None:
-    with price_actor(partial(opened, tmp_path)) as actor, ThreadPoolExecutor(3) as pool:
+    with price_actor(partial(opened, tmp_path)) as (actor, _), ThreadPoolExecutor(3) as pool:
         backends = [LayerBackend(GRAPH, RemotePrices(actor)) for _ in range(3)]
         found = list(pool.map(lambda backend: backend.price(GRAPH.kept) + backend.price(SPACE.least), backends))
     assert len(set(found)) == 1
@@ -73,7 +75,7 @@ def test_searches_that_ask_at_once_have_each_operator_measured_once(tmp_path: Pa
 
 def test_a_refusal_reaches_whoever_asked_as_what_it_is(tmp_path: Path) -> None:
     last = LayerBackend(GRAPH, RemotePrices(None)).recipes(GRAPH.kept)[-1]
-    with price_actor(partial(opened, tmp_path, last.recipe)) as actor:
+    with price_actor(partial(opened, tmp_path, last.recipe)) as (actor, _):
         backend = LayerBackend(GRAPH, RemotePrices(actor))
         with pytest.raises(RefusedOperatorError, match="it crashed") as refusal:
             backend.price(GRAPH.kept)
@@ -84,7 +86,7 @@ def test_a_refusal_reaches_whoever_asked_as_what_it_is(tmp_path: Path) -> None:
 
 
 def test_a_stopped_actor_tells_what_it_knows_and_measures_nothing_more(tmp_path: Path) -> None:
-    with price_actor(partial(opened, tmp_path)) as actor:
+    with price_actor(partial(opened, tmp_path)) as (actor, _):
         first = LayerBackend(GRAPH, RemotePrices(actor)).price(GRAPH.kept)
         ray_get(actor.stop.remote())
         backend = LayerBackend(GRAPH, RemotePrices(actor))
@@ -94,7 +96,7 @@ def test_a_stopped_actor_tells_what_it_knows_and_measures_nothing_more(tmp_path:
 
 
 def test_a_process_that_dies_is_replaced_and_the_table_stands(tmp_path: Path) -> None:
-    with price_actor(partial(opened, tmp_path)) as actor:
+    with price_actor(partial(opened, tmp_path)) as (actor, _):
         first = LayerBackend(GRAPH, RemotePrices(actor)).price(GRAPH.kept)
         before = len(measured(tmp_path))
         (tmp_path / "deadly").touch()
@@ -108,5 +110,23 @@ def test_a_process_that_dies_is_replaced_and_the_table_stands(tmp_path: Path) ->
 
 def test_a_table_that_cannot_be_opened_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "table.sqlite").mkdir()
-    with price_actor(partial(opened, tmp_path)) as actor, pytest.raises(TrimtabError, match="prices operators died"):
-        LayerBackend(GRAPH, RemotePrices(actor)).price(GRAPH.kept)
+    with pytest.raises(TrimtabError, match="prices operators died"), price_actor(partial(opened, tmp_path)):
+        pass
+
+
+def test_estimates_rest_on_what_has_been_measured(tmp_path: Path) -> None:
+    with pytest.raises(TrimtabError, match="no operator has been measured"), _estimating(tmp_path):
+        pass
+    with fake_prices(tmp_path / "table.sqlite") as prices:
+        LayerBackend(GRAPH, prices).price(GRAPH.kept)
+    with _estimating(tmp_path) as (actor, error):
+        assert error is not None
+        assert 0.0 < error < 0.2
+        first = LayerBackend(GRAPH, RemotePrices(actor)).price(SPACE.least)
+    assert not (tmp_path / "measured").exists()
+    with _estimating(tmp_path) as (actor, _):
+        assert LayerBackend(GRAPH, RemotePrices(actor)).price(SPACE.least) == first
+
+
+def _estimating(folder: Path) -> AbstractContextManager[tuple[Any, float | None]]:
+    return price_actor(partial(opened, folder), folder / "estimates.json")

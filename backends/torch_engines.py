@@ -3,9 +3,11 @@
 Many deploy there. What is timed is the program of `torch.export` in float32, TF32 off, so that answers can be checked.
 """
 
+import hashlib
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
@@ -14,7 +16,9 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from backends.measuring import Artefact, Measurement, measure
+from backends.measuring import Artefact, Measurement, measure, relative_error
+from backends.operator_worker import Prepared
+from backends.torch_operators import TorchOperator
 from backends.torch_reference import exported_program, reference_output
 from search_spaces.errors import InputError
 from search_spaces.graph import ModelGraph
@@ -22,7 +26,8 @@ from search_spaces.graph import ModelGraph
 _LOADING_S = 120.0
 _COMPILING_S = 480.0
 """Inductor takes about a second for each kernel that it hands to the C++ compiler."""
-
+_CALLS = 64
+_SAMPLE_S = 1e-3
 
 Device = Literal["cpu", "cuda"]
 
@@ -81,24 +86,65 @@ def bound_program(
     path: Path, example: npt.NDArray[Any], threads: int, *, device: Device = "cpu", compiled: bool = False
 ) -> tuple[Callable[[], object], Callable[[], npt.NDArray[Any]]]:
     """An exported program ready to run again and again, its input in place: (run, read the output)."""
-    torch.set_num_threads(threads)
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    _settle(threads)
     module = torch.export.load(path).module(check_guards=False).to(device)
-    return bound_module(module, torch.from_numpy(example), device=device, compiled=compiled)
-
-
-def bound_module(
-    module: nn.Module, *inputs: torch.Tensor, device: Device = "cpu", compiled: bool = False
-) -> tuple[Callable[[], object], Callable[[], npt.NDArray[Any]]]:
-    """A module that lies on the device, bound to its inputs: (run, read the output)."""
     call: Callable[..., torch.Tensor] = torch.compile(module, dynamic=False) if compiled else module
-    operands = [tensor.to(device) for tensor in inputs]
+    x = torch.from_numpy(example).to(device)
 
     def run() -> torch.Tensor:
         with torch.inference_mode():
-            output = call(*operands)
+            output = call(x)
         if device == "cuda":
             torch.cuda.synchronize()
         return output
 
     return run, lambda: run().cpu().numpy()
+
+
+class TorchEngine:
+    """What runs the recipes of `backends.torch_operators` in eager torch (see `backends.operator_worker`).
+
+    Compiled operators have no table: Inductor takes seconds for each, and fuses otherwise in a whole network.
+
+    Args:
+        threads: that an operator may use on the CPU.
+        device: "cpu" or "cuda".
+    """
+
+    def __init__(self, threads: int, device: Device = "cpu") -> None:
+        self._device = device
+        _settle(threads)
+
+    def prepare(self, recipe: TorchOperator) -> Prepared:
+        """Makes the operator ready to run, compared with what the CPU computes: on the CPU only NaN is an error."""
+        generator = torch.Generator().manual_seed(0)
+        module, inputs = recipe.module(generator), recipe.example_inputs(generator)
+        operands = [tensor.to(self._device) for tensor in inputs]
+        with torch.inference_mode():
+            expected = module(*inputs)
+            call = module.to(self._device).forward
+            output = call(*operands)
+            self._wait()
+            start = time.perf_counter()
+            call(*operands)
+            self._wait()
+        calls = max(1, min(_CALLS, int(_SAMPLE_S / max(time.perf_counter() - start, 1e-9))))
+
+        def run() -> None:  # one after the other, as in a network, where nobody waits for the device in between
+            with torch.inference_mode():
+                for _ in range(calls):
+                    call(*operands)
+            self._wait()
+
+        structure = hashlib.sha256(recipe.recipe.encode()).hexdigest()
+        return Prepared(run, calls, relative_error(output.cpu().numpy(), expected.numpy()), structure)
+
+    def _wait(self) -> None:
+        if self._device == "cuda":
+            torch.cuda.synchronize()
+
+
+def _settle(threads: int) -> None:
+    """Threads, and float32 that is float32, for this process."""
+    torch.set_num_threads(threads)
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False

@@ -233,7 +233,7 @@ def test_packed_groups_are_the_block_diagonal_of_a_dense_convolution(count, inpu
     lanes = 16
     layout = Groups(count, inputs, outputs, lanes)
     weight = np.random.default_rng(0).standard_normal((count * outputs, inputs, 1, 1)).astype(np.float32)
-    packed = pack_grouped(weight, count, lanes).transpose(0, 5, 1, 4, 2, 3).reshape(layout.blocks * lanes, layout.reads)
+    packed = pack_grouped(weight, count, lanes).transpose(0, 5, 3, 4, 1, 2).reshape(layout.blocks * lanes, layout.reads)
     dense = np.zeros((layout.blocks * lanes, count * inputs), dtype=np.float32)
     for row, values in enumerate(packed):
         first = layout.first(row // lanes)

@@ -1,6 +1,9 @@
+import math
+
 import pytest
 
-from backends.tvm.kernels.tiles import Tile, choose_tile, choose_vector_tile, divisors, round_columns
+from backends.tvm.kernels.loops import Cover
+from backends.tvm.kernels.tiles import Tile, choose_covering_tile, choose_tile, choose_vector_tile
 from backends.tvm.target import Cpu, cpu_for
 
 AVX512 = Cpu("skylake-avx512", lanes=16, registers=32, latency_accumulators=9.2)
@@ -39,11 +42,22 @@ def test_small_feature_maps_still_fill_the_registers(size):
     assert choose_tile(4, *size, AVX512).accumulators >= 8
 
 
-@pytest.mark.parametrize("columns", range(1, 260))
-def test_rounded_columns_have_a_useful_divisor_and_waste_little(columns):
-    rounded = round_columns(columns)
-    assert columns <= rounded <= columns * 1.2
-    assert rounded <= 14 or any(6 <= width <= 14 for width in divisors(rounded))
+def test_covering_tile_is_the_dividing_one_where_that_is_good():
+    assert choose_covering_tile(4, 16, 16, AVX512) == Tile(2, 1, 8)
+    assert choose_covering_tile(6, 16, 16, AVX2) == Tile(3, 1, 4)
+
+
+@pytest.mark.parametrize("cpu", [AVX512, AVX2], ids=lambda cpu: cpu.mcpu)
+@pytest.mark.parametrize("columns", [*range(1, 60), 111, 113, 127, 257])
+@pytest.mark.parametrize("blocks", [1, 2, 5, 7, 19])
+def test_covering_tile_fits_the_registers_and_wastes_little(cpu, columns, blocks):
+    tile = choose_covering_tile(blocks, columns, columns, cpu)
+    assert tile.accumulators + tile.blocks + 1 <= cpu.registers
+    covers = [Cover(extent, part) for extent, part in ((blocks, tile.blocks), (columns, tile.columns))]
+    computed = math.prod(cover.count * cover.width for cover in covers)
+    assert computed <= 1.3 * blocks * columns
+    if columns > 4:
+        assert tile.accumulators >= 8
 
 
 @pytest.mark.parametrize("cpu", [AVX512, AVX2], ids=lambda cpu: cpu.mcpu)

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 import tvm
 import tvm.s_tir
-from tvm import te, tirx
+from tvm import te
 
 from backends.tvm.target import Cpu
 
@@ -143,31 +143,6 @@ class Window:
     def span(self, axis: int, outputs: int) -> int:
         """Inputs, padding included, that so many outputs along the axis read."""
         return (outputs - 1) * self.stride[axis] + (self.kernel[axis] - 1) * self.dilation[axis] + 1
-
-
-def padded(source: Any, window: Window, rows: int, columns: int, fill: float = 0.0) -> Any:
-    """The input [..., H, W(, lanes)] with the border that rows x columns outputs of the window read; itself if none."""
-    blocked = len(source.shape) == 5
-    height, width = (int(extent) for extent in source.shape[2:4])
-    top, left = window.padding[:2]
-    need_rows, need_columns = window.span(0, rows), window.span(1, columns)
-    if not top and not left and need_rows <= height and need_columns <= width:
-        return source
-    shape = (*source.shape[:2], need_rows, need_columns, *([source.shape[4]] if blocked else []))
-
-    def element(n: Any, c: Any, h: Any, w: Any, *lane: Any) -> Any:
-        inside = tirx.all(h >= top, h < height + top, w >= left, w < width + left)
-        return tirx.if_then_else(inside, source[(n, c, h - top, w - left, *lane)], tirx.const(fill, source.dtype))
-
-    return te.compute(shape, element, name="pad")
-
-
-def block_named(schedule: Any, name: str) -> Any | None:
-    """The block of that name, or None where the computation has none."""
-    for block in schedule.get_child_blocks(schedule.get_sblock("root")):
-        if schedule.get(block).name_hint == name:
-            return block
-    return None
 
 
 def vectorize_inner(schedule: Any, block: Any) -> None:

@@ -1,39 +1,37 @@
-"""Convolution, 1 x 1 to any size: one register-tiled schedule for packed inputs, and for a first layer's plain ones."""
+"""Convolution, 1 x 1 to any size: one register-tiled loop nest for packed inputs and for a first layer's plain ones."""
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from tvm import te
 
 from backends.tvm.kernels.base import (
+    PARALLEL_WORK,
     Array,
-    Kernel,
+    Expression,
     Span,
     Window,
-    block_named,
     framed,
     pack_blocks,
-    padded,
-    parallelize,
     product,
     unpack_blocks,
-    vectorize_inner,
 )
 from backends.tvm.kernels.epilogue import NO_EPILOGUE, Epilogue
-from backends.tvm.kernels.tiles import choose_tile, round_columns
+from backends.tvm.kernels.loops import Cover, WrittenKernel, add, registers, serial, spread, store, vector
+from backends.tvm.kernels.tiles import Tile, choose_covering_tile
+from backends.tvm.kernels.windows import walks
 from backends.tvm.target import Cpu
 
 
-class TiledConvolution(Kernel):
-    """What dense and grouped convolution share: how they are declared and scheduled, once it is known which inputs an
-    output block reads.
+class TiledConvolution(WrittenKernel):
+    """What dense and grouped convolution share: how they are computed, once it is known which inputs an output block
+    reads.
 
-    Operands: input, weight [blocks, steps, kh, kw, width, lanes], bias [blocks, lanes], if `by_table` the table int32
+    Operands: input, weight [blocks, kh, kw, steps, width, lanes], bias [blocks, lanes], if `by_table` the table int32
     [steps] of positions, and the residual where there is one.
     """
 
@@ -67,6 +65,15 @@ class TiledConvolution(Kernel):
         """Where the group of channels starts that an output block reads in a step."""
 
     @property
+    def operand_shapes(self) -> Mapping[str, tuple[int, ...]]:
+        """See the class."""
+        blocks, lanes = self.output_shape[1], self.output_shape[-1]
+        table = {"table": (self.steps,)} if self.by_table else {}
+        residual = {"residual": self.output_shape} if self.epilogue.residual else {}
+        weight = blocks, *self.window.kernel, self.steps, self.width, lanes
+        return {"source": self.source, "weight": weight, "bias": (blocks, lanes), **table, **residual}
+
+    @property
     def work(self) -> float:
         """Multiply-adds."""
         return float(product(self.output_shape) * self.steps * self.width * product(self.window.kernel))
@@ -76,94 +83,67 @@ class TiledConvolution(Kernel):
         residual = torch.from_numpy(unpack_blocks(operands[-1])) if self.epilogue.residual else None
         return pack_blocks(self.epilogue.reference(sums, residual), self.output_shape[-1])
 
-    def declare(self, cpu: Cpu) -> list[Any]:
-        """Pad, sum, epilogue; and a crop where more columns are computed than asked for (see `round_columns`)."""
-        batch, blocks, rows, columns, lanes = self.output_shape
-        kernel_rows, kernel_columns = self.window.kernel
-        computed = round_columns(columns)
-        source = te.placeholder(self.source, name="source")
-        weight_shape = (blocks, self.steps, kernel_rows, kernel_columns, self.width, lanes)
-        weight = te.placeholder(weight_shape, name="weight")
-        bias = te.placeholder((blocks, lanes), name="bias")
-        operands = [source, weight, bias]
-        table = None
-        if self.by_table:
-            table = te.placeholder((self.steps,), name="table", dtype="int32")
-            operands.append(table)
-        residual = None
-        if self.epilogue.residual:
-            residual = te.placeholder(self.output_shape, name="residual")
-            operands.append(residual)
+    def write(self, cpu: Cpu, *buffers: Any) -> None:
+        """A tile of accumulators in registers, the whole reduction around it. Tiles overlap where they do not divide the
+        output, and visit nothing outside of the map (see `Walk`): no padding, no cropping, no copies."""
+        batch, blocks, rows, columns, _ = self.output_shape
+        tile = choose_covering_tile(self.alike, rows, columns, cpu)
+        across, down, along = Cover(self.alike, tile.blocks), Cover(rows, tile.rows), Cover(columns, tile.columns)
+        of_rows, of_columns = walks(self.window, self.source[2:4], self.size)
+        threads = cpu.threads > 1 and self.work >= PARALLEL_WORK
 
-        image = padded(source, self.window, rows, computed)
-        step = te.reduce_axis((0, self.steps), "step")
-        kh, kw = te.reduce_axis((0, kernel_rows), "kh"), te.reduce_axis((0, kernel_columns), "kw")
-        lane = te.reduce_axis((0, self.width), "lane")
+        def sweep(n: Expression, index: Expression, row: Expression) -> None:
+            first = index // across.count * self.alike + across.start(index % across.count)
+            for column in of_columns.starts(along):
+                self._tile(buffers, tile, (n, first, row, column))
 
-        def element(n: Any, o: Any, h: Any, w: Any) -> Any:
-            y = h * self.window.stride[0] + kh * self.window.dilation[0]
-            x = w * self.window.stride[1] + kw * self.window.dilation[1]
-            first = self.position(o, step) if table is None else table[step]
-            if len(self.source) == 4:
-                return image[n, first + lane, y, x]
-            return image[n, first // lanes, y, x, first % lanes + lane]
+        tiles = blocks // self.alike * across.count
+        if tile.rows == 1:
+            with spread(batch * tiles * rows, threads) as index:
+                sweep(index // (tiles * rows), index // rows % tiles, index % rows)
+        else:
+            with spread(batch * tiles, threads) as index:
+                for row in of_rows.starts(down):
+                    sweep(index // tiles, index % tiles, row)
 
-        sums = te.compute(
-            (batch, blocks, rows, computed, lanes),
-            lambda n, o, h, w, v: te.sum(
-                element(n, o, h, w) * weight[o, step, kh, kw, lane, v], axis=[step, kh, kw, lane]
-            ),
-            name="sum",
-        )
-        out = te.compute(
-            sums.shape,
-            lambda n, o, h, w, v: self.epilogue.apply(
-                sums[n, o, h, w, v],
-                bias[o, v],
-                None if residual is None else residual[n, o, h, te.min(w, columns - 1) if computed > columns else w, v],
-            ),
-            name="out",
-        )
-        if computed > columns:
-            whole = out
-            out = te.compute(self.output_shape, lambda *index: whole[index], name="crop")
-        return [*operands, out]
+    def _tile(self, buffers: Sequence[Any], tile: Tile, corner: tuple[Expression, ...]) -> None:
+        """One tile from its first element on: (image, block, row, column).
 
-    def schedule(self, schedule: Any, cpu: Cpu) -> None:
-        """A tile of accumulators in registers, the whole reduction around it: pixels outside, output blocks inside, so
-        that one broadcast input lives at a time; only the tile is unrolled (more of it costs speed and compile time).
+        The window's columns are outermost: LLVM would unroll a short loop over them and, to load each input once for
+        all of them, keep more inputs than there are registers.
         """
-        sums, out = schedule.get_sblock("sum"), schedule.get_sblock("out")
-        n, o, h, w, v = schedule.get_loops(out)
-        tile = choose_tile(self.alike, self.size[0], round_columns(self.size[1]), cpu)
-        o_outer, o_inner = schedule.split(o, [None, tile.blocks])
-        h_outer, h_inner = schedule.split(h, [None, tile.rows])
-        w_outer, w_inner = schedule.split(w, [None, tile.columns])
-        schedule.reorder(n, o_outer, h_outer, w_outer, h_inner, w_inner, o_inner, v)
-        schedule.set_scope(sums, 0, "local")  # in "global" it would become a workspace allocation, not registers
-        schedule.compute_at(sums, w_outer, preserve_unit_loops=True)
-        schedule.vectorize(v)
-        for loop in (o_inner, h_inner, w_inner):
-            schedule.unroll(loop)
+        source, weight, bias, *others, out = buffers
+        table, residual = others[0] if self.by_table else None, others[-1] if self.epilogue.residual else None
+        n, block, row, column = corner
+        lanes = self.output_shape[-1]
+        pixels = [(row + y, column + x) for y in range(tile.rows) for x in range(tile.columns)]
+        sums = registers(lanes, tile.blocks, len(pixels))
+        of_rows, of_columns = walks(self.window, self.source[2:4], self.size)
 
-        o_tile, h_tile, w_tile, v_tile, step, kh, kw, lane = schedule.get_loops(sums)[-8:]
-        schedule.reorder(step, kh, kw, lane, h_tile, w_tile, o_tile, v_tile)
-        schedule.vectorize(v_tile)
-        for loop in (o_tile, h_tile, w_tile):
-            schedule.unroll(loop)
-        if (crop := block_named(schedule, "crop")) is not None:
-            schedule.reverse_compute_at(crop, h_outer, preserve_unit_loops=True)
-            vectorize_inner(schedule, crop)
-        parallelize(schedule, (n, o_outer, h_outer), self.work, cpu)
-        *_, o_zero, h_zero, w_zero, v_zero = schedule.get_loops(schedule.decompose_reduction(sums, step))
-        schedule.vectorize(v_zero)
-        for loop in (o_zero, h_zero, w_zero):
-            schedule.unroll(loop)
+        def multiply(step: Expression, kh: Expression, kw: Expression) -> None:
+            # pixels outside, output blocks inside, so that one broadcast input lives at a time
+            first = self.position(block, step) if table is None else table[step]
+            with serial(self.width) as lane, vector(lanes) as v:
+                for pixel, (h, w) in enumerate(pixels):
+                    y, x = of_rows.at(h, kh), of_columns.at(w, kw)
+                    if not of_rows.inside(y) or not of_columns.inside(x):
+                        continue
+                    if len(self.source) == 4:
+                        element = source[n, first + lane, y, x]
+                    else:
+                        element = source[n, first // lanes, y, x, first % lanes + lane]
+                    for o in range(tile.blocks):
+                        add(sums[o, pixel], (v,), element * weight[block + o, kh, kw, step, lane, v])
 
-        if (pad := block_named(schedule, "pad")) is not None:
-            pad_loops = schedule.get_loops(pad)
-            schedule.vectorize(pad_loops[-1])
-            parallelize(schedule, pad_loops[:3], product(self.source), cpu)
+        for kw in of_columns.visited(column, tile.columns):
+            for kh in of_rows.visited(row, tile.rows):
+                with serial(self.steps) as step:
+                    multiply(step, kh, kw)
+        with vector(lanes) as v:
+            for (o, pixel), total in sums.items():
+                index = (n, block + o, *pixels[pixel], v)
+                extra = None if residual is None else residual[index]
+                store(out, index, self.epilogue.apply(total[v], bias[block + o, v], extra))
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,7 +209,7 @@ class Conv2d(TiledConvolution):
         source, weight, bias, *rest = operands
         channels = source if len(self.source) == 4 else unpack_blocks(source)
         image = framed(channels[:, self.span.positions(rest)], self.window, self.size)
-        filters = weight.transpose(0, 5, 1, 4, 2, 3).reshape(self.blocks * self.lanes, -1, *self.window.kernel)
+        filters = weight.transpose(0, 5, 3, 4, 1, 2).reshape(self.blocks * self.lanes, -1, *self.window.kernel)
         constants = torch.from_numpy(filters), torch.from_numpy(bias.reshape(-1))
         sums = F.conv2d(image, *constants, self.window.stride, 0, self.window.dilation)
         return self.finished(sums, operands)

@@ -7,8 +7,6 @@ from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
-from tvm import te
-from tvm.script.ir_builder import tirx as script
 
 from backends.tvm.kernels.base import (
     PARALLEL_WORK,
@@ -21,11 +19,13 @@ from backends.tvm.kernels.base import (
     unpack_blocks,
 )
 from backends.tvm.kernels.epilogue import NO_EPILOGUE, Epilogue
-from backends.tvm.kernels.loops import Cover, WrittenKernel, fill, scratch, serial, spread, store, vector
+from backends.tvm.kernels.loops import Cover, WrittenKernel, fill, scratch, spread, store, vector
+from backends.tvm.kernels.windows import Walk, walks
 from backends.tvm.target import Cpu
 
 _WIDEST_TILE = 8
 
+Pixel = tuple[Expression, Expression]
 Position = tuple[Expression, Expression, Expression, Expression]
 """Of an element in a window: block, row and column in the window, lane."""
 
@@ -85,82 +85,41 @@ class PerChannel(WrittenKernel):
             with spread(batch * blocks, threads) as index:
                 self._tile(buffers, (index // blocks, index % blocks), pixels)
         else:
+            cover = Cover.of(columns, _WIDEST_TILE)
             with spread(batch * blocks * rows, threads) as index:
-                self._row(buffers, (index // (rows * blocks), index // rows % blocks), index % rows)
+                channel, row = (index // (rows * blocks), index // rows % blocks), index % rows
+                for start in self._walks[1].starts(cover):
+                    self._tile(buffers, channel, [(row, start + j) for j in range(cover.width)])
 
-    def _row(self, buffers: Sequence[Any], channel: tuple[Expression, Expression], row: Expression) -> None:
-        """The tiles of a row; those that no border touches in a loop."""
-        cover = Cover.of(self.size[1], _WIDEST_TILE)
-        starts = [min(t * cover.width, cover.extent - cover.width) for t in range(cover.count)]
-        span = self.window.span(1, cover.width)
-        inner = [
-            0 <= start * self.window.stride[1] - self.window.padding[1] <= self.source[3] - span for start in starts
-        ]
-        first, last = (inner.index(True), cover.count - inner[::-1].index(True)) if any(inner) else (0, 0)
+    @property
+    def _walks(self) -> tuple[Walk, Walk]:
+        return walks(self.window, self.source[2:4], self.size)
 
-        def pixels(start: Expression) -> list[tuple[Expression, Expression]]:
-            return [(row, start + j) for j in range(cover.width)]
-
-        for start in starts[:first]:
-            self._tile(buffers, channel, pixels(start))
-        with serial(last - first) as t:
-            self._tile(buffers, channel, pixels(cover.start(t + first)))
-        for start in starts[last:]:
-            self._tile(buffers, channel, pixels(start))
-
-    def _tile(
-        self,
-        buffers: Sequence[Any],
-        channel: tuple[Expression, Expression],
-        pixels: Sequence[tuple[Expression, Expression]],
-    ) -> None:
+    def _tile(self, buffers: Sequence[Any], channel: tuple[Expression, Expression], pixels: Sequence[Pixel]) -> None:
         """Pixels of one channel block at once."""
         source, *operands, out = buffers
         lanes = self.source[4]
+        rows, columns = self._walks
         sums = [scratch(lanes) for _ in pixels]
         for total in sums:
             fill(total, lanes, self.initial)
 
         def add_row(kh: Expression) -> None:
             with vector(lanes) as v:
-                for kw in range(self.window.kernel[1]):
+                for kw in range(columns.kernel):
                     for total, (row, column) in zip(sums, pixels, strict=True):
-                        y, x = self._at(0, row, kh), self._at(1, column, kw)
-                        if not self._outside(0, y) and not self._outside(1, x):
+                        y, x = rows.at(row, kh), columns.at(column, kw)
+                        if rows.inside(y) and columns.inside(x):
                             element, position = source[(*channel, y, x, v)], (channel[1], kh, kw, v)
                             store(total, (v,), self.reduce(total[v], element, position, operands))
 
-        row = pixels[0][0]
-        if isinstance(row, int):
-            for kh in range(self.window.kernel[0]):
-                add_row(kh)
-        else:
-            with script.serial(*self._window_rows(row)) as kh:
-                add_row(kh)
+        height = pixels[-1][0] - pixels[0][0] + 1 if isinstance(pixels[0][0], int) else 1
+        for kh in rows.visited(pixels[0][0], height):
+            add_row(kh)
         with vector(lanes) as v:
             for total, pixel in zip(sums, pixels, strict=True):
                 index = (*channel, *pixel, v)
                 store(out, index, self.finish(total[v], index, operands))
-
-    def _at(self, axis: int, output: Expression, step: Expression) -> Expression:
-        """Input row or column under a step of an output's window."""
-        return output * self.window.stride[axis] - self.window.padding[axis] + step * self.window.dilation[axis]
-
-    def _outside(self, axis: int, position: Expression) -> bool:
-        """Whether an input row or column is known to lie outside of the map."""
-        return isinstance(position, int) and not 0 <= position < self.source[2 + axis]
-
-    def _window_rows(self, row: Expression) -> tuple[Expression, Expression]:
-        """First and last (exclusive) window row that lies in the map."""
-        kernel, dilation, padding = self.window.kernel[0], self.window.dilation[0], self.window.padding[0]
-        start = row * self.window.stride[0] - padding
-        first: Expression = 0
-        last: Expression = kernel
-        if padding:
-            first = te.max(0, (dilation - 1 - start) // dilation)
-        if self.window.span(0, self.size[0]) - padding > self.source[2]:
-            last = te.min(kernel, (self.source[2] - start + dilation - 1) // dilation)
-        return first, last
 
 
 @dataclass(frozen=True, slots=True)

@@ -75,7 +75,7 @@ class Groups:
 
 
 def pack_grouped(weight: Array, groups: int, lanes: int) -> Array:
-    """Weights [G*O, I, kh, kw] of a grouped convolution -> [blocks, steps, kh, kw, width, lanes] as `GroupedConv2d`
+    """Weights [G*O, I, kh, kw] of a grouped convolution -> [blocks, kh, kw, steps, width, lanes] as `GroupedConv2d`
     reads them, zero where an output does not read an input."""
     channels, inputs, *kernel = weight.shape
     layout = Groups(groups, inputs, channels // groups, lanes)
@@ -85,7 +85,7 @@ def pack_grouped(weight: Array, groups: int, lanes: int) -> Array:
         start = channel // layout.outputs * inputs - layout.first(block)
         packed[block, lane, start : start + inputs] = weight[channel]
     split = packed.reshape(layout.blocks, lanes, layout.reads // layout.width, layout.width, *kernel)
-    return np.ascontiguousarray(split.transpose(0, 2, 4, 5, 3, 1))
+    return np.ascontiguousarray(split.transpose(0, 4, 5, 2, 3, 1))
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +152,7 @@ class GroupedConv2d(TiledConvolution):
     def _filters(self, weight: Array) -> Array:
         """[G*O, I, kh, kw] out of the packed weights."""
         groups = self.groups
-        rows = weight.transpose(0, 5, 1, 4, 2, 3).reshape(groups.blocks * groups.lanes, -1, *self.window.kernel)
+        rows = weight.transpose(0, 5, 3, 4, 1, 2).reshape(groups.blocks * groups.lanes, -1, *self.window.kernel)
         filters = []
         for channel in range(groups.count * groups.outputs):
             start = channel // groups.outputs * groups.inputs - groups.first(channel // groups.lanes)

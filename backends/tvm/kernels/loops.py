@@ -55,12 +55,12 @@ class Cover:
 
 
 class WrittenKernel(Kernel):
-    """A kernel whose loops are written as they run, rather than scheduled; all its operands are float32."""
+    """A kernel whose loops are written as they run, rather than scheduled."""
 
     @property
     @abstractmethod
     def operand_shapes(self) -> Mapping[str, tuple[int, ...]]:
-        """Shape of each operand by its name, in calling order."""
+        """Shape of each operand by its name, in calling order; "table" holds int32, all others float32."""
 
     @abstractmethod
     def write(self, cpu: Cpu, *buffers: Any) -> None:
@@ -74,7 +74,10 @@ class WrittenKernel(Kernel):
                 self.write(cpu, *sources, *outputs)
             return builder.get().body  # without the scope's pragma, which LLVM's generator does not know
 
-        operands = [te.placeholder(shape, name=name) for name, shape in self.operand_shapes.items()]
+        operands = [
+            te.placeholder(shape, name=name, dtype="int32" if name == "table" else "float32")
+            for name, shape in self.operand_shapes.items()
+        ]
         buffers = {
             "in_buffers": [tirx.decl_buffer(operand.shape, operand.dtype, operand.name) for operand in operands],
             "out_buffers": [tirx.decl_buffer(self.output_shape, "float32", "out")],

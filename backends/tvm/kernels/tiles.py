@@ -2,10 +2,9 @@
 
 from dataclasses import dataclass
 
+from backends.tvm.kernels.loops import Cover
 from backends.tvm.target import Cpu
 
-_FEWEST_COLUMNS = 6
-_MOST_COLUMNS = 14
 _MOST_BLOCKS = 12
 
 
@@ -53,6 +52,29 @@ def choose_tile(blocks: int, rows: int, columns: int, cpu: Cpu) -> Tile:
     return best[1] if best else Tile(1, 1, 1)
 
 
+def choose_covering_tile(blocks: int, rows: int, columns: int, cpu: Cpu) -> Tile:
+    """As `choose_tile`, of the tiles that cover the output where the last ones may overlap those before (see `Cover`),
+    so that extents without divisors do not force a poor shape; what is computed twice counts."""
+    best: tuple[tuple[float, int, int], Tile] | None = None
+    for block in _widths(blocks, _MOST_BLOCKS):
+        for column in _widths(columns, cpu.registers):
+            for row in _widths(rows, cpu.registers) if column == columns else (1,):
+                tile = Tile(block, row, column)
+                if tile.accumulators + block + 1 > cpu.registers:
+                    continue
+                count = -(-blocks // block) * -(-rows // row) * -(-columns // column)
+                share = _cycles(tile, cpu) * count / (blocks * rows * columns)
+                key = (round(share, 2), block, -tile.accumulators)
+                if best is None or key < best[0]:
+                    best = key, tile
+    return best[1] if best else Tile(1, 1, 1)
+
+
+def _widths(extent: int, most: int) -> list[int]:
+    """The widths of even covers."""
+    return sorted({Cover.of(extent, width).width for width in range(1, min(extent, most) + 1)})
+
+
 def _cycles(tile: Tile, cpu: Cpu) -> float:
     """Modelled cycles of one reduction step."""
     pixels = tile.rows * tile.columns
@@ -62,17 +84,6 @@ def _cycles(tile: Tile, cpu: Cpu) -> float:
         cpu.latency_accumulators / 2,
         tile.blocks + 2,
     )
-
-
-def round_columns(columns: int) -> int:
-    """How many columns to compute so that a tile of useful width divides them; the surplus is cropped.
-
-    Widths such as 17 or 31 would leave a tile of one column, which costs far more than a few columns too many.
-
-    >>> round_columns(32), round_columns(31)
-    (32, 32)
-    """
-    return _round_up(columns, _FEWEST_COLUMNS, _MOST_COLUMNS)
 
 
 def _round_up(extent: int, least: int, most: int) -> int:

@@ -128,6 +128,21 @@ class TorchOperator:
         return fx.GraphModule(root, graph).eval()
 
 
+@dataclass(slots=True)
+class TorchPart:
+    """A fused operator in its network.
+
+    Attributes:
+        name: of its layer, or of its first operator where it has none.
+        kernels: its recipe alone; none where it does nothing.
+        price: free for whoever prices it.
+    """
+
+    name: str
+    kernels: tuple[TorchOperator, ...]
+    price: float | None = None
+
+
 class TorchRecipes:
     """The recipes of a network's fused operators for any numbers of units, by arithmetic alone.
 
@@ -140,17 +155,23 @@ class TorchRecipes:
         self._layers = {layer.name: layer for layer in graph.full_layers}
         fused = [one for one in fuse(graph) if not _has_several_results(one.head)]
         self._fused = [(one, self._groups(one)) for one in fused]
-        self._known: list[dict[tuple[int, ...], TorchOperator]] = [{} for _ in fused]
+        self._known: list[dict[tuple[int, ...], TorchPart]] = [{} for _ in fused]
 
     def recipes(self, kept: Sequence[int]) -> list[TorchOperator]:
         """What is computed where group i keeps kept[i] units, in order and with repetition; batch 1."""
+        return [kernel for part in self.parts(kept) for kernel in part.kernels]
+
+    def parts(self, kept: Sequence[int]) -> list[TorchPart]:
+        """The same operator by operator; parts that are alike are one object."""
         found = []
         for (fused, groups), known in zip(self._fused, self._known, strict=True):
             key = tuple(kept[group] for group in groups)
             if key not in known:
-                known[key] = _Writer(self._operators, self._layers, kept).write(fused)
-            if known[key].steps and known[key].inputs:  # not a dropout on its own, nor what depends on no input
-                found.append(known[key])
+                recipe = _Writer(self._operators, self._layers, kept).write(fused)
+                # a dropout on its own does nothing, and what depends on no input is computed beforehand
+                kernels = (recipe,) if recipe.steps and recipe.inputs else ()
+                known[key] = TorchPart(fused.head.layer or fused.head.name, kernels)
+            found.append(known[key])
         return found
 
     def _groups(self, fused: FusedOperator) -> tuple[int, ...]:

@@ -126,7 +126,8 @@ def test_a_module_does_what_its_recipe_says() -> None:
 def test_pricing_an_operator_seen_before_makes_nothing_new() -> None:
     recipes = TorchRecipes(graph_of("resnet20"))
     units = graph_of("resnet20").kept
-    assert all(one is other for one, other in zip(recipes.recipes(units), recipes.recipes(units), strict=True))
+    assert all(one is other for one, other in zip(recipes.parts(units), recipes.parts(units), strict=True))
+    assert [kernel for part in recipes.parts(units) for kernel in part.kernels] == recipes.recipes(units)
 
 
 @pytest.mark.parametrize("name", NETWORKS)

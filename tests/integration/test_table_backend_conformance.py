@@ -1,0 +1,86 @@
+"""The conformance kit on backends that sum a table of operators: ONNX Runtime's and torch's."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from automl.testing.backends import BackendConformance
+from automl.testing.problems import conv_chain
+from backends.base import HardwareBackend
+from backends.recipes import Recipe
+from backends.table_backend import TableBackend, open_prices
+from search_spaces.capture import PrunableNetwork
+from search_spaces.graph import ModelGraph
+from search_spaces.policy import CompressionPolicy, LayerPolicy
+
+
+@lru_cache
+def graph() -> ModelGraph:
+    network = nn.Sequential(
+        *[nn.Conv2d(3, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU()],
+        *[nn.Conv2d(16, 32, 3, stride=2, padding=1), nn.BatchNorm2d(32), nn.ReLU()],
+        *[nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(), nn.Linear(32, 10)],
+    )
+    return PrunableNetwork(network.eval(), torch.zeros(1, 3, 16, 16), prove=False).graph
+
+
+class Modelled:
+    """A second for a billion multiply-adds or bytes."""
+
+    def latencies(self, recipes: Sequence[Recipe]) -> Mapping[str, float]:
+        return {recipe.recipe: 1e-9 * (recipe.work + recipe.traffic) for recipe in recipes}
+
+
+class TableConformance(BackendConformance):
+    measured = True
+    engine: str
+
+    def make(self) -> HardwareBackend:
+        return TableBackend(self.engine, graph(), Modelled())
+
+    def graphs(self) -> Sequence[ModelGraph]:
+        return [graph(), graph().with_kept((8, 20)), graph().with_kept((1, 1))]
+
+    def unsupported(self) -> Sequence[ModelGraph]:
+        bits = CompressionPolicy({"0": LayerPolicy(weight_bits=8)})
+        return [conv_chain(), graph().apply(bits)]
+
+
+class TestOnnxRuntime(TableConformance):
+    engine = "onnxruntime"
+
+
+class TestTorch(TableConformance):
+    engine = "torch"
+
+
+@pytest.mark.parametrize("engine", ["onnxruntime", "torch"])
+class TestMeasured:
+    """The same with operators that are really measured; how long they take is nobody's promise."""
+
+    def test_the_kit(self, engine: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("TRIMTAB_CACHE", str(tmp_path))
+        with open_prices(engine) as prices:
+
+            class Kit(TableConformance):
+                def make(self) -> HardwareBackend:
+                    return TableBackend(engine, graph(), prices)
+
+                def shrinking(self) -> Iterable[Sequence[ModelGraph]]:
+                    return ()
+
+            kit = Kit()
+            for name in [name for name in dir(kit) if name.startswith("test_")]:
+                getattr(kit, name)()
+            known = len(list(_entries(prices)))
+        with open_prices(engine) as again:
+            assert TableBackend(engine, graph(), again).estimate(graph()).latency_s
+            assert len(list(_entries(again))) == known > 5
+
+
+def _entries(prices: object) -> Iterator[str]:
+    yield from prices.table.entries()  # type: ignore[attr-defined]

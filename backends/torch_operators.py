@@ -205,10 +205,12 @@ class _Writer:
         """The recipe."""
         for operator in (fused.head, *fused.tail):
             self._operator(operator)
-        layer = self.layers.get(fused.head.layer or "")
+        taken = fused.head.kind == "getitem"  # one of the results of what it reads
+        head = self.operators[fused.head.inputs[0]] if taken else fused.head
+        layer = self.layers.get(head.layer or "")
         output = self._shape(fused.output)
         return TorchOperator(
-            kind="depthwise" if layer is not None and layer.depthwise else fused.head.kind,
+            kind="depthwise" if layer is not None and layer.depthwise else head.kind,
             inputs=tuple(self.inputs),
             constants=tuple(self.constants),
             steps=tuple(self.steps),

@@ -58,6 +58,29 @@ class TestTorch(TableConformance):
     engine = "torch"
 
 
+class TestTvm(TableConformance):
+    engine = "tvm"
+
+
+class Recurrent(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.cell = nn.LSTM(8, 8, batch_first=True)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.cell(x)[0]
+
+
+def test_recurrent_networks_are_refused_by_name_on_tvm_alone() -> None:
+    recurrent = PrunableNetwork(Recurrent().eval(), torch.zeros(1, 4, 8), prove=False).graph
+    (reason, *_) = TableBackend("tvm", recurrent, Modelled()).supports(recurrent)
+    assert "lstm" in reason
+    for engine in ("onnxruntime", "torch"):
+        backend = TableBackend(engine, recurrent, Modelled())
+        assert backend.supports(recurrent) == ()
+        assert backend.price(recurrent.kept) > 0
+
+
 @pytest.mark.parametrize("engine", ["onnxruntime", "torch"])
 class TestMeasured:
     """The same with operators that are really measured; how long they take is nobody's promise."""

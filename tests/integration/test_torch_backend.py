@@ -52,6 +52,7 @@ class TestCompiled(MeasuringConformance):
 
 
 @NEEDS_COMPILER
+@pytest.mark.slow
 def test_compiled_code_is_timed_and_leaves_nothing_behind(tmp_path, monkeypatch):
     watched = tmp_path / "watched"
     watched.mkdir()

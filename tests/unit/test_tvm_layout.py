@@ -91,9 +91,9 @@ def test_packed_convolution_is_the_convolution():
     x = rng.normal(size=(16,)).astype(np.float32)
     span, order, starts = plan_reduction(Channels.of(channels), 4)
     packed = pack_convolution(weight, order, span.width, lanes=4)
-    assert packed.shape == (2, span.steps, 1, 1, span.width, 4)
+    assert packed.shape == (2, 1, 1, span.steps, span.width, 4)
     given = x[(starts[:, None] + np.arange(span.width))]
-    out = np.einsum("sk,oskv->ov", given, packed[:, :, 0, 0]).reshape(-1)
+    out = np.einsum("sk,oskv->ov", given, packed[:, 0, 0]).reshape(-1)
     np.testing.assert_allclose(out[:5], weight[:, :, 0, 0] @ x[channels], rtol=1e-5)
     assert (out[5:] == 0).all()
 

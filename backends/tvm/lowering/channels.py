@@ -124,11 +124,11 @@ def pad_axis(array: npt.NDArray[Any], axis: int, multiple: int) -> npt.NDArray[A
 
 
 def pack_convolution(weight: npt.NDArray[Any], order: IntArray, width: int, lanes: int) -> FloatArray:
-    """Weights [O, I, kh, kw] -> [O blocks, steps, kh, kw, width, lanes], input channels in the order of the span."""
+    """Weights [O, I, kh, kw] -> [O blocks, kh, kw, steps, width, lanes], input channels in the order of the span."""
     weight = pad_axis(weight[:, order], 0, lanes)
     out, into, rows, columns = weight.shape
     blocked = weight.reshape(out // lanes, lanes, into // width, width, rows, columns)
-    return np.ascontiguousarray(blocked.transpose(0, 2, 4, 5, 3, 1), dtype=np.float32)
+    return np.ascontiguousarray(blocked.transpose(0, 4, 5, 2, 3, 1), dtype=np.float32)
 
 
 def pack_dense(

@@ -11,6 +11,7 @@ from backends.tvm.kernels.depthwise import Depthwise
 from backends.tvm.kernels.grouped import GroupedConv2d, Groups, pack_grouped
 from backends.tvm.lowering.channels import Channels, pack_channels, pack_convolution, plan_reduction
 from backends.tvm.lowering.plan import Array, Planner, Promise, Rule
+from backends.tvm.lowering.rows import in_a_row
 from backends.tvm.lowering.tail import Tail, read_tail, weights_of
 from backends.tvm.lowering.values import MAP, Dims, Packed, Plain, Value
 from search_spaces.graph import LayerSpec
@@ -28,14 +29,10 @@ def lower_convolution(planner: Planner, fused: FusedOperator) -> Value | None:
         return None
     if len(spec.kernel) == 1:
         packed = planner.packed(source)
-        if (
-            packed is None
-            or packed.dims != (("n",), ("c",), ("w",))
-            or packed.height != 1
-            or tail.permutations != ((), ())
-        ):
+        packed = None if packed is None or len(packed.dims) != 3 else in_a_row(planner, packed, 2)
+        if packed is None or packed.channel_dimension() != 1 or any(tail.permutations):
             return None
-        flat = lower_window(planner, fused, packed.with_dims(MAP), spec, tail, (1, shape[2]))
+        flat = lower_window(planner, fused, packed.with_dims(MAP, packed.channels.flat), spec, tail, (1, shape[2]))
         return None if flat is None else replace(flat, dims=_LINE)
     if not isinstance(source, Plain):
         source = planner.feature_map(source) or source

@@ -9,6 +9,7 @@ from backends.tvm.kernels.elementwise import Elementwise
 from backends.tvm.kernels.epilogue import Activation
 from backends.tvm.lowering.channels import Channels, pack_channels
 from backends.tvm.lowering.plan import Array, Planner, Promise, Rule, Tensors
+from backends.tvm.lowering.rows import laid_out_like
 from backends.tvm.lowering.tail import Affine, Tail, activation_of, affine_of, read_tail
 from backends.tvm.lowering.values import Matrix, Packed, Plain, Value, pack_like
 from search_spaces.graph import Operator, TensorInput
@@ -75,14 +76,28 @@ def _with_constant(planner: Planner, head: Operator, tail: Tail, name: str) -> V
     affine = affine_of(planner, head, name)
     if not constants or (axis is not None and is_constant_over_pixels(constants[0], rank, axis)):
         return scaled(planner, value, affine, tail, axis)
-    if not isinstance(value, Packed) or head.kind not in ("add", "mul") or value.batch != 1:
+    if (
+        not isinstance(value, Packed)
+        or head.kind not in ("add", "mul")
+        or not _same_for_all(planner, value, constants[0])
+    ):
         return None
-    value = planner.stored(value)
-    other = constants[0].name
-    layout = value
-    kernel = Elementwise(value.buffer_shape, _OPERATIONS[head.kind], tail.epilogue.activation)
-    constant = lambda tensors: pack_like(tensors.constant(other).astype(np.float64), layout)  # noqa: E731
-    return replace(value, buffer=planner.call(kernel, value.buffer, constant))
+    layout, other = planner.stored(value), constants[0].name
+    shape = layout.buffer_shape[1:]
+    kernel = Elementwise(layout.buffer_shape, _OPERATIONS[head.kind], tail.epilogue.activation, shape)
+
+    def constant(tensors: Tensors) -> Array:
+        return pack_like(tensors.constant(other).astype(np.float64), layout)[0]
+
+    return replace(layout, buffer=planner.call(kernel, layout.buffer, constant))
+
+
+def _same_for_all(planner: Planner, value: Packed, constant: Operator) -> bool:
+    """Whether a constant is the same for every image."""
+    if value.batch == 1:
+        return True
+    shape = planner.shape(constant)
+    return value.dims[0] == ("n",) and (len(shape) < len(value.dims) or shape[0] == 1)
 
 
 def scaled(planner: Planner, value: Value, affine: Affine, tail: Tail, axis: int | None) -> Value | None:
@@ -148,6 +163,7 @@ def _of_two(planner: Planner, head: Operator, tail: Tail, one: Value, other: Val
         return None
     if _spread(b, a) and not _spread(a, b) and head.kind in ("add", "mul", "maximum", "minimum"):
         a, b = b, a
+    b = laid_out_like(planner, b, a) or b
     if not _alike(a, b):
         return None
     if a.blocks != b.blocks or a.channels.flat is not b.channels.flat or not a.channels.stored:
@@ -166,8 +182,10 @@ def _alike(a: Packed, b: Packed) -> bool:
     """Whether each element of `a` meets the one of `b` at the same place of its buffer, or at its only pixel."""
     if a.batch != b.batch or a.channels.shape != b.channels.shape:
         return False
-    if (a.height, a.width) == (b.height, b.width):
-        return all(a.over(place) == b.over(place) for place in range(len(a.dims))) and a.shape == b.shape
+    if a.shape == b.shape:
+        return (a.height, a.width) == (b.height, b.width) and all(
+            a.over(place) == b.over(place) for place in range(len(a.dims))
+        )
     if b.height * b.width != 1:
         return False
     return all(

@@ -4,7 +4,8 @@ from backends.fusion import FusedOperator
 from backends.tvm.kernels.base import Window
 from backends.tvm.kernels.pooling import AveragePool, GlobalAverage, MaxPool
 from backends.tvm.lowering.plan import Planner, Rule
-from backends.tvm.lowering.values import Packed, Value, reshaped
+from backends.tvm.lowering.rows import in_a_row
+from backends.tvm.lowering.values import MAP, Packed, Value, reshaped
 from search_spaces.graph import Argument
 
 
@@ -44,7 +45,7 @@ def lower_adaptive_average(planner: Planner, fused: FusedOperator) -> Value | No
 
 def lower_global_average(planner: Planner, fused: FusedOperator) -> Value | None:
     """The average of each channel, its rows and columns kept as dimensions or not."""
-    source = _source(planner, fused)
+    source = _source(planner, fused) or _line(planner, fused)
     if source is None:
         return None
     pooled = planner.packed_by(GlobalAverage(source.buffer_shape), source.channels, source.buffer)
@@ -54,6 +55,15 @@ def lower_global_average(planner: Planner, fused: FusedOperator) -> Value | None
 def _source(planner: Planner, fused: FusedOperator) -> Packed | None:
     source = planner.feature_map(planner.source(fused))
     return None if source is None or len(planner.shape(fused.head)) < 2 else planner.stored(source)
+
+
+def _line(planner: Planner, fused: FusedOperator) -> Packed | None:
+    """A value [N, C, L] as a map of one row."""
+    value = planner.packed(planner.source(fused))
+    value = None if value is None or len(value.dims) != 3 else in_a_row(planner, value, 2)
+    if value is None or value.channel_dimension() != 1:
+        return None
+    return planner.stored(value).with_dims(MAP, value.channels.flat)
 
 
 def _window(fused: FusedOperator) -> Window | None:

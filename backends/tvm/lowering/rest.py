@@ -35,7 +35,7 @@ def _stock(planner: Planner, operator: Operator) -> Value:
             plain = planner.plain(planner.value(name))
             operands.append(plain.buffer)
             types.append((plain.shape, plain.buffer.dtype))
-    if operator.layer is not None and operator.kind in ("conv", "linear"):
+    if operator.layer is not None and operator.kind in ("conv", "conv_transpose", "linear"):
         target, arguments = _add_weights(planner, operator, operands, types)
     if not target:
         raise TrimtabError(f"operator {operator.name!r} ({operator.kind}) has no rule, and is none of torch's own")
@@ -51,18 +51,22 @@ def _add_weights(
 ) -> tuple[str, tuple[tuple[str, Argument], ...]]:
     """A layer as the function of torch's that it calls, its weight and bias two more operands."""
     spec = planner.layer(operator)
+    channels = spec.out_channels, spec.in_channels // spec.groups
+    if operator.kind == "conv_transpose":
+        channels = spec.in_channels, spec.out_channels // spec.groups
+    given: dict[str, Argument] = {"input": TensorInput(0), "weight": TensorInput(1), "bias": None}
     operands.append(lambda tensors: tensors.layer(operator)[0])
-    types.append(((spec.out_channels, spec.in_channels // spec.groups, *spec.kernel), "float32"))
-    bias: Argument = None
+    types.append(((*channels, *spec.kernel), "float32"))
     if spec.bias:
         operands.append(lambda tensors: np.asarray(tensors.layer(operator)[1]))
         types.append(((spec.out_channels,), "float32"))
-        bias = TensorInput(2)
-    common = (("input", TensorInput(0)), ("weight", TensorInput(1)), ("bias", bias))
+        given["bias"] = TensorInput(2)
+    if operator.target:  # a function in the network, too
+        return operator.target, tuple(({**dict(operator.arguments), **given}).items())
     if operator.kind == "linear":
-        return "linear.default", common
-    window = (("stride", spec.stride), ("padding", spec.padding), ("dilation", spec.dilation), ("groups", spec.groups))
-    return f"conv{len(spec.kernel)}d.default", (*common, *window)
+        return "linear.default", tuple(given.items())
+    given |= {"stride": spec.stride, "padding": spec.padding, "dilation": spec.dilation, "groups": spec.groups}
+    return f"conv{len(spec.kernel)}d.default", tuple(given.items())
 
 
 def _constant(name: str) -> Promise:

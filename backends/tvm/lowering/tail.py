@@ -9,6 +9,7 @@ import numpy.typing as npt
 from backends.fusion import ACTIVATIONS, IDENTITIES, FusedOperator, permutation
 from backends.tvm.kernels.epilogue import IDENTITY, Activation, Epilogue
 from backends.tvm.lowering.plan import Array, Planner, Promise, Tensors
+from backends.tvm.lowering.rows import laid_out_like
 from backends.tvm.lowering.values import Buffer, Packed, permuted
 from search_spaces.graph import Operator, TensorInput
 
@@ -59,13 +60,8 @@ class Tail:
         for axes in self.permutations[0]:
             like = permuted(like, axes)
         value = planner.packed(planner.value(self.residual))
-        if value is None or (value.height, value.width) != (like.height, like.width) or value.shape != like.shape:
-            return None
-        if len(value.dims) != len(like.dims):
-            return None
-        if any(value.over(place) != like.over(place) for place in range(len(like.dims))):
-            return None
-        return [planner.in_order(value).buffer]
+        value = None if value is None else laid_out_like(planner, value, like)
+        return None if value is None else [planner.in_order(value).buffer]
 
 
 def read_tail(planner: Planner, fused: FusedOperator) -> Tail | None:

@@ -9,6 +9,7 @@ from backends.tvm.kernels.attention import Attention
 from backends.tvm.kernels.tokens import ConcatColumns
 from backends.tvm.lowering.channels import ZERO, Channels
 from backends.tvm.lowering.plan import Planner, Promise, Rule
+from backends.tvm.lowering.rows import in_a_row
 from backends.tvm.lowering.values import Buffer, Constant, Dims, Packed, Value, pack_like
 
 _HEADS: Dims = (("n",), ("c",), ("w",), ("c",))
@@ -66,20 +67,6 @@ def _heads(planner: Planner, value: Value) -> Packed | None:
         packed = planner.gathered(packed.with_dims(_HEADS, Channels.of(padded)))
         positions = aligned
     return packed.with_dims(_HEADS, Channels.of(positions))
-
-
-def in_a_row(planner: Planner, value: Packed, place: int) -> Packed | None:
-    """The value with the rows and columns that a dimension runs over in one row; None where it runs over something
-    else, too."""
-    over = value.over(place)
-    if over in ((), ("w",)) and value.height == 1:
-        return value
-    if over not in (("h", "w"), ("h",)) or (over == ("h",) and value.width != 1):
-        return None
-    shape = (value.batch, value.blocks, 1, value.height * value.width, value.lanes)
-    dims: Dims = tuple(("w",) if other == place else dim for other, dim in enumerate(value.dims))
-    buffer = planner.reshape(value.buffer, shape)
-    return replace(value, buffer=buffer, height=1, width=shape[3], dims=dims)
 
 
 def concatenate_tokens(planner: Planner, values: list[Value], place: int) -> Packed | None:

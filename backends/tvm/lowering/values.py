@@ -177,6 +177,9 @@ def reshaped(value: Packed, shape: tuple[int, ...]) -> Packed | None:
                 axes.insert(0, (axis, size // need))
                 size = need
             need //= size
+            if axis == "c" and dim and dim[-1] == "c":
+                channels[-1] *= size
+                continue
             dim.append(axis)
             if axis == "c":
                 channels.append(size)

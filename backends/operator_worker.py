@@ -184,7 +184,11 @@ def _samples(call: Call, repetitions: int, places: int) -> list[tuple[float, flo
         for _ in range(repetitions):
             call()
         end, before, preempted = time.perf_counter(), preempted, preemptions()
-        (whole if preempted == before else broken).append(((end - start) / repetitions, current))
+        if preempted == before:
+            whole.append(((end - start) / repetitions, current))
+        else:
+            broken.append(((end - start) / repetitions, current))
+            call()  # whoever broke in has left the cache full of theirs
         if (end - begin) * places >= (_ROUND_S if len(whole) * places >= _FEW_SAMPLES else _LONGEST_ROUND_S):
             break
     return whole or broken

@@ -23,7 +23,7 @@ network enters it once, too, and so each operator bears its share, as it would i
 _LONG_WORK = 1e7
 """Multiply-adds that take some 100 us."""
 _PLACES = 4
-_COLD_BYTES = 1 << 20
+_COLD_BYTES = 1 << 22
 _MOST_BYTES = 1 << 28
 
 
@@ -93,11 +93,14 @@ def _bound(executable: Any, operand: Array) -> Callable[[], Any]:
 def copies_of_weight(size: int, most: int) -> int:
     """Copies of a weight of so many bytes that take turns, at most so many.
 
-    A network comes back to a weight after all its others. So there are copies enough to fill the cache that a core has
-    to itself, and never few of a large weight, whose network is several times its size.
+    A network comes back to a weight after all its others. So there are copies enough to fill several times the cache
+    that a core has to itself, and never few of a large weight, whose network is several times its size. The sum of the
+    operators over the network end to end, with one copy of each weight, with this many, and with 64 MiB of copies:
+    ResNet-20 0.987, 0.990, 0.989 (pruned 0.994, 0.998); MobileNetV2 0.988, 0.998, 1.029 (pruned 0.989, 1.001, 1.016);
+    VGG-16, whose weights no cache holds, 0.66, 0.72, 0.91.
 
-    >>> copies_of_weight(9 << 10, 16), copies_of_weight(144 << 10, 16), copies_of_weight(9 << 20, 16)
-    (16, 8, 4)
+    >>> copies_of_weight(9 << 10, 16), copies_of_weight(600 << 10, 16), copies_of_weight(9 << 20, 16)
+    (16, 7, 4)
     """
     filling = min(most, max(_FEW_CALLS, -(-_COLD_BYTES // size)))
     return max(1, min(filling, _MOST_BYTES // size))

@@ -143,7 +143,7 @@ def test_calls_elsewhere_compute_the_same():
 
 def test_copies_fill_a_cores_cache_but_not_the_memory():
     assert copies_of_weight(1 << 10, 16) == 16
-    assert copies_of_weight(256 << 10, 16) == 4
+    assert copies_of_weight(1 << 20, 16) == 4
     assert copies_of_weight(100 << 20, 16) == 2
     assert copies_of_weight(1 << 30, 16) == 1
     assert copies_of_weight(1 << 10, 4) == 4

@@ -129,6 +129,8 @@ def kernels(cpu: Cpu) -> list[Kernel]:
         Gather(map5, 2, (8, 4), offset=(-1, 1), stride=(1, 2), fill=2.0),
         Gather(map5, 5, (4, 5), stride=(2, 2)),
         Concat(((2, 3, 4, 5, v), (2, 1, 4, 5, v), (2, 2, 4, 5, v)), ((0, 2), (0,), (1, 0))),
+        Concat(((2, 3, 4, 5, v), (2, 2, 4, 5, v)), ((0, 1, 2), (0, 1)), affine=True, activation=RELU),
+        Concat(((1, 3, 4, 5, v), (1, 2, 4, 5, v)), ((1, 2), (0,)), activation=Activation(kind="silu")),
     ]
 
 

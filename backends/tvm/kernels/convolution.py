@@ -21,7 +21,18 @@ from backends.tvm.kernels.base import (
     unpack_blocks,
 )
 from backends.tvm.kernels.epilogue import NO_EPILOGUE, Epilogue
-from backends.tvm.kernels.loops import Cover, WrittenKernel, add, registers, serial, spread, store, vector
+from backends.tvm.kernels.loops import (
+    Cover,
+    WrittenKernel,
+    accumulators,
+    add,
+    between,
+    each,
+    serial,
+    spread_over,
+    store,
+    vector,
+)
 from backends.tvm.kernels.tiles import Tile, choose_covering_tile
 from backends.tvm.kernels.windows import walks
 from backends.tvm.target import Cpu
@@ -84,8 +95,8 @@ class TiledConvolution(WrittenKernel):
         return pack_blocks(self.epilogue.reference(sums, residual), self.output_shape[-1])
 
     def write(self, cpu: Cpu, *buffers: Any) -> None:
-        """A tile of accumulators in registers, the whole reduction around it. Tiles overlap where they do not divide the
-        output, and visit nothing outside of the map (see `Walk`): no padding, no cropping, no copies."""
+        """A tile of accumulators in registers, the whole reduction around it. Tiles overlap where they do not divide
+        the output, and visit nothing outside of the map (see `Walk`): no padding, no cropping, no copies."""
         batch, blocks, rows, columns, _ = self.output_shape
         tile = choose_covering_tile(self.alike, rows, columns, cpu)
         across, down, along = Cover(self.alike, tile.blocks), Cover(rows, tile.rows), Cover(columns, tile.columns)
@@ -99,12 +110,12 @@ class TiledConvolution(WrittenKernel):
 
         tiles = blocks // self.alike * across.count
         if tile.rows == 1:
-            with spread(batch * tiles * rows, threads) as index:
-                sweep(index // (tiles * rows), index // rows % tiles, index % rows)
+            with spread_over((batch, tiles, rows), threads) as (n, index, row):
+                sweep(n, index, row)
         else:
-            with spread(batch * tiles, threads) as index:
+            with spread_over((batch, tiles), threads) as (n, index):
                 for row in of_rows.starts(down):
-                    sweep(index // tiles, index % tiles, row)
+                    sweep(n, index, row)
 
     def _tile(self, buffers: Sequence[Any], tile: Tile, corner: tuple[Expression, ...]) -> None:
         """One tile from its first element on: (image, block, row, column).
@@ -116,34 +127,28 @@ class TiledConvolution(WrittenKernel):
         table, residual = others[0] if self.by_table else None, others[-1] if self.epilogue.residual else None
         n, block, row, column = corner
         lanes = self.output_shape[-1]
-        pixels = [(row + y, column + x) for y in range(tile.rows) for x in range(tile.columns)]
-        sums = registers(lanes, tile.blocks, len(pixels))
+        sums = accumulators(tile.blocks, tile.rows, tile.columns, lanes)
         of_rows, of_columns = walks(self.window, self.source[2:4], self.size)
 
-        def multiply(step: Expression, kh: Expression, kw: Expression) -> None:
-            # pixels outside, output blocks inside, so that one broadcast input lives at a time
+        def multiply(step: Expression, kh: Expression, kw: Expression, visited: tuple[range, range]) -> None:
             first = self.position(block, step) if table is None else table[step]
-            with serial(self.width) as lane, vector(lanes) as v:
-                for pixel, (h, w) in enumerate(pixels):
-                    y, x = of_rows.at(h, kh), of_columns.at(w, kw)
-                    if not of_rows.inside(y) or not of_columns.inside(x):
-                        continue
-                    if len(self.source) == 4:
-                        element = source[n, first + lane, y, x]
-                    else:
-                        element = source[n, first // lanes, y, x, first % lanes + lane]
-                    for o in range(tile.blocks):
-                        add(sums[o, pixel], (v,), element * weight[block + o, kh, kw, step, lane, v])
+            # pixels outside, output blocks inside, so that one broadcast input lives at a time
+            with serial(self.width) as lane, each(*visited, range(tile.blocks)) as (y, x, o), vector(lanes) as v:
+                pixel = of_rows.at(row + y, kh), of_columns.at(column + x, kw)
+                if len(self.source) == 4:
+                    element = source[(n, first + lane, *pixel)]
+                else:
+                    element = source[(n, first // lanes, *pixel, first % lanes + lane)]
+                add(sums, (o, y, x, v), element * weight[block + o, kh, kw, step, lane, v])
 
-        for kw in of_columns.visited(column, tile.columns):
-            for kh in of_rows.visited(row, tile.rows):
+        for kw, visited_columns in of_columns.visited(column, tile.columns, between):
+            for kh, visited_rows in of_rows.visited(row, tile.rows, between):
                 with serial(self.steps) as step:
-                    multiply(step, kh, kw)
-        with vector(lanes) as v:
-            for (o, pixel), total in sums.items():
-                index = (n, block + o, *pixels[pixel], v)
-                extra = None if residual is None else residual[index]
-                store(out, index, self.epilogue.apply(total[v], bias[block + o, v], extra))
+                    multiply(step, kh, kw, (visited_rows, visited_columns))
+        with each(range(tile.rows), range(tile.columns), range(tile.blocks)) as (y, x, o), vector(lanes) as v:
+            index = (n, block + o, row + y, column + x, v)
+            extra = None if residual is None else residual[index]
+            store(out, index, self.epilogue.apply(sums[o, y, x, v], bias[block + o, v], extra))
 
 
 @dataclass(frozen=True, slots=True)

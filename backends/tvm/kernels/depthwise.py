@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
+from tvm.script.ir_builder import tirx as script
 
 from backends.tvm.kernels.base import (
     PARALLEL_WORK,
@@ -19,13 +20,12 @@ from backends.tvm.kernels.base import (
     unpack_blocks,
 )
 from backends.tvm.kernels.epilogue import NO_EPILOGUE, Epilogue
-from backends.tvm.kernels.loops import Cover, WrittenKernel, fill, scratch, spread, store, vector
-from backends.tvm.kernels.windows import Walk, walks
+from backends.tvm.kernels.loops import Cover, WrittenKernel, accumulators, between, each, spread_over, store, vector
+from backends.tvm.kernels.windows import walks
 from backends.tvm.target import Cpu
 
 _WIDEST_TILE = 8
 
-Pixel = tuple[Expression, Expression]
 Position = tuple[Expression, Expression, Expression, Expression]
 """Of an element in a window: block, row and column in the window, lane."""
 
@@ -74,52 +74,41 @@ class PerChannel(WrittenKernel):
         """The output element at an index of the output buffer."""
 
     def write(self, cpu: Cpu, *buffers: Any) -> None:
-        """A few pixels of one row in registers, their windows around them. Elements outside of the map are not visited,
-        so it needs no padded copy: rows by the loop's bounds, columns by code of their own for the tiles at the border.
-        A map that fits the registers is one tile."""
+        """A few pixels of one row in registers, their windows around them; of a map that fits the registers, all."""
         batch, blocks = self.source[:2]
         rows, columns = self.size
         threads = cpu.threads > 1 and self.work >= PARALLEL_WORK
         if rows * columns <= cpu.registers // 2:
-            pixels = [(y, x) for y in range(rows) for x in range(columns)]
-            with spread(batch * blocks, threads) as index:
-                self._tile(buffers, (index // blocks, index % blocks), pixels)
+            with spread_over((batch, blocks), threads) as channel:
+                self._tile(buffers, channel, (0, 0), self.size)
         else:
             cover = Cover.of(columns, _WIDEST_TILE)
-            with spread(batch * blocks * rows, threads) as index:
-                channel, row = (index // (rows * blocks), index // rows % blocks), index % rows
-                for start in self._walks[1].starts(cover):
-                    self._tile(buffers, channel, [(row, start + j) for j in range(cover.width)])
+            of_columns = walks(self.window, self.source[2:4], self.size)[1]
+            with spread_over((batch, blocks, rows), threads) as (n, block, row):
+                for start in of_columns.starts(cover):
+                    self._tile(buffers, (n, block), (row, start), (1, cover.width))
 
-    @property
-    def _walks(self) -> tuple[Walk, Walk]:
-        return walks(self.window, self.source[2:4], self.size)
-
-    def _tile(self, buffers: Sequence[Any], channel: tuple[Expression, Expression], pixels: Sequence[Pixel]) -> None:
-        """Pixels of one channel block at once."""
+    def _tile(
+        self,
+        buffers: Sequence[Any],
+        channel: Sequence[Expression],
+        corner: tuple[Expression, Expression],
+        size: tuple[int, int],
+    ) -> None:
+        """So many rows and columns of one channel block (image, block), from a pixel on."""
         source, *operands, out = buffers
         lanes = self.source[4]
-        rows, columns = self._walks
-        sums = [scratch(lanes) for _ in pixels]
-        for total in sums:
-            fill(total, lanes, self.initial)
-
-        def add_row(kh: Expression) -> None:
-            with vector(lanes) as v:
-                for kw in range(columns.kernel):
-                    for total, (row, column) in zip(sums, pixels, strict=True):
-                        y, x = rows.at(row, kh), columns.at(column, kw)
-                        if rows.inside(y) and columns.inside(x):
-                            element, position = source[(*channel, y, x, v)], (channel[1], kh, kw, v)
-                            store(total, (v,), self.reduce(total[v], element, position, operands))
-
-        height = pixels[-1][0] - pixels[0][0] + 1 if isinstance(pixels[0][0], int) else 1
-        for kh in rows.visited(pixels[0][0], height):
-            add_row(kh)
-        with vector(lanes) as v:
-            for total, pixel in zip(sums, pixels, strict=True):
-                index = (*channel, *pixel, v)
-                store(out, index, self.finish(total[v], index, operands))
+        of_rows, of_columns = walks(self.window, self.source[2:4], self.size)
+        sums = accumulators(*size, lanes, value=self.initial)
+        for kh, rows in of_rows.visited(corner[0], size[0], between):
+            for kw, columns in of_columns.visited(corner[1], size[1], script.unroll):
+                with each(rows, columns) as (y, x), vector(lanes) as v:
+                    pixel = of_rows.at(corner[0] + y, kh), of_columns.at(corner[1] + x, kw)
+                    element, position = source[(*channel, *pixel, v)], (channel[1], kh, kw, v)
+                    store(sums, (y, x, v), self.reduce(sums[y, x, v], element, position, operands))
+        with each(*map(range, size)) as (y, x), vector(lanes) as v:
+            index = (*channel, corner[0] + y, corner[1] + x, v)
+            store(out, index, self.finish(sums[y, x, v], index, operands))
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,9 @@
 """Loops written out one by one, for kernels whose order of work no schedule of independent elements expresses."""
 
+import math
 from abc import abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from itertools import product
 from typing import Any
@@ -94,9 +96,30 @@ def spread(extent: int, threads: bool) -> Any:
     return (script.parallel if threads else script.serial)(0, extent)
 
 
+@contextmanager
+def spread_over(extents: Sequence[int], threads: bool) -> Iterator[tuple[Expression, ...]]:
+    """The outermost loops: one for the threads to share if so asked, else one within the other, whose plain indices
+    make for simpler expressions."""
+    with ExitStack() as stack:
+        if not threads:
+            yield tuple(stack.enter_context(script.serial(0, extent)) for extent in extents)
+            return
+        index = stack.enter_context(script.parallel(0, math.prod(extents)))
+        indices: list[Expression] = []
+        for extent in reversed(extents):
+            indices.insert(0, index % extent)
+            index = index // extent
+        yield tuple(indices)
+
+
 def serial(extent: Expression) -> Any:
     """A plain loop."""
     return script.serial(0, extent)
+
+
+def between(first: Expression, last: Expression) -> Any:
+    """A plain loop from a first to a last (exclusive) index."""
+    return script.serial(first, last)
 
 
 def vector(lanes: int) -> Any:
@@ -126,6 +149,22 @@ def registers(lanes: int, *extents: int) -> Registers:
     for register in tile.values():
         fill(register, lanes, 0.0)
     return tile
+
+
+def accumulators(*shape: int, value: float = 0.0) -> Any:
+    """A tile of vector registers [..., lanes] that hold a value: one buffer, indexed by `each` and `vector` loops."""
+    tile = script.alloc_buffer(shape, "float32", scope="local")
+    with each(*map(range, shape[:-1])) as indices, vector(shape[-1]) as v:
+        store(tile, (*indices, v), constant(value))
+    return tile
+
+
+@contextmanager
+def each(*ranges: range) -> Iterator[tuple[Expression, ...]]:
+    """Every combination of indices, written out, the last changing fastest. That is done late: statements that are
+    written out from the start cost time to compile."""
+    with ExitStack() as stack:
+        yield tuple(stack.enter_context(script.unroll(one.start, one.stop)) for one in ranges)
 
 
 def fill(register: Any, lanes: int, value: float) -> None:

@@ -1,7 +1,8 @@
 """Operators that move data: into channel blocks and out of them, gathers of channels, concatenation."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, ClassVar
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch.nn.functional as F
 from tvm import te, tirx
 
 from backends.tvm.kernels.base import (
+    PARALLEL_WORK,
     Array,
     Kernel,
     block_count,
@@ -19,6 +21,8 @@ from backends.tvm.kernels.base import (
     unpack_blocks,
     vectorize_inner,
 )
+from backends.tvm.kernels.epilogue import IDENTITY, Activation
+from backends.tvm.kernels.loops import WrittenKernel, serial, spread_over, store, vector
 from backends.tvm.target import Cpu
 
 
@@ -203,18 +207,25 @@ class Gather(Kernel):
 
 
 @dataclass(frozen=True, slots=True)
-class Concat(Kernel):
-    """Whole blocks of several buffers behind one another.
+class Concat(WrittenKernel):
+    """Whole blocks of several buffers behind one another, and what may follow: an affine map of channels, an activation
+    (DenseNet's layers begin with just that).
+
+    Operands: the sources, then scale and shift [blocks taken, lanes] where there is an affine map.
 
     Attributes:
         sources: shapes of the input buffers, alike but for their blocks.
         taken: of each, the blocks that are taken.
+        affine: whether each channel is scaled and shifted.
+        activation: applied last.
     """
 
     kind: ClassVar[str] = "concat"
 
     sources: tuple[tuple[int, ...], ...]
     taken: tuple[tuple[int, ...], ...]
+    affine: bool = False
+    activation: Activation = IDENTITY
 
     @property
     def output_shape(self) -> tuple[int, ...]:
@@ -222,31 +233,42 @@ class Concat(Kernel):
         batch, _, *pixel = self.sources[0]
         return batch, sum(map(len, self.taken)), *pixel
 
-    def declare(self, cpu: Cpu) -> list[Any]:
-        """Block after block."""
-        operands = [te.placeholder(shape, name=f"source{i}") for i, shape in enumerate(self.sources)]
-        origin = [(operand, block) for operand, blocks in zip(operands, self.taken, strict=True) for block in blocks]
+    @property
+    def operand_shapes(self) -> Mapping[str, tuple[int, ...]]:
+        """See the class."""
+        sources = {f"source{i}": shape for i, shape in enumerate(self.sources)}
+        channels = self.output_shape[1], self.output_shape[4]
+        return {**sources, **({"scale": channels, "shift": channels} if self.affine else {})}
 
-        def element(n: Any, o: Any, *pixel: Any) -> Any:
-            value = None
-            for position, (operand, block) in reversed(list(enumerate(origin))):
-                here = operand[(n, block, *pixel)]
-                value = here if value is None else tirx.if_then_else(o <= position, here, value)
-            return value
+    def write(self, cpu: Cpu, *buffers: Any) -> None:
+        """Row by row, runs of neighbouring blocks at once."""
+        *operands, out = buffers
+        scale, shift = operands[-2:] if self.affine else (None, None)
+        batch, _, rows, columns, lanes = self.output_shape
+        with spread_over((batch, rows), cpu.threads > 1 and self.work >= PARALLEL_WORK) as (n, row):
+            for operand, first, start, count in self._runs(operands):
+                with serial(count) as block, serial(columns) as column, vector(lanes) as v:
+                    value = operand[n, start + block, row, column, v]
+                    if scale is not None and shift is not None:
+                        value = value * scale[first + block, v] + shift[first + block, v]
+                    store(out, (n, first + block, row, column, v), self.activation.apply(value))
 
-        return [*operands, te.compute(self.output_shape, element, name="out")]
-
-    def schedule(self, schedule: Any, cpu: Cpu) -> None:
-        """The blocks unrolled, so that each is a straight copy."""
-        out = schedule.get_sblock("out")
-        n, o, _, _, v = schedule.get_loops(out)
-        schedule.unroll(o)
-        schedule.vectorize(v)
-        parallelize(schedule, (n,), product(self.output_shape), cpu)
+    def _runs(self, operands: Sequence[Any]) -> Iterator[tuple[Any, int, int, int]]:
+        """Operand, first block of the output, first block of the operand, blocks that follow each other in both."""
+        position = 0
+        for operand, blocks in zip(operands, self.taken, strict=False):
+            ends = [i + 1 for i in range(len(blocks)) if i + 1 == len(blocks) or blocks[i + 1] != blocks[i] + 1]
+            for start, end in pairwise([0, *ends]):
+                yield operand, position + start, blocks[start], end - start
+            position += len(blocks)
 
     def reference(self, operands: Sequence[Array]) -> Array:
-        """torch's concatenation."""
+        """torch's concatenation and what follows."""
         parts = [
-            torch.from_numpy(operand)[:, list(blocks)] for operand, blocks in zip(operands, self.taken, strict=True)
+            torch.from_numpy(operand)[:, list(blocks)] for operand, blocks in zip(operands, self.taken, strict=False)
         ]
-        return torch.cat(parts, dim=1).numpy()
+        value = torch.cat(parts, dim=1)
+        if self.affine:
+            scale, shift = (torch.from_numpy(one)[:, None, None] for one in operands[-2:])
+            value = value * scale + shift
+        return self.activation.reference(value).numpy()

@@ -1,13 +1,16 @@
 """How loops walk over the outputs of a sliding window without a padded copy of the input: what lies outside of the map
 is not visited, rows by the bounds of a loop, columns by code of their own for the tiles at the border."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 from tvm import te
-from tvm.script.ir_builder import tirx as script
 
 from backends.tvm.kernels.base import Expression, Window
 from backends.tvm.kernels.loops import Cover, serial
+
+Loop = Callable[[Expression, Expression], Any]
+"""A loop from a first to a last (exclusive) index."""
 
 
 class Walk:
@@ -26,9 +29,8 @@ class Walk:
         """The input position under a step of an output's window."""
         return output * self._stride - self._padding + step * self._dilation
 
-    def inside(self, position: Expression) -> bool:
-        """Whether an input position lies in the map, as far as is known."""
-        return not isinstance(position, int) or 0 <= position < self._inputs
+    def _inside(self, position: int) -> bool:
+        return 0 <= position < self._inputs
 
     def starts(self, cover: Cover) -> Iterator[Expression]:
         """Where each tile of outputs starts: a number for those that touch the border, and for those between them the
@@ -37,7 +39,7 @@ class Walk:
         inner = [
             t
             for t, start in enumerate(starts)
-            if self.inside(self.at(start, 0)) and self.inside(self.at(start + cover.width - 1, self.kernel - 1))
+            if self._inside(self.at(start, 0)) and self._inside(self.at(start + cover.width - 1, self.kernel - 1))
         ]
         first, last = (inner[0], inner[-1] + 1) if inner else (0, 0)
         yield from starts[:first]
@@ -48,23 +50,24 @@ class Walk:
                 yield cover.start(t + first)
         yield from starts[last:]
 
-    def visited(self, start: Expression, width: int) -> Iterator[Expression]:
-        """The window's steps that so many outputs from a start visit: the expression of a loop, in whose body the
-        caller then is, for those that are in the map for all of the outputs; a number for each of the others, of which
-        some outputs must skip some (see `inside`)."""
+    def visited(self, start: Expression, width: int, loop: Loop) -> Iterator[tuple[Expression, range]]:
+        """The window's steps that so many outputs from a start visit, and which of the outputs do, counted from the
+        start. Steps that all of them visit are the expression of a loop, in whose body the caller then is; the others
+        are numbers."""
+        everyone = range(width)
         if not isinstance(start, int):
             # several come from `starts`, where no border is; one may be anywhere
-            with script.serial(*(self._bounds(start) if width == 1 else (0, self.kernel))) as step:
-                yield step
+            with loop(*(self._bounds(start) if width == 1 else (0, self.kernel))) as step:
+                yield step, everyone
             return
-        ends = start, start + width - 1
-        common = [step for step in range(self.kernel) if all(self.inside(self.at(end, step)) for end in ends)]
-        first, last = (common[0], common[-1] + 1) if common else (self.kernel, self.kernel)
-        yield from range(first)
+        visitors = [[i for i in everyone if self._inside(self.at(start + i, step))] for step in range(self.kernel)]
+        common = [step for step, outputs in enumerate(visitors) if len(outputs) == width]
         if common:
-            with script.serial(first, last) as step:
-                yield step
-        yield from range(last, self.kernel)
+            with loop(common[0], common[-1] + 1) as step:
+                yield step, everyone
+        for step, outputs in enumerate(visitors):
+            if outputs and step not in common:
+                yield step, range(outputs[0], outputs[-1] + 1)
 
     def _bounds(self, output: Expression) -> tuple[Expression, Expression]:
         """First and last (exclusive) step of an output that lies in the map."""
@@ -73,7 +76,7 @@ class Walk:
         last: Expression = self.kernel
         if self._padding:
             first = te.max(0, (self._dilation - 1 - start) // self._dilation)
-        if not self.inside(self.at(self._outputs - 1, self.kernel - 1)):
+        if not self._inside(self.at(self._outputs - 1, self.kernel - 1)):
             last = te.min(self.kernel, (self._inputs - start + self._dilation - 1) // self._dilation)
         return first, last
 

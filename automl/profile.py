@@ -6,11 +6,12 @@ from itertools import product
 from pathlib import Path
 
 from automl.config import Config
-from automl.errors import TrimtabError
+from automl.errors import RunStoppedError, TrimtabError
 from automl.latency import local_prices, priced_by_table
 from automl.pricing import LatencyBackend
 from automl.problem import search_space, untrained_graph
 from automl.progress import Progress
+from automl.signals import StopSignal
 from backends.operator_prices import RefusedOperatorError
 from backends.recipes import Recipe
 from search_spaces.graph import ModelGraph
@@ -50,8 +51,17 @@ def profile(config: Config, progress: Progress) -> Profile:
 
     Raises:
         InputError: the config cannot work, or its backend cannot run the network.
-        TrimtabError: stopped before the end, or the table cannot be written.
+        TrimtabError: stopped (SIGINT, SIGTERM) before the end, or the table cannot be written.
     """
+    with StopSignal() as stop:
+        return _profiled(config, progress, stop)
+
+
+def _profiled(config: Config, progress: Progress, stop: StopSignal) -> Profile:
+    def watch(done: int, total: int, left_s: float) -> None:
+        progress.operators(done, total, left_s)
+        stop.check()
+
     graph = untrained_graph(config)
     space = search_space(config, graph)
     with local_prices(config) as prices:
@@ -60,8 +70,9 @@ def profile(config: Config, progress: Progress) -> Profile:
         missing = prices.prices.missing(recipes)
         progress.stage(f"Latency table: {len(recipes)} operators, {len(missing)} of them to be measured")
         try:
-            refused = prices.prices.fill(missing, progress.operators)
-        except KeyboardInterrupt:
+            stop.check()
+            refused = prices.prices.fill(missing, watch)
+        except RunStoppedError:
             left = len(prices.prices.missing(missing))
             raise TrimtabError(
                 f"stopped with {left} of {len(recipes)} operators left to be measured; the same command goes on"

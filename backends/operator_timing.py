@@ -158,6 +158,7 @@ class _Process:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
+            process_group=0,  # Ctrl-C in a terminal is for whoever asks; a measurement cut short is no refusal
         )
         if self._child.stdin is None or self._child.stdout is None or self._child.stderr is None:
             raise TypeError("pipes were asked for")

@@ -96,7 +96,8 @@ class TiledConvolution(WrittenKernel):
 
     def write(self, cpu: Cpu, *buffers: Any) -> None:
         """A tile of accumulators in registers, the whole reduction around it. Tiles overlap where they do not divide
-        the output, and visit nothing outside of the map (see `Walk`): no padding, no cropping, no copies."""
+        the output, and visit nothing outside of the map (see `Walk`): no padding, no cropping, no copies. Threads
+        that compute an element twice write the same number."""
         batch, blocks, rows, columns, _ = self.output_shape
         tile = choose_covering_tile(self.alike, rows, columns, cpu)
         across, down, along = Cover(self.alike, tile.blocks), Cover(rows, tile.rows), Cover(columns, tile.columns)

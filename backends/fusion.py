@@ -23,7 +23,7 @@ ACTIVATIONS = CLAMPS | {
 
 PERMUTATIONS = frozenset({"permute", "transpose", "swapaxes", "movedim", "t"})
 
-_AFFINE = frozenset({"conv", "linear", "batch_norm"})
+_AFFINE = frozenset({"conv", "linear", "batch_norm", "cat"})
 _RESIDUAL = frozenset({"conv", "linear"})
 _ACTIVATED = _AFFINE | {"add", "sub", "rsub", "mul", "div", "maximum", "minimum"}
 

@@ -9,10 +9,11 @@ import numpy.typing as npt
 from backends.fusion import FusedOperator, permutation
 from backends.tvm.kernels.movement import Concat
 from backends.tvm.lowering.channels import ZERO, Channels, IntArray, joined
-from backends.tvm.lowering.plan import Planner, Rule
+from backends.tvm.lowering.plan import Planner, Promise, Rule
+from backends.tvm.lowering.tail import Tail, packed_vectors, read_tail
 from backends.tvm.lowering.tokens import concatenate_tokens
 from backends.tvm.lowering.values import (
-    MAP,
+    Buffer,
     Constant,
     Cropped,
     Matrix,
@@ -202,26 +203,34 @@ def lower_concat(planner: Planner, fused: FusedOperator) -> Value | None:
         values.append(Constant(name, planner.shape(operator)) if operator.constant else planner.value(name))
     rank = len(planner.shape(fused.head))
     place = fused.head.argument("dim")
-    if rank == 3 and isinstance(place, int) and place % rank == 1:
+    tail = read_tail(planner, fused)
+    if rank == 3 and isinstance(place, int) and place % rank == 1 and not fused.tail:
         return concatenate_tokens(planner, values, 1)
-    if not isinstance(place, int) or place % rank != 1 or rank != 4:
+    if tail is None or not isinstance(place, int) or place % rank != 1 or rank != 4:
         return None
     parts = [planner.feature_map(value) for value in values]
     found = [part for part in parts if part is not None]
-    return concatenate(planner, found) if len(found) == len(parts) else None
+    return _concatenate(planner, found, tail) if len(found) == len(parts) else None
 
 
-def concatenate(planner: Planner, parts: list[Packed]) -> Packed:
-    """The feature maps' channels in one buffer. Their blocks are copied whole, so channels keep their lanes."""
-    parts = [_compact(planner, part) for part in parts]
+def _concatenate(planner: Planner, parts: list[Packed], tail: Tail) -> Packed:
+    """The feature maps' channels in one buffer, and what follows. Their blocks are copied whole, so channels keep
+    their lanes."""
+    affine = bool(tail.maps)
+    parts = [_compact(planner, part, affine) for part in parts]
     channels, taken = joined([(part.channels, part.blocks) for part in parts], parts[0].lanes)
-    kernel = Concat(tuple(part.buffer_shape for part in parts), taken)
-    return planner.packed_by(kernel, channels, *(part.buffer for part in parts)).with_dims(MAP)
+    kernel = Concat(tuple(part.buffer_shape for part in parts), taken, affine, tail.epilogue.activation)
+    operands: list[Buffer | Promise] = [part.buffer for part in parts]
+    if affine:
+        operands += packed_vectors(tail.affine(channels.count), channels, kernel.output_shape[1], parts[0].lanes)
+    return planner.packed_by(kernel, channels, *operands)
 
 
-def _compact(planner: Planner, part: Packed) -> Packed:
+def _compact(planner: Planner, part: Packed, distinct: bool) -> Packed:
+    """The part with its channels in few blocks, and where asked for no two at one place."""
     needed = -(-part.channels.count // part.lanes)
-    if part.channels.stored and part.channels.used_blocks(part.lanes) <= _SLACK * needed:
+    sound = part.channels.stored and (part.channels.distinct or not distinct)
+    if sound and part.channels.used_blocks(part.lanes) <= _SLACK * needed:
         return part
     return planner.gathered(part)
 

@@ -8,6 +8,7 @@ import numpy.typing as npt
 
 from backends.fusion import ACTIVATIONS, IDENTITIES, FusedOperator, permutation
 from backends.tvm.kernels.epilogue import IDENTITY, Activation, Epilogue
+from backends.tvm.lowering.channels import Channels, pack_channels
 from backends.tvm.lowering.plan import Array, Planner, Promise, Tensors
 from backends.tvm.lowering.rows import laid_out_like
 from backends.tvm.lowering.values import Buffer, Packed, permuted
@@ -62,6 +63,15 @@ class Tail:
         value = planner.packed(planner.value(self.residual))
         value = None if value is None else laid_out_like(planner, value, like)
         return None if value is None else [planner.in_order(value).buffer]
+
+
+def packed_vectors(vectors: Callable[[Tensors], Vectors], channels: Channels, blocks: int, lanes: int) -> list[Promise]:
+    """Promises of scale and shift, one value a channel, as [blocks, lanes]."""
+
+    def packed(index: int) -> Promise:
+        return lambda tensors: pack_channels(vectors(tensors)[index], channels, blocks, lanes)
+
+    return [packed(0), packed(1)]
 
 
 def read_tail(planner: Planner, fused: FusedOperator) -> Tail | None:

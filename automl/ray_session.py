@@ -19,6 +19,10 @@ PREFIX = "trimtab-ray-"
 ALIVE = ".alive"
 ORPHAN_S = 120.0
 
+_TOKEN = secrets.token_hex(32)
+"""Guards Ray's ports; random, so nothing has to lie in the user's home. A process reads its token once, so all sessions
+of a process have the same one."""
+
 _ENVIRONMENT = {
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # bind to loopback, not to every interface
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -44,8 +48,7 @@ def ray_session(cpus: int, *, dashboard: bool = False) -> Iterator[Path]:
     Raises:
         TrimtabError: Ray does not start.
     """
-    # The token guards Ray's ports; a random one for this session needs no file in the user's home.
-    variables = {**_ENVIRONMENT, "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+    variables = {**_ENVIRONMENT, "RAY_AUTH_TOKEN": _TOKEN}
     with _temporary_directory() as temporary, _environment(variables):
         import ray
 

@@ -53,11 +53,13 @@ class PriceActor:
         """
         if self._estimated is not None:
             return self._estimated.latencies(recipes)
-        while missing := self._prices.missing(recipes)[:BATCH]:
+        missing = self._prices.missing(recipes)
+        while missing:
             if self._stopping:
                 raise RunStoppedError("the run is stopping")
-            self._prices.latencies(missing)
-            await asyncio.sleep(PAUSE_S)
+            self._prices.latencies(missing[:BATCH])
+            missing = missing[BATCH:]
+            await asyncio.sleep(PAUSE_S if missing else 0)
         return self._prices.latencies(recipes)
 
     async def estimation_error(self) -> float | None:

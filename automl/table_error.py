@@ -15,7 +15,9 @@ from search_spaces.errors import InputError
 from search_spaces.policy import CompressionPolicy
 from search_spaces.space import SearchSpace
 
-RANDOM_PROBES = 2
+PROBES, TRIES = 3, 30
+"""Policies that the table's error is measured on, and how many are proposed to find so many different ones."""
+
 CANDIDATES = 3
 """Policies that are measured until one is within the budget."""
 
@@ -36,17 +38,22 @@ def with_margin(latency: LatencyBudget, space: SearchSpace, backend: LatencyBack
         InputError: nothing is left of the budget that a policy of the space could keep.
     """
     graph = space.graph
-    policies = {"baseline": CompressionPolicy(), "cheapest": space.cheapest()}
-    for seed in range(RANDOM_PROBES):
-        searcher = make_searcher(
-            "random",
-            space=space,
-            constraint=latency.constraint,
-            seed=seed,
-            evaluations=1,
-            cost=latency_cost(graph, backend),
-        )
-        policies[f"random-{seed}"] = searcher.ask()
+    searcher = make_searcher(
+        "random",
+        space=space,
+        constraint=latency.constraint,
+        seed=0,
+        evaluations=TRIES,
+        cost=latency_cost(graph, backend),
+    )
+    found: dict[str, CompressionPolicy] = {}
+    for _ in range(TRIES):
+        policy = searcher.ask()
+        found.setdefault(policy.digest, policy)
+        if len(found) == PROBES:
+            break
+    policies = {"baseline": CompressionPolicy()}
+    policies.update((f"random-{number}", policy) for number, policy in enumerate(found.values()))
     seconds = timed(policies)
     probes = {name: Probe(backend.price(graph.kept_units(policy)), seconds[name]) for name, policy in policies.items()}
     return checked(latency.with_probes(probes))

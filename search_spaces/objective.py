@@ -22,7 +22,9 @@ class Constraint:
 
     def amount(self, value: float) -> str:
         """A cost in the metric as people read it."""
-        return f"{1e3 * value:,.4g} ms" if self.metric == "latency_s" else f"{value:,.0f} {self.unit}"
+        if self.metric != "latency_s":
+            return f"{value:,.0f} {self.unit}"
+        return f"{1e3 * value:.3f} ms" if value >= 1e-4 else f"{1e6 * value:.2f} µs"
 
     def violation(self, cost: Mapping[str, float]) -> float:
         """How far the cost is above the limit, relative to it; 0 where it is kept."""

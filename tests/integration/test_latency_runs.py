@@ -126,6 +126,7 @@ def test_a_budget_below_what_the_space_can_reach_is_refused_with_that_figure(fin
     assert not (home / "never").exists()
 
 
+@pytest.mark.slow
 def test_profiling_is_resumed_where_it_was_interrupted(home: Path) -> None:
     command = ("profile", "tiny.yaml", "--set", "space.lower_bound=0.6")
     process = start(home, *command)
@@ -206,7 +207,7 @@ def test_the_tables_error_is_measured_where_no_margin_is_given(finished: Path, h
     assert code == 0, err
     recorded = LatencyBudget.read(home / "measured" / "latency_budget.json")
     assert recorded is not None
-    assert set(recorded.probes) == {"baseline", "cheapest", "random-0", "random-1"}
+    assert set(recorded.probes) == {"baseline", "random-0", "random-1", "random-2"}
     assert recorded == recorded.with_probes(recorded.probes)
     assert recorded.margin is not None
     assert recorded.margin >= 0.01

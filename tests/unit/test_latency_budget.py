@@ -58,14 +58,14 @@ def test_the_margin_comes_from_policies_such_as_a_search_proposes(tmp_path: Path
         def timed(policies: Mapping[str, CompressionPolicy]) -> dict[str, float]:
             kept = {name: graph.kept_units(policy) for name, policy in policies.items()}
             assert kept["baseline"] == graph.kept
-            assert kept["cheapest"] == space.least
-            for name in ("random-0", "random-1"):
+            assert len(set(kept.values())) == len(kept)
+            for name in ("random-0", "random-1", "random-2"):
                 assert 0.2 * whole < backend.price(kept[name]) <= budget.limit_s
             return {name: (1.03 if name == "random-1" else 1.0) * backend.price(units) for name, units in kept.items()}
 
         found = with_margin(budget, space, backend, timed)
         assert found.margin == pytest.approx(0.03)
-        assert set(found.probes) == {"baseline", "cheapest", "random-0", "random-1"}
+        assert set(found.probes) == {"baseline", "random-0", "random-1", "random-2"}
         with pytest.raises(InputError, match=r"once 3\.0% is held back for the table's error: the cheapest takes"):
             checked(LatencyBudget(whole, budget.least_s, 1.01 * budget.least_s, margin=0.03))
 

@@ -5,7 +5,7 @@ import json
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 FORMAT = 1
@@ -56,6 +56,7 @@ class Entry:
         error: max|a-b| / max|a| against torch's result.
         structure: hash of the code that was timed.
         kind, work, traffic: of the recipe (see `backends.recipes.Recipe`).
+        pace_s: the processor's pace that the latencies hold for (see `backends.clock`); 0 where it is not known.
 
     Raises:
         ValueError: a figure that no measurement gives.
@@ -70,15 +71,24 @@ class Entry:
     kind: str
     work: float
     traffic: float
+    pace_s: float = 0.0
 
     def __post_init__(self) -> None:
         if not 0 < self.p10_s <= self.latency_s <= self.p90_s < math.inf:
             raise ValueError(f"no latency: {self.latency_s} s between {self.p10_s} s and {self.p90_s} s")
         if self.runs < 1:
             raise ValueError(f"a latency of {self.runs} runs")
-        for name in ("error", "work", "traffic"):
+        for name in ("error", "work", "traffic", "pace_s"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"{name} is {getattr(self, name)}")
+
+    def at_pace(self, pace_s: float) -> "Entry":
+        """What would have been measured at another pace of the processor; itself where either is not known."""
+        if not self.pace_s or not pace_s or self.pace_s == pace_s:
+            return self
+        factor = pace_s / self.pace_s
+        p10, median, p90 = (seconds * factor for seconds in (self.p10_s, self.latency_s, self.p90_s))
+        return replace(self, latency_s=median, p10_s=p10, p90_s=p90, pace_s=pace_s)
 
 
 def entry_row(device: DeviceKey, recipe: str, entry: Entry) -> str:

@@ -55,6 +55,8 @@ class LatencyTable:
         device: what the entries were, and will be, measured on.
 
     Attributes:
+        pace_s: the processor's pace at the first entry with one. All entries are given as they would have been measured
+            at that, since a processor may run a quarter faster or slower from one hour to the next. 0 until known.
         notices: a line for each time that the file was found damaged and was mended; logged as warnings, too.
 
     Raises:
@@ -66,6 +68,7 @@ class LatencyTable:
         self.path = path
         self.device = device
         self.notices: list[str] = []
+        self.pace_s = 0.0
         self._known: dict[str, Entry] = {}
         self._last = 0  # id of the last row read
         self._connection: sqlite3.Connection | None = None
@@ -148,7 +151,8 @@ class LatencyTable:
 
     def _read_new(self, connection: sqlite3.Connection) -> None:
         for number, text, entry in _rows(connection, self.device, self._last):
-            self._known.setdefault(text, entry)
+            self.pace_s = self.pace_s or entry.pace_s
+            self._known.setdefault(text, entry.at_pace(self.pace_s))
             self._last = number
 
     def _attached(self, action: Callable[[sqlite3.Connection], _Result]) -> _Result:

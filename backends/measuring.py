@@ -45,6 +45,8 @@ class Measurement:
         threads: threads the engine was allowed.
         engine: "tvm", "onnxruntime" or "torch".
         max_error: max|a-b| / max|a| against the expected output; None where none was given.
+        pace_s: the processor's pace meanwhile (see `backends.clock`); latencies of another time compare where they are
+            brought to the same.
         details: the processor, the engine's version, and the target where it was compiled here.
     """
 
@@ -55,6 +57,7 @@ class Measurement:
     threads: int
     engine: str
     max_error: float | None = None
+    pace_s: float = 0.0
     details: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -208,7 +211,8 @@ def _measurement(
     samples = np.asarray(timing["seconds"], dtype=np.float64)
     p10, median, p90 = (float(value) for value in np.percentile(samples, [10, 50, 90]))
     calls = int(timing["calls"]) * len(samples)
-    return Measurement(median, p10, p90, calls, threads, artefact.engine, error, {**details, "cpu": cpu_name()})
+    about = {**details, "cpu": cpu_name()}
+    return Measurement(median, p10, p90, calls, threads, artefact.engine, error, float(timing["pace"]), about)
 
 
 def cpu_name() -> str:

@@ -19,6 +19,8 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from backends.clock import pace
+
 Call = Callable[[], Any]
 Reader = Callable[[], npt.NDArray[Any]]
 
@@ -57,7 +59,9 @@ def time_in_turns(calls: Sequence[Call], rounds: int, note: Callable[[int], None
         note(index)
         repetitions.append(_repetitions(call))
     seconds: list[list[float]] = [[] for _ in calls]
+    paces: list[float] = []
     for number in range(rounds):
+        paces.append(pace())
         for index in range(len(calls)) if number % 2 == 0 else reversed(range(len(calls))):
             call, count = calls[index], repetitions[index]
             note(index)
@@ -66,7 +70,10 @@ def time_in_turns(calls: Sequence[Call], rounds: int, note: Callable[[int], None
             for _ in range(count):
                 call()
             seconds[index].append((time.perf_counter() - start) / count)
-    return [{"calls": count, "seconds": samples} for count, samples in zip(repetitions, seconds, strict=True)]
+    return [
+        {"calls": count, "seconds": samples, "pace": float(np.median(paces))}
+        for count, samples in zip(repetitions, seconds, strict=True)
+    ]
 
 
 def _repetitions(call: Call) -> int:

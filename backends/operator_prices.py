@@ -159,6 +159,7 @@ class OperatorPrices:
                 kind=recipe.kind,
                 work=float(recipe.work),
                 traffic=float(recipe.traffic),
+                pace_s=float(timing.pace_s),
             )
         except ValueError as error:
             raise OperatorFailure(str(error)) from None

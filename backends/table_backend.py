@@ -229,7 +229,7 @@ ENGINES: Mapping[str, Engine] = {
     "tvm": Engine(
         timer="backends.tvm.operator_engine:TvmEngine",
         packages=("apache-tvm",),
-        sources=("tvm/kernels", "tvm/target.py", "tvm/operator_engine.py", "tvm/stock.py", *_TIMING),
+        sources=("tvm/kernels", "tvm/target.py", "tvm/code.py", "tvm/operator_engine.py", "tvm/stock.py", *_TIMING),
         parts=_tvm_parts,
         target=_tvm_target,
         unsupported=_tvm_unsupported,

@@ -12,10 +12,10 @@ from typing import Any
 
 import torch
 import tvm
-import tvm_ffi
 from torch import nn
 from tvm import relax
 
+from backends.tvm.code import machine_code, structure_of
 from backends.tvm.emit import emit
 from backends.tvm.library import FloatArray, callable_network
 from backends.tvm.lowering.plan import Call, plan
@@ -110,7 +110,7 @@ def compile_module(
     """
     lowered = lower_module(module, example_input, cpu_for(mcpu, threads))
     try:
-        executable = tvm.compile(lowered.module, target=lowered.cpu.target)
+        executable = machine_code(lowered.module, lowered.cpu)
     except Exception as error:  # TVM raises many types
         raise TrimtabError(f"TVM cannot compile the network: {_first_line(error)}") from error
     return CompiledModel(executable, lowered, tuple(example_input.shape))
@@ -148,11 +148,6 @@ def unsupported(graph: ModelGraph) -> tuple[str, ...]:
         for operator in graph.full_operators
         if operator.kind in _RECURRENT
     )
-
-
-def structure_of(function: Any) -> str:
-    """Structural hash of a function, whatever its name, in hexadecimal digits."""
-    return f"{tvm_ffi.structural_hash(function.without_attr('global_symbol')) & (2**64 - 1):016x}"
 
 
 def _first_line(error: BaseException) -> str:

@@ -6,11 +6,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import tvm
-import tvm_ffi
 from tvm import relax
 
 from backends.measuring import relative_error
 from backends.operator_worker import Prepared
+from backends.tvm.code import machine_code, structure_of
 from backends.tvm.kernels.base import Kernel
 from backends.tvm.stock import StockOperator, inline_into
 from backends.tvm.target import cpu_for
@@ -48,7 +48,7 @@ class TvmEngine:
         operands = recipe.example_operands(self._cpu, np.random.default_rng(0))
         code = recipe.build_module(self._cpu) if isinstance(recipe, StockOperator) else recipe.build(self._cpu)
         module, calls = self._in_a_row(recipe, code, operands)
-        executable = tvm.compile(module, target=self._cpu.target)
+        executable = machine_code(module, self._cpu)
         first, *others = (_bound(executable, operands[0]) for _ in range(_PLACES))
         error = relative_error(first().numpy(), recipe.reference(operands))
         return Prepared(first, calls, error, structure_of(code), tuple(others))
@@ -104,8 +104,3 @@ def copies_of_weight(size: int, most: int) -> int:
     """
     filling = min(most, max(_FEW_CALLS, -(-_COLD_BYTES // size)))
     return max(1, min(filling, _MOST_BYTES // size))
-
-
-def structure_of(code: Any) -> str:
-    """Hash of a scheduled function or of a module of them, whatever its name; the same in every process."""
-    return f"{tvm_ffi.structural_hash(code.without_attr('global_symbol')) & (1 << 64) - 1:016x}"

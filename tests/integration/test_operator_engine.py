@@ -16,7 +16,8 @@ from backends.tvm.kernels.convolution import Conv2d
 from backends.tvm.kernels.elementwise import Elementwise
 from backends.tvm.kernels.epilogue import Activation, Epilogue
 from backends.tvm.kernels.movement import Gather
-from backends.tvm.operator_engine import TvmEngine, copies_of_weight, structure_of
+from backends.tvm.code import structure_of
+from backends.tvm.operator_engine import TvmEngine, copies_of_weight
 from backends.tvm.target import cpu_for
 
 ENGINE = "backends.tvm.operator_engine:TvmEngine"

@@ -11,12 +11,12 @@ from tvm import relax
 
 from backends.operator_timing import OperatorTimer
 from backends.recipes import OperatorFailure
+from backends.tvm.code import structure_of
 from backends.tvm.kernels.base import Kernel, Span, Window
 from backends.tvm.kernels.convolution import Conv2d
 from backends.tvm.kernels.elementwise import Elementwise
 from backends.tvm.kernels.epilogue import Activation, Epilogue
 from backends.tvm.kernels.movement import Gather
-from backends.tvm.code import structure_of
 from backends.tvm.operator_engine import TvmEngine, copies_of_weight
 from backends.tvm.target import cpu_for
 

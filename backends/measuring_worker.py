@@ -19,9 +19,10 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from backends.clock import pace
+from backends.clock import on_the_wall, pace, reading, worked
 
 Call = Callable[[], Any]
+Elapsed = Callable[[tuple[float, float], tuple[float, float]], float]
 Reader = Callable[[], npt.NDArray[Any]]
 
 _SAMPLE_S = 1e-3
@@ -40,19 +41,24 @@ def main(folder: Path) -> None:
         call()
         np.save(folder / f"output{index}.npy", output())
         calls.append(call)
-    timings = time_in_turns(calls, int(job["rounds"]), lambda index: _note(folder, index))
+    on_cpu = not any("cuda" in engine for engine, _ in job["artefacts"])
+    elapsed = worked if on_cpu else on_the_wall
+    timings = time_in_turns(calls, int(job["rounds"]), lambda index: _note(folder, index), elapsed)
     engines = sorted({engine for engine, _ in job["artefacts"]})
     report = {"timings": timings, "details": {name: _version(name) for name in engines}}
     (folder / "report.json").write_text(json.dumps(report), encoding="utf-8")
 
 
-def time_in_turns(calls: Sequence[Call], rounds: int, note: Callable[[int], None]) -> list[dict[str, Any]]:
+def time_in_turns(
+    calls: Sequence[Call], rounds: int, note: Callable[[int], None], elapsed: Elapsed = worked
+) -> list[dict[str, Any]]:
     """For each call the seconds it took in each round, averaged over enough repetitions to fill a sample.
 
     Args:
         calls: what to time.
         rounds: samples of each; every other round goes backwards, so that nobody always runs behind the same one.
         note: told which call comes next.
+        elapsed: seconds between two readings of the clock.
     """
     repetitions = []
     for index, call in enumerate(calls):
@@ -66,10 +72,10 @@ def time_in_turns(calls: Sequence[Call], rounds: int, note: Callable[[int], None
             call, count = calls[index], repetitions[index]
             note(index)
             call()  # its weights back into the cache
-            start = time.perf_counter()
+            start = reading()
             for _ in range(count):
                 call()
-            seconds[index].append((time.perf_counter() - start) / count)
+            seconds[index].append(elapsed(start, reading()) / count)
     return [
         {"calls": count, "seconds": samples, "pace": float(np.median(paces))}
         for count, samples in zip(repetitions, seconds, strict=True)

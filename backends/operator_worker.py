@@ -21,7 +21,7 @@ from typing import Any, BinaryIO, Protocol
 
 import numpy as np
 
-from backends.clock import pace
+from backends.clock import pace, reading, worked
 from backends.measuring import TOLERANCE
 from backends.recipes import Recipe, Timing
 
@@ -180,16 +180,16 @@ def _samples(call: Call, repetitions: int, places: int) -> list[tuple[float, flo
     call()  # its buffers into the cache
     while len(whole) * places < _SAMPLES:
         current = pace()
-        start = time.perf_counter()
+        start = reading()
         for _ in range(repetitions):
             call()
-        end, before, preempted = time.perf_counter(), preempted, preemptions()
+        end, before, preempted = reading(), preempted, preemptions()
         if preempted == before:
-            whole.append(((end - start) / repetitions, current))
+            whole.append((worked(start, end) / repetitions, current))
         else:
-            broken.append(((end - start) / repetitions, current))
+            broken.append((worked(start, end) / repetitions, current))
             call()  # whoever broke in has left the cache full of theirs
-        if (end - begin) * places >= (_ROUND_S if len(whole) * places >= _FEW_SAMPLES else _LONGEST_ROUND_S):
+        if (end[0] - begin) * places >= (_ROUND_S if len(whole) * places >= _FEW_SAMPLES else _LONGEST_ROUND_S):
             break
     return whole or broken
 

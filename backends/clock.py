@@ -1,8 +1,8 @@
 """Reading the clock on a machine that others use as well, and how fast the processor runs right now.
 
-The processor's own clock follows heat, power and what neighbours do: by a quarter within the hour on a shared machine, and everything
-that runs from registers and caches follows it alike. A latency of an hour ago can be compared with one of now only
-where the pace of both is known.
+The processor's own clock follows heat, power and what neighbours do: by a quarter within the hour on a shared machine,
+and everything that runs from registers and caches follows it alike. A latency of an hour ago can be compared with one
+of now only where the pace of both is known.
 """
 
 import hashlib
@@ -31,8 +31,8 @@ def reading() -> tuple[float, float]:
 def worked(start: tuple[float, float], end: tuple[float, float]) -> float:
     """Seconds between two readings, without those in which a neighbour had taken the processor away.
 
-    With several threads at work the processors' seconds add up to more than those on the wall, which count then. Not for
-    work that is done elsewhere, as on a GPU, while this process sleeps.
+    With several threads at work the processors' seconds add up to more than those on the wall, which count then. Not
+    for work that is done elsewhere, as on a GPU, while this process sleeps.
     """
     return min(end[0] - start[0], end[1] - start[1])
 

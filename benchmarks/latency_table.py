@@ -61,7 +61,8 @@ def main() -> None:
                     print(line, flush=True)
                 print_pricing(network.graph, prices, space, policies, arguments.threads, rng)
             if arguments.processes:
-                print_errors(sums, end_to_end(network, example, policies, arguments), arguments.verbose)
+                measured = end_to_end(network, example, policies, arguments, prices.table.pace_s)
+                print_errors(sums, measured, arguments.verbose)
 
 
 def fill(backend: TableBackend, prices: OperatorPrices, policies: Sequence[Kept]) -> None:
@@ -90,9 +91,13 @@ def print_errors(sums: npt.NDArray[np.float64], measured: npt.NDArray[np.float64
 
 
 def end_to_end(
-    network: PrunableNetwork, example: torch.Tensor, policies: Sequence[Kept], arguments: argparse.Namespace
+    network: PrunableNetwork,
+    example: torch.Tensor,
+    policies: Sequence[Kept],
+    arguments: argparse.Namespace,
+    pace_s: float,
 ) -> npt.NDArray[np.float64]:
-    """Seconds of each policy's network, compiled from the network really pruned."""
+    """Seconds of each policy's network, compiled from the network really pruned, at the table's pace."""
     found: list[float] = []
     for start in range(0, len(policies), arguments.group):
         with tempfile.TemporaryDirectory(prefix="trimtab-benchmark-") as name:
@@ -106,7 +111,9 @@ def end_to_end(
                 measure(artefacts, example.numpy(), threads=arguments.threads, rounds=arguments.rounds)
                 for _ in range(arguments.processes)
             ]
-        found += np.median([[each.latency_s for each in process] for process in processes], axis=0).tolist()
+        found += np.median(
+            [[each.latency_s * pace_s / each.pace_s for each in process] for process in processes], axis=0
+        ).tolist()
     return np.array(found)
 
 

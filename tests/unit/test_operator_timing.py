@@ -222,6 +222,7 @@ class Clock:
     def __init__(self, monkeypatch, drift: float = 0.0):
         self.now, self._drift = 1.0, drift
         monkeypatch.setattr("backends.operator_worker.time.perf_counter", lambda: self.now)
+        monkeypatch.setattr("backends.operator_worker.reading", lambda: (self.now, self.now))
         monkeypatch.setattr("backends.operator_worker.pace", lambda: 1e-6 * self.slowness)
         monkeypatch.setattr("backends.operator_worker.preemptions", lambda: 0)
 

@@ -4,7 +4,7 @@
 
 Each network is really pruned, compiled and measured in several processes, a few networks taking turns in each; its
 latency is the median over the processes, since the memory that a process happens to get shifts a network by up to a
-fifth. The table starts empty, in a cache that is removed afterwards. Printed beside what issue 3 asks for:
+fifth. The table starts empty, in a cache that is removed afterwards. Printed beside the targets:
 
 - how far the sums lie from the latencies measured: mean absolute error (MAPE), bias, Spearman's rank correlation;
 - the time to price a policy whose operators are known, though it is a new one as a whole, in the middle of a search;

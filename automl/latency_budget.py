@@ -56,12 +56,13 @@ class LatencyBudget:
 
     @classmethod
     def of(cls, config: Config, baseline_s: float, least_s: float) -> Self:
-        """The budget of a config, nothing held back yet."""
+        """The budget of a config; what is held back of it is known where the config says so, or nothing has to be."""
         if config.budget is None:
             raise InputError("a latency budget is a 'budget' with the metric latency_s")
         ratio = config.budget.ratio
         limit = config.budget.limit if ratio is None else ratio * baseline_s
-        return cls(baseline_s, least_s, float(limit or 0.0), ratio)
+        margin = 0.0 if config.search.mode == "accuracy" else config.measure.margin
+        return cls(baseline_s, least_s, float(limit or 0.0), ratio, margin)
 
     @classmethod
     def read(cls, path: Path) -> Self | None:
@@ -97,6 +98,21 @@ class LatencyBudget:
     def held_back(self) -> Constraint:
         """What the searchers keep to: less than what is allowed, so that a measured network is still within it."""
         return Constraint("latency_s", self.limit_s / (1.0 + (self.margin or 0.0)))
+
+    def checked(self) -> Self:
+        """The budget as it is.
+
+        Raises:
+            InputError: with its margin held back, no policy of the space can keep it.
+        """
+        amount, margin = self.constraint.amount, self.margin or 0.0
+        if self.least_s > self.held_back.limit:
+            raise InputError(
+                f"no policy meets the budget of {amount(self.limit_s)} once {margin:.1%} is held back for the table's "
+                f"error: the cheapest takes {amount(self.least_s)}; raise the budget, lower space.lower_bound, or set "
+                "measure.margin"
+            )
+        return self
 
     def with_probes(self, probes: Mapping[str, Probe]) -> Self:
         """With the margin that these networks ask for; the uncompressed one is among them, as "baseline"."""

@@ -197,7 +197,12 @@ class Problem:
     def evaluator(self, compressor: Compressor | None = None) -> PolicyEvaluator:
         """What finds out a policy's accuracy and cost."""
         return PolicyEvaluator(
-            compressor or self.compressor(), self.data.val, self.constraint, self.backend, self.metric
+            compressor or self.compressor(),
+            self.data.val,
+            self.constraint,
+            self.backend,
+            self.metric,
+            self.config.search.device,
         )
 
     def _check_reachable(self) -> None:
@@ -212,6 +217,8 @@ class Problem:
                 f"cheapest costs {amount(least)} (ratio {least / whole:.4f}); raise the budget or lower "
                 "space.lower_bound"
             )
+        if self.latency is not None:
+            self.latency.checked()
 
 
 def search_space(config: Config, graph: ModelGraph) -> SearchSpace:

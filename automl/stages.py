@@ -23,7 +23,7 @@ from automl.searches import searches
 from automl.signals import StopSignal
 from automl.store import Store
 from automl.summary import build_summary
-from automl.table_error import Timed, checked, with_chosen_limit, with_margin
+from automl.table_error import Timed, with_chosen_limit, with_margin
 from automl.worker import load_finalist
 from search_spaces.objective import Constraint
 from search_spaces.policy import CompressionPolicy
@@ -137,22 +137,17 @@ class Run:
             self.problem.latency.write(self.directory.budget_file)
 
     def _hold_back(self, workers: Sequence[Any], prices: Any, scratch: Path) -> None:
-        """Find out what must be held back of a latency budget."""
+        """Find out what must be held back of a latency budget, where the config does not say."""
         from automl.orchestration import ask
         from automl.price_actor import RemotePrices
 
         problem, config, latency = self.problem, self.problem.config, self.problem.latency
         if latency is None or latency.margin is not None:
             return
-        if config.search.mode == "accuracy":
-            latency = replace(latency, margin=0.0)
-        elif config.measure.margin is not None:
-            latency = checked(replace(latency, margin=config.measure.margin))
-        else:
-            self._stage("table error", "Latency table: its error against a few networks, compiled and measured")
-            remote = RemotePrices(prices, partial(ask, stop=self.stop))
-            backend = priced_by_table(config.measure, problem.graph, remote)
-            latency = with_margin(latency, problem.space, backend, self._timed(workers, scratch))
+        self._stage("table error", "Latency table: its error against a few networks, compiled and measured")
+        remote = RemotePrices(prices, partial(ask, stop=self.stop))
+        backend = priced_by_table(config.measure, problem.graph, remote)
+        latency = with_margin(latency, problem.space, backend, self._timed(workers, scratch))
         self.problem = replace(problem, latency=latency)
         self._keep_latency()
 

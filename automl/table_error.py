@@ -11,7 +11,6 @@ from automl.finalists import Finalist
 from automl.latency_budget import LatencyBudget, Probe
 from automl.pricing import LatencyBackend, latency_cost
 from automl.search import make_searcher
-from search_spaces.errors import InputError
 from search_spaces.policy import CompressionPolicy
 from search_spaces.space import SearchSpace
 
@@ -56,23 +55,7 @@ def with_margin(latency: LatencyBudget, space: SearchSpace, backend: LatencyBack
     policies.update((f"random-{number}", policy) for number, policy in enumerate(found.values()))
     seconds = timed(policies)
     probes = {name: Probe(backend.price(graph.kept_units(policy)), seconds[name]) for name, policy in policies.items()}
-    return checked(latency.with_probes(probes))
-
-
-def checked(latency: LatencyBudget) -> LatencyBudget:
-    """The budget as it is.
-
-    Raises:
-        InputError: with its margin held back, no policy of the space can keep it.
-    """
-    allowed = latency.held_back
-    if latency.least_s > allowed.limit:
-        raise InputError(
-            f"no policy meets the budget of {allowed.amount(latency.limit_s)} once {latency.margin:.1%} is held back "
-            f"for the table's error: the cheapest takes {allowed.amount(latency.least_s)}; raise the budget, lower "
-            "space.lower_bound, or set measure.margin"
-        )
-    return latency
+    return latency.with_probes(probes).checked()
 
 
 def with_chosen_limit(latency: LatencyBudget, best: Callable[[float], Finalist | None], timed: Timed) -> LatencyBudget:

@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 from latency_fakes import LayerBackend, fake_prices
 
+from automl.config import load_config
 from automl.errors import InputError
 from automl.finalists import Finalist
 from automl.latency import LocalPrices
 from automl.latency_budget import LatencyBudget, Probe
-from automl.table_error import CANDIDATES, checked, with_chosen_limit, with_margin
+from automl.table_error import CANDIDATES, with_chosen_limit, with_margin
 from automl.testing.problems import cifar_resnet
 from search_spaces.policy import CompressionPolicy
 from search_spaces.space import SearchSpace
@@ -29,6 +30,19 @@ def test_what_the_table_misses_of_all_networks_alike_does_not_matter_under_a_rat
     assert SHARE.with_probes(small).margin == pytest.approx(0.04)
     generous = {"baseline": Probe(10.0, 9.0), "cheapest": Probe(1.0, 0.8)}  # the table promises too little
     assert SECONDS.with_probes(generous).margin == 0.01
+
+
+def test_what_the_config_says_is_held_back_and_nothing_where_there_is_no_hard_limit() -> None:
+    config = {
+        "model": {"name": "resnet20"},
+        "data": {"name": "digits"},
+        "budget": {"metric": "latency_s", "ratio": 0.5},
+    }
+    assert LatencyBudget.of(load_config(config), 10.0, 1.0) == SHARE
+    assert LatencyBudget.of(load_config(config, ["measure.margin=0.25"]), 10.0, 1.0).held_back.limit == 4.0
+    assert LatencyBudget.of(load_config(config, ["search.mode=accuracy"]), 10.0, 1.0).margin == 0.0
+    seconds = load_config(config, ["budget={metric: latency_s, limit: 5.0}"])
+    assert LatencyBudget.of(seconds, 10.0, 1.0) == SECONDS
 
 
 def test_the_figures_survive_the_run_directory(tmp_path: Path) -> None:
@@ -67,7 +81,7 @@ def test_the_margin_comes_from_policies_such_as_a_search_proposes(tmp_path: Path
         assert found.margin == pytest.approx(0.03)
         assert set(found.probes) == {"baseline", "random-0", "random-1", "random-2"}
         with pytest.raises(InputError, match=r"once 3\.0% is held back for the table's error: the cheapest takes"):
-            checked(LatencyBudget(whole, budget.least_s, 1.01 * budget.least_s, margin=0.03))
+            LatencyBudget(whole, budget.least_s, 1.01 * budget.least_s, margin=0.03).checked()
 
 
 def candidates(limit: float) -> Finalist | None:

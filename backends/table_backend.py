@@ -224,7 +224,7 @@ def _digest_of(sources: Sequence[str]) -> str:
     return digest.hexdigest()[:16]
 
 
-_TIMING = ("operator_worker.py",)
+_TIMING = ("operator_worker.py", "clock.py")
 ENGINES: Mapping[str, Engine] = {
     "tvm": Engine(
         timer="backends.tvm.operator_engine:TvmEngine",

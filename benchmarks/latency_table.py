@@ -81,13 +81,14 @@ def fill(backend: TableBackend, prices: OperatorPrices, policies: Sequence[Kept]
 
 def print_errors(sums: npt.NDArray[np.float64], measured: npt.NDArray[np.float64], verbose: bool) -> None:
     """Sums of the table beside latencies measured end to end."""
-    error = sums / measured - 1.0
+    for label, column in (("MAPE", 0), ("MAPE, clock as read", 1)):
+        error = sums / measured[:, column] - 1.0
+        spread = f"bias {error.mean():+.2%}, worst {np.abs(error).max():.2%}"
+        print(figure(label, f"{np.abs(error).mean():.2%}", "3 %", spread))
     if verbose:
-        for estimate, latency in sorted(zip(sums, measured, strict=True)):
+        for estimate, latency in sorted(zip(sums, measured[:, 0], strict=True)):
             print(f"    {estimate * 1e6:9.1f} us in the table, {latency * 1e6:9.1f} measured {estimate / latency:7.3f}")
-    spread = f"bias {error.mean():+.2%}, worst {np.abs(error).max():.2%}"
-    print(figure("MAPE", f"{np.abs(error).mean():.2%}", "3 %", spread))
-    print(figure("Spearman", f"{spearmanr(sums, measured)[0]:.4f}", "0.99"), flush=True)
+    print(figure("Spearman", f"{spearmanr(sums, measured[:, 0])[0]:.4f}", "0.99"), flush=True)
 
 
 def end_to_end(
@@ -97,8 +98,9 @@ def end_to_end(
     arguments: argparse.Namespace,
     pace_s: float,
 ) -> npt.NDArray[np.float64]:
-    """Seconds of each policy's network, compiled from the network really pruned, at the table's pace."""
-    found: list[float] = []
+    """Seconds of each policy's network [policies, 2], compiled from the network really pruned: at the pace of the
+    processor that the table is for, and as read."""
+    found: list[tuple[float, float]] = []
     for start in range(0, len(policies), arguments.group):
         with tempfile.TemporaryDirectory(prefix="trimtab-benchmark-") as name:
             artefacts = []
@@ -111,9 +113,9 @@ def end_to_end(
                 measure(artefacts, example.numpy(), threads=arguments.threads, rounds=arguments.rounds)
                 for _ in range(arguments.processes)
             ]
-        found += np.median(
-            [[each.latency_s * pace_s / each.pace_s for each in process] for process in processes], axis=0
-        ).tolist()
+        at_pace = [[each.latency_s * pace_s / each.pace_s for each in process] for process in processes]
+        as_read = [[each.latency_s for each in process] for process in processes]
+        found += zip(np.median(at_pace, axis=0).tolist(), np.median(as_read, axis=0).tolist(), strict=True)
     return np.array(found)
 
 

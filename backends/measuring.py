@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -43,7 +43,7 @@ class Measurement:
         p10_s, p90_s: percentiles; far apart where the machine was busy.
         runs: calls that were timed.
         threads: threads the engine was allowed.
-        engine: "tvm", "onnxruntime" or "torch".
+        engine: "tvm", "onnxruntime" or "torch"; with "_cuda" behind it where a CUDA device ran the network.
         max_error: max|a-b| / max|a| against the expected output; None where none was given.
         pace_s: the processor's pace meanwhile (see `backends.clock`); latencies of another time compare where they are
             brought to the same.
@@ -63,7 +63,8 @@ class Measurement:
 
 @dataclass(frozen=True, slots=True)
 class Artefact:
-    """A network in a file, and what runs it: "tvm" (.so), "onnxruntime" (.onnx) or "torch" (.pt2)."""
+    """A network in a file, and what runs it: "tvm" (.so), "onnxruntime" (.onnx) or "torch" (.pt2); for a CUDA device
+    "tvm_cuda" or "torch_cuda"."""
 
     engine: str
     path: Path
@@ -122,39 +123,65 @@ def relative_error(output: npt.NDArray[Any], expected: npt.NDArray[Any]) -> floa
 
 
 class TvmBackend:
-    """Networks compiled by `backends.tvm` and timed on this machine's CPU."""
+    """Networks compiled by TVM and timed.
 
-    name = "tvm"
+    Args:
+        threads: on the CPU.
+        device: "cpu", by Trimtab's own schedules; or "cuda", by TVM's default ones (see `backends.tvm.cuda`), where the
+            device is waited for after every call.
+    """
 
-    def __init__(self, threads: int = 1) -> None:
+    def __init__(self, threads: int = 1, device: Literal["cpu", "cuda"] = "cpu") -> None:
         self.threads = threads
+        self.device = device
+        self.name = "tvm" if device == "cpu" else "tvm_cuda"
 
     def supports(self, graph: ModelGraph) -> tuple[str, ...]:
         """Reasons why the network cannot be measured; empty where it can. It refuses rather than flatters."""
-        return tuple(
+        recurrent = tuple(
             f"operator '{operator.name}' is recurrent ({operator.kind}): this release of TVM computes it wrongly"
             for operator in graph.operators
             if operator.kind in _UNSUPPORTED
         )
+        reason = self._lacking()
+        return (reason, *recurrent) if reason else recurrent
 
     def measure(self, module: "nn.Module", example_input: "torch.Tensor") -> Measurement:
         """Compiles the network in evaluation mode, checks its output against torch's, and times it.
 
         Raises:
-            InputError: torch cannot export the network.
+            InputError: torch cannot export the network, or the machine lacks the device.
             TrimtabError: it cannot be compiled, or the compiled code fails or answers wrongly.
         """
         from backends.torch_reference import reference_output
-        from backends.tvm import compile_module
 
         with tempfile.TemporaryDirectory(prefix="trimtab-tvm-") as name:
             library = Path(name) / "model.so"
-            compiled = compile_module(module, example_input, threads=self.threads)
-            compiled.export(library)
+            target = self._compile(module, example_input, library)
             expected = reference_output(module, example_input)
             example = example_input.detach().cpu().numpy()
-            (found,) = measure([Artefact("tvm", library)], example, expected, threads=self.threads)
-        return replace(found, details={**found.details, "target": compiled.cpu.mcpu})
+            (found,) = measure([Artefact(self.name, library)], example, expected, threads=self.threads)
+        return replace(found, details={**found.details, "target": target})
+
+    def _compile(self, module: "nn.Module", example_input: "torch.Tensor", path: Path) -> str:
+        """Writes the network's code to the file; returns the processor it is for."""
+        if self.device == "cuda":
+            from backends.tvm.cuda import export_for_cuda
+
+            return export_for_cuda(module, example_input, path)
+        from backends.tvm import compile_module
+
+        compiled = compile_module(module, example_input, threads=self.threads)
+        compiled.export(path)
+        return compiled.cpu.mcpu
+
+    def _lacking(self) -> str:
+        """What the machine does not have, "" where it has everything."""
+        if self.device == "cpu":
+            return ""
+        from backends.tvm.cuda import lacking
+
+        return lacking()
 
 
 def _run_worker(folder: Path, artefacts: Sequence[Artefact], threads: int, timeout_s: float) -> None:

@@ -104,6 +104,22 @@ def _load_tvm(path: Path, example: npt.NDArray[Any], threads: int) -> tuple[Call
     return lambda: function(x), lambda: np.asarray(function(x).numpy())
 
 
+def _load_tvm_cuda(path: Path, example: npt.NDArray[Any], threads: int) -> tuple[Call, Reader]:
+    import torch  # noqa: F401  # brings CUDA's runtime, which TVM's package does not, to where TVM finds it
+
+    from backends.tvm.library import device_array, load_machine
+
+    machine = load_machine(path, "cuda")
+    function, x = machine["main"], device_array(example, "cuda")
+
+    def run() -> Any:
+        output = function(x)
+        x.device.sync()
+        return output
+
+    return run, lambda: np.asarray(run().numpy())
+
+
 def _load_onnxruntime(path: Path, example: npt.NDArray[Any], threads: int) -> tuple[Call, Reader]:
     from backends.onnxruntime import bound_session
 
@@ -126,6 +142,7 @@ def _load_torch(
 
 _ENGINES: dict[str, Callable[[Path, npt.NDArray[Any], int], tuple[Call, Reader]]] = {
     "tvm": _load_tvm,
+    "tvm_cuda": _load_tvm_cuda,
     "onnxruntime": _load_onnxruntime,
     "torch": _load_torch,
     "torch_compiled": partial(_load_torch, compiled=True),
@@ -135,7 +152,8 @@ _ENGINES: dict[str, Callable[[Path, npt.NDArray[Any], int], tuple[Call, Reader]]
 
 
 def _version(engine: str) -> str:
-    return importlib.metadata.version({"tvm": "apache-tvm"}.get(engine, engine.partition("_")[0]))
+    package = engine.partition("_")[0]
+    return importlib.metadata.version({"tvm": "apache-tvm"}.get(package, package))
 
 
 if __name__ == "__main__":

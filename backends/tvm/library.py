@@ -21,9 +21,9 @@ def load_library(path: Path) -> Callable[[FloatArray], FloatArray]:
     return callable_network(load_machine(path))
 
 
-def load_machine(path: Path) -> Any:
-    """TVM's virtual machine on an exported library; the warning of `load_library` applies."""
-    return tvm.runtime.vm.VirtualMachine(tvm.runtime.load_module(str(path)), tvm.cpu())
+def load_machine(path: Path, device: str = "cpu") -> Any:
+    """TVM's virtual machine on an exported library, for "cpu" or "cuda"; the warning of `load_library` applies."""
+    return tvm.runtime.vm.VirtualMachine(tvm.runtime.load_module(str(path)), tvm.runtime.device(device))
 
 
 def callable_network(machine: Any) -> Callable[[FloatArray], FloatArray]:
@@ -36,6 +36,6 @@ def callable_network(machine: Any) -> Callable[[FloatArray], FloatArray]:
     return run
 
 
-def device_array(x: FloatArray) -> Any:
-    """The array as TVM takes it."""
-    return tvm.runtime.tensor(np.ascontiguousarray(x, dtype=np.float32), tvm.cpu())
+def device_array(x: FloatArray, device: str = "cpu") -> Any:
+    """The array as TVM takes it, on "cpu" or "cuda"."""
+    return tvm.runtime.tensor(np.ascontiguousarray(x, dtype=np.float32), tvm.runtime.device(device))

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from automl.config import Config, load_config
-from automl.errors import RunStoppedError, TrimtabError
+from automl.config import Config, SearchSection, TrainingSection, load_config
+from automl.errors import InputError, RunStoppedError, TrimtabError
 from automl.latency import local_prices
 from automl.latency_budget import LatencyBudget
 from automl.progress import Progress
@@ -60,8 +60,11 @@ def start(config: Config, out: Path, progress: Progress) -> RunResult:
     from automl.problem import Problem
 
     RunDirectory.check_free(out)
+    _require_devices(search=config.search, fine_tune=config.fine_tune)
     with local_prices(config, progress.operators) as prices:
         problem = Problem.outline(config, prices=prices)
+    if not problem.trained:
+        _require_devices(baseline=config.baseline)
     progress.say(f"Trimtab: {config.model.name} on {config.data.name}")
     return _drive(RunDirectory.create(out, config), lambda: problem, progress)
 
@@ -78,6 +81,7 @@ def resume(directory: str | Path | RunDirectory, progress: Progress | None = Non
     def outline() -> "Problem":
         from automl.problem import Problem
 
+        _require_devices(search=config.search, fine_tune=config.fine_tune)
         weights = run.baseline_file if run.baseline_file.exists() else None
         watch = progress.operators if progress is not None else None
         with local_prices(config, watch) as prices:
@@ -139,6 +143,17 @@ def export(directory: RunDirectory) -> Path:
         latency = LatencyBudget.read(directory.budget_file)
         export_best(Problem.outline(directory.config(), directory.baseline_file, latency=latency), directory, summary)
     return directory.best
+
+
+def _require_devices(**sections: SearchSection | TrainingSection) -> None:
+    """InputError where a section of that name wants a device that is not here, before hours of work end at it."""
+    from automl.training import torch_device
+
+    for name, section in sections.items():
+        try:
+            torch_device(section.device)
+        except InputError as error:
+            raise InputError(f"{name}.device: {error}") from error
 
 
 def _drive(directory: RunDirectory, outline: Callable[[], "Problem"], progress: Progress) -> RunResult:

@@ -92,10 +92,11 @@ class BudgetSection(Section):
 
 
 class SearchSection(Section):
-    """Which algorithm searches, how long, and with how many evaluators.
+    """Which algorithm searches, how long, and with how many evaluators, on which device.
 
     `lag`: asked for proposal n, the searcher knows the results of the proposals before n - lag. It changes what is
     found, the number of evaluators does not; about twice to four times their number keeps them busy.
+    `device`: where compressed networks are run on the validation images; evaluators share the GPUs there are.
     """
 
     algorithm: str = "ddpg"
@@ -107,6 +108,7 @@ class SearchSection(Section):
     seeds: list[int] = Field(default_factory=lambda: [0], min_length=1, max_length=1000)
     evaluators: int = Field(default=2, ge=1, le=1024)
     lag: int = Field(default=4, ge=0, le=100_000)
+    device: Literal["cpu", "cuda"] = "cpu"
 
     @field_validator("seeds")
     @classmethod

@@ -5,6 +5,7 @@ the evaluations on record from the run directory.
 """
 
 import logging
+import math
 import threading
 import time
 from collections import Counter
@@ -42,11 +43,19 @@ CLOSE_S = 10.0
 
 @contextmanager
 def evaluators(config: Config, directory: RunDirectory, constraint: Constraint) -> Iterator[list[Any]]:
-    """The worker actors of a run, one CPU each; Ray starts one anew when it dies."""
+    """The worker actors of a run, one CPU each, and their part of a GPU; Ray starts one anew when it dies.
+
+    Raises:
+        TrimtabError: they are to run on a GPU, and Ray has none.
+    """
     remote: Any = ray.remote(Worker)
     stamp = time.time_ns()  # names are unique, also in a Ray that others use
+    gpus = None
+    if config.search.device == "cuda":
+        resources: Any = ray.cluster_resources()  # type: ignore[no-untyped-call]
+        gpus = gpu_share(config.search.evaluators, int(resources.get("GPU", 0)))
     actors = [
-        remote.options(name=f"evaluator-{index}-{stamp}", num_cpus=1, max_restarts=-1).remote(
+        remote.options(name=f"evaluator-{index}-{stamp}", num_cpus=1, num_gpus=gpus, max_restarts=-1).remote(
             config, directory.baseline_file, directory.info().working_directory, constraint
         )
         for index in range(config.search.evaluators)
@@ -56,6 +65,20 @@ def evaluators(config: Config, directory: RunDirectory, constraint: Constraint) 
     finally:
         for actor in actors:
             ray.kill(actor)
+
+
+def gpu_share(evaluators: int, gpus: int) -> float:
+    """The part of a GPU that each evaluator reserves, so that all of them find room.
+
+    Raises:
+        TrimtabError: there is no GPU; Ray would wait for one for ever.
+
+    >>> gpu_share(3, 1), gpu_share(3, 2), gpu_share(2, 4)
+    (0.3333, 0.5, 1.0)
+    """
+    if gpus < 1:
+        raise TrimtabError("search.device is 'cuda', and the Ray that runs here has no GPU; start it with one")
+    return 10_000 // math.ceil(evaluators / gpus) / 10_000  # Ray counts ten-thousandths
 
 
 def run_searches(

@@ -41,7 +41,7 @@ _ENVIRONMENT = {
 
 @contextmanager
 def ray_session(cpus: int, *, dashboard: bool = False) -> Iterator[Path]:
-    """Start Ray with that many CPU slots; yields a temporary directory that lives as long.
+    """Start Ray with that many CPU slots and all GPUs; yields a temporary directory that lives as long.
 
     A Ray that runs in this process already is used as it is, and left running.
 
@@ -51,6 +51,7 @@ def ray_session(cpus: int, *, dashboard: bool = False) -> Iterator[Path]:
     variables = {**_ENVIRONMENT, "RAY_AUTH_TOKEN": _TOKEN}
     with _temporary_directory() as temporary, _environment(variables):
         import ray
+        import torch
 
         logging.getLogger("ray").setLevel(logging.ERROR)
         if ray.is_initialized():
@@ -59,6 +60,7 @@ def ray_session(cpus: int, *, dashboard: bool = False) -> Iterator[Path]:
         try:
             ray.init(
                 num_cpus=cpus,
+                num_gpus=torch.cuda.device_count(),  # as the evaluators count them
                 _node_ip_address="127.0.0.1",  # said here too: the variable counts only before Ray is first imported
                 include_dashboard=dashboard,
                 object_store_memory=OBJECT_STORE_BYTES,

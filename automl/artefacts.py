@@ -1,5 +1,7 @@
 """A network as a file that an engine runs and `backends.measuring` times."""
 
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -13,9 +15,24 @@ from backends.measuring import TOLERANCE, Artefact, relative_error
 SUFFIXES = {"tvm": ".so", "onnxruntime": ".onnx", "torch": ".pt2", "torch_compiled": ".pt2"}
 
 
-def make_artefact(
-    engine: str, module: nn.Module, example: torch.Tensor, folder: Path, name: str, threads: int
-) -> tuple[Artefact, float | None]:
+@dataclass(frozen=True)
+class Made:
+    """A network as a file.
+
+    Attributes:
+        artefact: the file, and what runs it.
+        error: how far the output of TVM's machine code is from torch's.
+        recipes: the operators that TVM's code calls, as often as it does.
+        structures: hash of each operator's code, by recipe.
+    """
+
+    artefact: Artefact
+    error: float | None = None
+    recipes: tuple[str, ...] = ()
+    structures: Mapping[str, str] = field(default_factory=dict)
+
+
+def make_artefact(engine: str, module: nn.Module, example: torch.Tensor, folder: Path, name: str, threads: int) -> Made:
     """Write the network for an engine.
 
     Args:
@@ -25,24 +42,21 @@ def make_artefact(
         folder, name: where the file goes, its suffix left out.
         threads: that TVM's code is for.
 
-    Returns:
-        The file, and how far the output of TVM's machine code is from torch's.
-
     Raises:
         TrimtabError: the network cannot be written for the engine, or the code computes something else.
     """
     path = folder / f"{name}{SUFFIXES[engine]}"
     if engine == "tvm":
-        return Artefact(engine, path), _save_machine_code(module, example, path, threads)
+        return _machine_code(module, example, path, threads)
     program, _ = capture_program(module, example)
     if engine == "onnxruntime":
         save_onnx(program, path)
     else:
         torch.export.save(program, path)
-    return Artefact(engine, path), None
+    return Made(Artefact(engine, path))
 
 
-def _save_machine_code(module: nn.Module, example: torch.Tensor, path: Path, threads: int) -> float:
+def _machine_code(module: nn.Module, example: torch.Tensor, path: Path, threads: int) -> Made:
     from backends.tvm import compile_module
 
     compiled = compile_module(module, example, threads=threads)
@@ -51,4 +65,4 @@ def _save_machine_code(module: nn.Module, example: torch.Tensor, path: Path, thr
     if not error <= TOLERANCE:
         raise TrimtabError(f"compiled code may deviate from torch by {TOLERANCE:g}, it does by {error:.2g}")
     compiled.export(path)
-    return error
+    return Made(Artefact("tvm", path), error, compiled.lowered.recipes, compiled.lowered.structures)

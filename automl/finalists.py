@@ -1,8 +1,8 @@
 """The networks that a run compares at its end: fine-tuned alike, tested once, compiled and measured side by side."""
 
 import json
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from math import inf
 from pathlib import Path
 from typing import Any
@@ -94,11 +94,14 @@ class Compiled:
         name: of the network.
         artefacts: at most one for each engine.
         error: how far the output of TVM's machine code is from torch's; None where there is no such code.
+        recipes, structures: the operators in TVM's code, see `automl.artefacts.Made`.
     """
 
     name: str
     artefacts: tuple[Artefact, ...]
     error: float | None = None
+    recipes: tuple[str, ...] = ()
+    structures: Mapping[str, str] = field(default_factory=dict)
 
 
 def measure_all(compiled: list[Compiled], example: torch.Tensor, threads: int) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from automl.searches import searches
 from automl.signals import StopSignal
 from automl.store import Store
 from automl.summary import build_summary
-from automl.table_error import Timed, with_chosen_limit, with_margin
+from automl.table_error import Timed, check_code, with_chosen_limit, with_margin
 from automl.worker import load_finalist
 from search_spaces.objective import Constraint
 from search_spaces.policy import CompressionPolicy
@@ -166,6 +166,19 @@ class Run:
         latency = with_chosen_limit(latency, best, self._timed(workers, scratch))
         self.problem = replace(self.problem, latency=latency)
         self._keep_latency()
+        finalist = best(latency.chosen_limit_s or latency.limit_s)
+        if finalist is not None and config.measure.backend == "tvm":
+            self._check_code(self.compiled[finalist.policy.digest], finalist.policy)
+
+    def _check_code(self, compiled: Compiled, policy: CompressionPolicy) -> None:
+        """See that the network which was timed is made of what its policy was priced by."""
+        graph, measure = self.problem.graph, self.problem.config.measure
+        with open_prices(measure) as prices:
+            recipes = [
+                each.recipe for each in priced_by_table(measure, graph, prices).recipes(graph.kept_units(policy))
+            ]
+            measured = {recipe: entry.structure for recipe, entry in prices.table.get(set(recipes)).items()}
+        check_code(compiled, recipes, measured)
 
     def _timed(self, workers: Sequence[Any], scratch: Path) -> Timed:
         """What compiles the networks of policies and measures them side by side."""

@@ -4,10 +4,12 @@ Before a search, a few policies are compiled and measured, and what the table pr
 budget. After it, the best policy is measured, and passed over for the next where it is over the budget all the same.
 """
 
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
-from automl.finalists import Finalist
+from automl.errors import TrimtabError
+from automl.finalists import Compiled, Finalist
 from automl.latency_budget import LatencyBudget, Probe
 from automl.pricing import LatencyBackend, latency_cost
 from automl.search import make_searcher
@@ -79,3 +81,29 @@ def with_chosen_limit(latency: LatencyBudget, best: Callable[[float], Finalist |
             break
         limit = finalist.table_latency_s / share  # the next one is as much within the budget as this one is over it
     return replace(latency, chosen_limit_s=min(tried)[1] if tried else limit)
+
+
+def check_code(compiled: Compiled, recipes: Sequence[str], measured: Mapping[str, str]) -> None:
+    """See that a network holds the very code that the table measured.
+
+    Args:
+        compiled: by TVM.
+        recipes: of the operators that its policy was priced by, as often as they are called.
+        measured: hash of the code that stands in the table, by recipe; of some, where others were estimated.
+
+    Raises:
+        TrimtabError: it is made of other operators, or of the same ones in other code.
+    """
+    other = Counter(compiled.recipes)
+    other.subtract(Counter(recipes))
+    if wrong := sorted(recipe for recipe, count in other.items() if count):
+        raise TrimtabError(
+            f"network {compiled.name!r} was priced as something else than what was compiled: operator {wrong[0]} and "
+            f"{len(wrong) - 1} more are called another number of times; that is a mistake of Trimtab's, report it"
+        )
+    for recipe, structure in compiled.structures.items():
+        if measured.get(recipe, structure) != structure:
+            raise TrimtabError(
+                f"operator {recipe} is other code in network {compiled.name!r} than the latency table measured; "
+                "Trimtab was changed while it ran, start it again"
+            )

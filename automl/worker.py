@@ -18,7 +18,6 @@ from automl.problem import Problem, example_input, training_options
 from automl.run_directory import make_importable, write_atomically, write_json
 from automl.training import EpochReport, evaluate, train
 from backends.lease import shared_lease
-from backends.measuring import Artefact
 from search_spaces.objective import Constraint, Evaluation
 from search_spaces.policy import CompressionPolicy
 
@@ -130,12 +129,12 @@ class Worker:
     def _compiled(self, name: str, module: nn.Module, scratch: Path, engines: Sequence[str]) -> Compiled:
         """The network as a file for each engine; only the first has to succeed."""
         example, threads = example_input(self._problem.data), self._problem.config.measure.threads
-        artefact, error = make_artefact(engines[0], module, example, scratch, name, threads)
-        artefacts: list[Artefact] = [artefact]
+        made = make_artefact(engines[0], module, example, scratch, name, threads)
+        artefacts = [made.artefact]
         for engine in engines[1:]:
             with suppress(TrimtabError):  # the comparison with it is left out; the export says why
-                artefacts.append(make_artefact(engine, module, example, scratch, name, threads)[0])
-        return Compiled(name, tuple(artefacts), error)
+                artefacts.append(make_artefact(engine, module, example, scratch, name, threads).artefact)
+        return Compiled(name, tuple(artefacts), made.error, made.recipes, made.structures)
 
 
 def load_finalist(problem: Problem, finalist: Finalist, folder: Path) -> nn.Module:

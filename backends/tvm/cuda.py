@@ -1,7 +1,7 @@
 """Networks on a CUDA device by TVM out of the box: its importer, its fusion, its default GPU schedules (DLight).
 
-None of this is tuned, and none of it is Trimtab's own: it is what TVM gives its users, not the best that it can. Networks
-are measured whole; there is no table of operators for CUDA, and so no latency budget.
+None of this is tuned, and none of it is Trimtab's own: it is what TVM gives its users, not the best that it can.
+Networks are measured whole; there is no table of operators for CUDA, and so no latency budget.
 """
 
 import copy

@@ -8,11 +8,11 @@ import pytest
 from latency_fakes import LayerBackend, fake_prices
 
 from automl.config import load_config
-from automl.errors import InputError
-from automl.finalists import Finalist
+from automl.errors import InputError, TrimtabError
+from automl.finalists import Compiled, Finalist
 from automl.latency import LocalPrices
 from automl.latency_budget import LatencyBudget, Probe
-from automl.table_error import CANDIDATES, with_chosen_limit, with_margin
+from automl.table_error import CANDIDATES, check_code, with_chosen_limit, with_margin
 from automl.testing.problems import cifar_resnet
 from search_spaces.policy import CompressionPolicy
 from search_spaces.space import SearchSpace
@@ -125,3 +125,12 @@ def test_where_no_candidate_keeps_the_budget_the_one_closest_to_it_is_chosen() -
     assert best is not None
     assert best.table_latency_s == 4.5  # the second: at most 5.0 / 1.1 by the table
     assert with_chosen_limit(SHARE, lambda limit: None, lambda policies: {}).chosen_limit_s == SHARE.limit_s
+
+
+def test_a_network_is_made_of_what_its_policy_was_priced_by() -> None:
+    compiled = Compiled("best", (), 0.0, ("conv", "conv", "dense"), {"conv": "cafe", "dense": "beef"})
+    check_code(compiled, ["conv", "dense", "conv"], {"conv": "cafe"})  # dense was estimated
+    with pytest.raises(TrimtabError, match="another number of times"):
+        check_code(compiled, ["conv", "dense"], {})
+    with pytest.raises(TrimtabError, match="operator dense is other code"):
+        check_code(compiled, ["conv", "dense", "conv"], {"dense": "dead"})

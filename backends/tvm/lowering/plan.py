@@ -320,11 +320,6 @@ def positions_of(channels: Channels) -> Promise:
     return lambda _: channels.positions.reshape(-1).astype(np.int32)
 
 
-def promised(array: Array) -> Promise:
-    """A constant that is known already."""
-    return lambda _: array
-
-
 def plan(
     graph: ModelGraph,
     cpu: Cpu,

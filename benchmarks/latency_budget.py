@@ -154,7 +154,8 @@ class Compiler:
         if policy.digest not in self._made:
             module = self._problem.network.prune(self._problem.kept(policy)).eval()
             example, threads = example_input(self._problem.data), self._problem.config.measure.threads
-            self._made[policy.digest], _ = make_artefact("tvm", module, example, self._folder, policy.digest, threads)
+            made = make_artefact("tvm", module, example, self._folder, policy.digest, threads)
+            self._made[policy.digest] = made.artefact
         return self._made[policy.digest]
 
 

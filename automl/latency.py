@@ -45,6 +45,14 @@ def priced_by_table(measure: MeasureSection, graph: ModelGraph, prices: Latencie
     return backend
 
 
+def table_key(measure: MeasureSection) -> str:
+    """What the config's latency table is for: machine, engine, versions and the source of the code that it times."""
+    from backends.table_backend import find_engine
+
+    engine = _engine(measure)
+    return find_engine(engine).device(engine, measure.threads).text
+
+
 def _engine(measure: MeasureSection) -> str:
     if measure.backend == "none":
         raise InputError("latencies need a backend that measures, got measure.backend 'none'; set it to 'tvm'")

@@ -13,8 +13,9 @@ import safetensors.torch
 
 from automl.errors import TrimtabError
 from automl.finalists import Compiled, Finalist, choose, measure_all, read_progress
-from automl.latency import open_prices, priced_by_table
+from automl.latency import open_prices, priced_by_table, table_key
 from automl.pricing import price
+from automl.probes import Timed, remembered
 from automl.problem import Problem, example_input
 from automl.progress import Progress
 from automl.ray_session import ray_session
@@ -23,7 +24,7 @@ from automl.searches import searches
 from automl.signals import StopSignal
 from automl.store import Store
 from automl.summary import build_summary
-from automl.table_error import Timed, check_code, with_chosen_limit, with_margin
+from automl.table_error import check_code, with_chosen_limit, with_margin
 from automl.worker import load_finalist
 from search_spaces.objective import Constraint
 from search_spaces.policy import CompressionPolicy
@@ -101,6 +102,7 @@ class Run:
                 self._check_best(workers, scratch)
                 finalists = self._choose()
                 compiled, errors = self._finish(finalists, workers, scratch)
+                self._check_code(compiled, finalists)
             return self._measure(compiled, errors)
 
     def _searched(self) -> bool:
@@ -166,19 +168,19 @@ class Run:
         latency = with_chosen_limit(latency, best, self._timed(workers, scratch))
         self.problem = replace(self.problem, latency=latency)
         self._keep_latency()
-        finalist = best(latency.chosen_limit_s or latency.limit_s)
-        if finalist is not None and config.measure.backend == "tvm":
-            self._check_code(self.compiled[finalist.policy.digest], finalist.policy)
 
-    def _check_code(self, compiled: Compiled, policy: CompressionPolicy) -> None:
-        """See that the network which was timed is made of what its policy was priced by."""
+    def _check_code(self, compiled: Sequence[Compiled], finalists: Sequence[Finalist]) -> None:
+        """See that the networks which are measured are made of what their policies were priced by."""
         graph, measure = self.problem.graph, self.problem.config.measure
+        if self.problem.latency is None or measure.backend != "tvm":
+            return
+        policies = {finalist.name: finalist.policy for finalist in finalists}
         with open_prices(measure) as prices:
-            recipes = [
-                each.recipe for each in priced_by_table(measure, graph, prices).recipes(graph.kept_units(policy))
-            ]
-            measured = {recipe: entry.structure for recipe, entry in prices.table.get(set(recipes)).items()}
-        check_code(compiled, recipes, measured)
+            backend = priced_by_table(measure, graph, prices)
+            for network in compiled:
+                recipes = [each.recipe for each in backend.recipes(graph.kept_units(policies[network.name]))]
+                known = prices.table.get(set(recipes))
+                check_code(network, recipes, {recipe: entry.structure for recipe, entry in known.items()})
 
     def _timed(self, workers: Sequence[Any], scratch: Path) -> Timed:
         """What compiles the networks of policies and measures them side by side."""
@@ -205,7 +207,7 @@ class Run:
                 name: found[policy.digest][config.measure.backend]["latency_s"] for name, policy in policies.items()
             }
 
-        return timed
+        return remembered(timed, self.problem.graph.digest, table_key(config.measure))
 
     def _search(self, workers: Sequence[Any], prices: Any, scratch: Path) -> None:
         from automl.orchestration import run_searches

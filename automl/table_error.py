@@ -12,6 +12,7 @@ from automl.errors import TrimtabError
 from automl.finalists import Compiled, Finalist
 from automl.latency_budget import LatencyBudget, Probe
 from automl.pricing import LatencyBackend, latency_cost
+from automl.probes import Timed
 from automl.search import make_searcher
 from search_spaces.policy import CompressionPolicy
 from search_spaces.space import SearchSpace
@@ -21,9 +22,6 @@ PROBES, TRIES = 3, 30
 
 CANDIDATES = 3
 """Policies that are measured until one is within the budget."""
-
-Timed = Callable[[Mapping[str, CompressionPolicy]], Mapping[str, float]]
-"""Compiles the networks of policies and measures them side by side: seconds by name."""
 
 
 def with_margin(latency: LatencyBudget, space: SearchSpace, backend: LatencyBackend, timed: Timed) -> LatencyBudget:

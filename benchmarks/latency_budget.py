@@ -76,15 +76,14 @@ def show(name: str, arguments: argparse.Namespace) -> None:
     """Everything about one network."""
     out: Path = arguments.out
     latency_run = searched(config(name, "latency_s", range(arguments.seeds), arguments), out / f"{name}-latency")
-    macs_run = searched(config(name, "macs", range(arguments.macs_seeds), arguments), out / f"{name}-macs")
+    macs_seeds = range(arguments.macs_seeds)
+    macs_run = searched(config(name, "macs", macs_seeds, arguments), out / f"{name}-macs") if macs_seeds else None
     problem, budget = outline(latency_run)
     with compiler(problem) as compiled:
         under_latency = [
             kept for seed in range(arguments.seeds) if (kept := checked(latency_run, problem, budget, seed, compiled))
         ]
-        under_macs = [
-            found for seed in range(arguments.macs_seeds) if (found := best(macs_run, problem, seed, float("inf")))
-        ]
+        under_macs = [found for seed in macs_seeds if macs_run and (found := best(macs_run, seed, float("inf")))]
         passed = {policy.digest: policy for found in under_latency for policy in found.passed_over}
         policies = [CompressionPolicy(), *(found.policy for found in [*under_latency, *under_macs]), *passed.values()]
         shares, baseline_s = measured(policies, problem, compiled, arguments)
@@ -165,7 +164,7 @@ def compiler(problem: Problem) -> Iterator[Compiler]:
         yield Compiler(problem, Path(folder))
 
 
-def best(run: RunDirectory, problem: Problem, seed: int, limit: float) -> Found | None:
+def best(run: RunDirectory, seed: int, limit: float) -> Found | None:
     """The best feasible policy of one seed that costs at most `limit` in the run's metric; None where there is none."""
     finalist = best_finalist(run, seed, limit)
     if finalist is None or finalist.search_accuracy is None:
@@ -197,7 +196,7 @@ def checked(run: RunDirectory, problem: Problem, budget: LatencyBudget, seed: in
 
     fresh = replace(budget, chosen_limit_s=None)
     limit = with_chosen_limit(fresh, lambda limit: best_finalist(run, seed, limit), timed).chosen_limit_s
-    found = best(run, problem, seed, limit or budget.limit_s)
+    found = best(run, seed, limit or budget.limit_s)
     if found is None:
         return None
     over = tuple(policy for policy in measured if policy.digest != found.policy.digest)
@@ -320,7 +319,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("out", type=Path, help="folder of the runs")
     parser.add_argument("--networks", nargs="+", choices=ROUND_TO, default=list(ROUND_TO), metavar="NAME")
     parser.add_argument("--seeds", type=int, default=10, help="of the latency budget's searches")
-    parser.add_argument("--macs-seeds", type=int, default=3, help="of the MACs budget's searches")
+    parser.add_argument("--macs-seeds", type=int, default=3, help="of the MACs budget's searches; 0: none")
     parser.add_argument("--evaluations", type=int, default=30, help="of each search")
     parser.add_argument("--ratio", type=float, default=0.5, help="of both budgets")
     parser.add_argument("--size", type=int, default=32, help="rows and columns of the digits")

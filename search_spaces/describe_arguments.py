@@ -10,6 +10,7 @@ from search_spaces.channels import ChannelStructure, Gather
 from search_spaces.graph import Argument, Entries, TensorInput
 from search_spaces.labels import IntArray
 from search_spaces.template import PADS, arguments, op_name, source_of
+from search_spaces.tensors import constant_value
 
 
 def read_arguments(
@@ -32,6 +33,9 @@ def read_arguments(
         _bound_slice(structure, node, found)
     elif op_name(node) in PADS:
         _bound_pad(structure, node, found)
+    elif op_name(node) == "index_select" and not arguments(node)["index"].meta.get("fed"):
+        index = constant_value(structure.template, arguments(node)["index"])
+        found["index"] = tuple(int(position) for position in index)
     return tuple(found.items())
 
 

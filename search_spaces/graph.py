@@ -179,7 +179,8 @@ class Operator:
         target: ATen's operator with its overload ("max_pool2d.default"); "" where a module or none is called.
         arguments: its arguments by name, defaults filled in. Bounds along the axis that shrinks are `Entries`. Those of
             a "channel_gather" are "index" (for each channel of the whole network which channel of its input it is, -1
-            for zeros), and for "source" and "result" the (group, unit) of each channel, group -1 where it stays.
+            for zeros), and for "source" and "result" the (group, unit) of each channel, group -1 where it stays; where
+            nothing of it can be pruned, "dim" and "index" alone.
         batched: whether its first dimension is the batch.
         constant: whether it depends on no input.
     """

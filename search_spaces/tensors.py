@@ -56,17 +56,26 @@ class NetworkTensors:
         return _array(self._value(self._nodes[name]))
 
     def _value(self, value: Any) -> Any:
-        if isinstance(value, list | tuple):
-            return type(value)(self._value(item) for item in value)
-        if not isinstance(value, fx.Node):
-            return value
-        if value.op == "get_attr":
-            return self._template.tensors[str(value.target)]
-        if value.op != "call_function" or value.meta.get("fed"):
-            raise InputError(f"{value.name!r} depends on the network's input and is no constant")
-        with torch.no_grad():
-            given = {name: self._value(item) for name, item in value.kwargs.items()}
-            return value.target(*(self._value(item) for item in value.args), **given)  # type: ignore[operator]
+        return constant_value(self._template, value)
+
+
+def constant_value(template: Template, value: Any) -> Any:
+    """What a node that does not depend on the network's input gives; anything else stands for itself.
+
+    Raises:
+        InputError: the node depends on the input.
+    """
+    if isinstance(value, list | tuple):
+        return type(value)(constant_value(template, item) for item in value)
+    if not isinstance(value, fx.Node):
+        return value
+    if value.op == "get_attr":
+        return template.tensors[str(value.target)]
+    if value.op != "call_function" or value.meta.get("fed"):
+        raise InputError(f"{value.name!r} depends on the network's input and is no constant")
+    with torch.no_grad():
+        given = {name: constant_value(template, item) for name, item in value.kwargs.items()}
+        return value.target(*(constant_value(template, item) for item in value.args), **given)  # type: ignore[operator]
 
 
 def _array(tensor: Any) -> Array:

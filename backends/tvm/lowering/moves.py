@@ -25,6 +25,7 @@ from backends.tvm.lowering.values import (
     reshaped,
     without,
 )
+from search_spaces.graph import TensorInput
 
 _SLACK = 1.5  # times the blocks needed; beyond it a value is compacted before its blocks are copied
 
@@ -151,8 +152,10 @@ def _cropped(crop: Cropped, axis: int, start: int, step: int, index: IntArray) -
 def lower_channel_gather(planner: Planner, fused: FusedOperator) -> Value | None:
     """Channels in another order (a shuffle, a split, index_select), those of zeros among them. Of each channel group
     the first units are taken to be those that stay; how many do is what counts."""
-    value = planner.feature_map(planner.source(fused))
     arguments = dict(fused.head.arguments)
+    if "source" not in arguments:
+        return _index_select(planner, fused)
+    value = planner.feature_map(planner.source(fused))
     stays = {name: _alive(planner, arguments[name]) for name in ("source", "result")}
     wanted = np.asarray(arguments["index"], dtype=np.int64)[stays["result"]]
     if value is None:
@@ -160,6 +163,14 @@ def lower_channel_gather(planner: Planner, fused: FusedOperator) -> Value | None
     place = np.cumsum(stays["source"]) - 1
     positions = value.channels.positions[place[wanted]]
     return replace(value, channels=Channels.of(np.where(wanted >= 0, positions, ZERO)))
+
+
+def _index_select(planner: Planner, fused: FusedOperator) -> Value | None:
+    """Chosen entries along a dimension of channels none of which can be pruned."""
+    value, index = planner.packed(planner.source(fused)), fused.head.argument("index")
+    if value is None or not isinstance(index, tuple):
+        return None
+    return chosen(value, planner.size(fused.head.argument("dim")) % len(value.dims), np.asarray(index, dtype=np.int64))
 
 
 def _alive(planner: Planner, places: object) -> npt.NDArray[np.bool_]:
@@ -198,7 +209,10 @@ def lower_pad(planner: Planner, fused: FusedOperator) -> Value | None:
 def lower_concat(planner: Planner, fused: FusedOperator) -> Value | None:
     """Values behind one another, along their channels or as tokens."""
     values: list[Value] = []
-    for name in fused.head.inputs:
+    tensors = fused.head.argument("tensors")
+    given = tensors if isinstance(tensors, tuple) else ()  # one value may stand in it more than once
+    names = [fused.head.inputs[item.index] for item in given if isinstance(item, TensorInput)]
+    for name in names:
         operator = planner.operator(name)
         values.append(Constant(name, planner.shape(operator)) if operator.constant else planner.value(name))
     rank = len(planner.shape(fused.head))

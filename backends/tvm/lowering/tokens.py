@@ -11,6 +11,7 @@ from backends.tvm.lowering.channels import ZERO, Channels
 from backends.tvm.lowering.plan import Planner, Promise, Rule
 from backends.tvm.lowering.rows import in_a_row
 from backends.tvm.lowering.values import Buffer, Constant, Dims, Packed, Value, pack_like
+from search_spaces.graph import TensorInput
 
 _HEADS: Dims = (("n",), ("c",), ("w",), ("c",))
 """The view of what attention reads, [N, heads, T, D]."""
@@ -21,10 +22,11 @@ def lower_attention(planner: Planner, fused: FusedOperator) -> Value | None:
     operator = fused.head
     if operator.argument("attn_mask") is not None or operator.argument("is_causal") or operator.argument("dropout_p"):
         return None
-    if operator.argument("enable_gqa") or len(operator.inputs) < 3:
+    given = [operator.argument(name) for name in ("query", "key", "value")]  # perhaps one value for all
+    names = [operator.inputs[item.index] for item in given if isinstance(item, TensorInput)]
+    if operator.argument("enable_gqa") or any(planner.operator(name).constant for name in names):
         return None
-    parts = [_heads(planner, planner.value(name)) for name in operator.inputs[:3]]
-    query, key, value = parts
+    query, key, value = (_heads(planner, planner.value(name)) for name in names)
     if query is None or key is None or value is None:
         return None
     heads, size = query.channels.shape

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from backends.measuring import Artefact, TvmBackend, measure, relative_error
-from backends.measuring_worker import time_in_turns
+from backends.measuring_worker import _SETTLING_CALLS, time_in_turns
 from backends.onnxruntime import OnnxRuntimeBackend, export_onnx
 from backends.torch_reference import reference_output
 from backends.tvm import compile_module
@@ -139,7 +139,8 @@ def test_turns_are_taken_forwards_and_backwards(monkeypatch):
     monkeypatch.setattr("backends.measuring_worker._repetitions", lambda call: 2)
     called, noted = [], []
     timings = time_in_turns([lambda name=name: called.append(name) for name in "ab"], 2, noted.append)
-    assert "".join(called) == "aaabbb" + "bbbaaa"  # once to warm the cache, twice in earnest
+    turn = _SETTLING_CALLS + 2  # to settle in the cache, then twice in earnest
+    assert "".join(called) == "a" * turn + "b" * turn + "b" * turn + "a" * turn
     assert noted == [0, 1, 0, 1, 1, 0]
     assert [(timing["calls"], len(timing["seconds"])) for timing in timings] == [(2, 2), (2, 2)]
 

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from automl.config import Config, SearchSection, TrainingSection, load_config
+from automl.costs.latency import local_prices
+from automl.costs.latency_budget import LatencyBudget
 from automl.errors import InputError, RunStoppedError, TrimtabError
-from automl.latency import local_prices
-from automl.latency_budget import LatencyBudget
 from automl.progress import Progress
-from automl.run_directory import RunClock, RunDirectory, State, make_importable, next_free
+from automl.run.directory import RunClock, RunDirectory, State, make_importable, next_free
 from automl.signals import StopSignal
 
 if TYPE_CHECKING:
@@ -131,7 +131,7 @@ def export(directory: RunDirectory) -> Path:
         TrimtabError: the run is not that far yet, or another process drives it.
     """
     from automl.problem import Problem
-    from automl.stages import export_best
+    from automl.run.stages import export_best
 
     summary = directory.summary()
     if not summary.get("best"):
@@ -186,7 +186,7 @@ def _stages(
     stop: StopSignal,
 ) -> RunResult:
     from automl.report import write_report
-    from automl.stages import InfeasibleError, Run
+    from automl.run.stages import InfeasibleError, Run
 
     run = Run(directory, outline(), progress, clock, stop)
     try:

@@ -137,7 +137,7 @@ def _version_or_help(parser: argparse.ArgumentParser) -> Callable[[argparse.Name
         if not options.version:
             parser.print_help()
             return BAD_INPUT
-        from automl.run_directory import trimtab_version
+        from automl.run.directory import trimtab_version
 
         print(f"trimtab {trimtab_version()}")
         return DONE
@@ -147,7 +147,7 @@ def _version_or_help(parser: argparse.ArgumentParser) -> Callable[[argparse.Name
 
 def _search(options: argparse.Namespace) -> int:
     from automl.config import load_config
-    from automl.run_directory import RunDirectory, next_free
+    from automl.run.directory import RunDirectory, next_free
 
     config = load_config(options.config, options.overrides)
     out = options.out or next_free(Path("runs"), options.config.stem)
@@ -162,7 +162,7 @@ def _search(options: argparse.Namespace) -> int:
 
 
 def _resume(options: argparse.Namespace) -> int:
-    from automl.run_directory import RunDirectory
+    from automl.run.directory import RunDirectory
 
     directory = RunDirectory.open(options.run)
 
@@ -206,7 +206,7 @@ def _profile(options: argparse.Namespace) -> int:
 
     config = load_config(options.config, options.overrides)
 
-    from automl.profile import profile
+    from automl.costs.profile import profile
     from automl.progress import Progress
     from automl.tables import profile_table
 
@@ -227,7 +227,7 @@ def _list(options: argparse.Namespace) -> int:
 
 
 def _report(options: argparse.Namespace) -> int:
-    from automl.run_directory import RunDirectory
+    from automl.run.directory import RunDirectory
 
     directory = RunDirectory.open(options.run)
 
@@ -240,7 +240,7 @@ def _report(options: argparse.Namespace) -> int:
 
 
 def _export(options: argparse.Namespace) -> int:
-    from automl.run_directory import RunDirectory
+    from automl.run.directory import RunDirectory
 
     directory = RunDirectory.open(options.run)
 
@@ -272,8 +272,8 @@ def _key_value(text: str) -> tuple[str, object]:
 
 
 def _status(options: argparse.Namespace) -> int:
-    from automl.run_directory import RunDirectory
-    from automl.status import run_status
+    from automl.run.directory import RunDirectory
+    from automl.run.status import run_status
 
     status = run_status(RunDirectory.open(options.run))
     if options.json:

@@ -132,12 +132,16 @@ class CompressionSection(Section):
 class MeasureSection(Section):
     """What latency means in this run, and how it is measured; `backend: none` leaves it out.
 
+    Behind "_cuda" a CUDA device runs whole networks; compiled code and CUDA have no table, so no latency budget either.
+
     Under a latency budget the backend's table of operators prices every policy. `margin` is the share of the budget
     that the search holds back for the table's error; null measures that error on a few networks first.
     `estimate_missing` has a regression stand in for operators that are not in the table yet, instead of measuring them.
     """
 
-    backend: Literal["tvm", "onnxruntime", "torch", "torch_compiled", "none"] = "tvm"
+    backend: Literal[
+        "tvm", "onnxruntime", "torch", "torch_compiled", "tvm_cuda", "torch_cuda", "torch_cuda_compiled", "none"
+    ] = "tvm"
     threads: int = Field(default=1, ge=1, le=256)
     margin: float | None = Field(default=None, ge=0, lt=1)
     estimate_missing: bool = False

@@ -23,6 +23,9 @@ def entries(what: str) -> list[tuple[str, str]]:
             ("onnxruntime", "ONNX Runtime on this machine's CPU; latency budgets, finalists"),
             ("torch", "torch's eager mode on this machine's CPU; latency budgets, finalists"),
             ("torch_compiled", "torch.compile on this machine's CPU; finalists"),
+            ("tvm_cuda", "machine code by TVM's own schedules on a CUDA device; finalists"),
+            ("torch_cuda", "torch's eager mode on a CUDA device; finalists"),
+            ("torch_cuda_compiled", "torch.compile on a CUDA device; finalists"),
         ]
     from automl.search import searcher_names
 

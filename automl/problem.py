@@ -16,15 +16,16 @@ from torch import Tensor, nn
 from automl.baseline import baseline_file, load_baseline, load_weights
 from automl.compression.pipeline import CompressionOptions, Compressor
 from automl.config import Config, TrainingSection
+from automl.costs.latency import priced_by_table
+from automl.costs.latency_budget import LatencyBudget
+from automl.costs.pricing import BACKEND, latency_cost, price
 from automl.data import DataBundle, load_data
 from automl.errors import InputError
 from automl.evaluation import PolicyEvaluator
-from automl.latency import priced_by_table
-from automl.latency_budget import LatencyBudget
 from automl.metrics import Metric, load_metric
 from automl.models import build_model
-from automl.pricing import BACKEND, latency_cost, price
-from automl.searches import make_search, searches
+from automl.orchestration.searches import make_search, searches
+from automl.run.artefacts import require_engine
 from automl.training import EpochReport, TrainingOptions
 from backends.base import HardwareBackend
 from backends.table_backend import Latencies
@@ -89,6 +90,7 @@ class Problem:
             InputError: something named is not there or does not fit, or the budget cannot be met.
             RefusedOperatorError: an operator of the network cannot be measured.
         """
+        require_engine(config.measure.backend)
         options = training_options(config.baseline)
         training_options(config.fine_tune)
         compression_options(config)
@@ -152,7 +154,7 @@ class Problem:
     def _priced(self, prices: Latencies | None) -> "Problem":
         """The problem with its latency budget in figures: of the whole network, and of the cheapest policy."""
         if prices is None:
-            raise InputError("a latency budget needs prices of operators: pass `prices` (see automl.latency)")
+            raise InputError("a latency budget needs prices of operators: pass `prices` (see automl.costs.latency)")
         graph, least = self.graph, self.space.least
         backend = priced_by_table(self.config.measure, graph, prices)
         prices.latencies([*backend.recipes(graph.kept), *backend.recipes(least)])  # in one go

@@ -10,7 +10,7 @@ from rich.progress import Progress as Bars
 from rich.text import Text
 
 if TYPE_CHECKING:
-    from automl.dispatcher import SearchProgress
+    from automl.orchestration.dispatcher import SearchProgress
     from automl.training import EpochReport
     from search_spaces.objective import Constraint
 

@@ -8,7 +8,7 @@ from rich.table import Table
 from search_spaces.graph import ModelGraph
 
 if TYPE_CHECKING:
-    from automl.profile import Profile
+    from automl.costs.profile import Profile
 
 FINALIST_TITLES = {
     "baseline": "baseline",

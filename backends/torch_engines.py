@@ -49,7 +49,7 @@ class TorchBackend:
 
     def supports(self, graph: ModelGraph) -> tuple[str, ...]:
         """Reasons why the network cannot be measured: none but what the machine lacks."""
-        reason = self._lacking()
+        reason = lacking(self.device, self.compiled)
         return (reason,) if reason else ()
 
     def measure(self, module: nn.Module, example_input: torch.Tensor) -> Measurement:
@@ -59,8 +59,7 @@ class TorchBackend:
             InputError: torch cannot export the network, or the machine lacks the device or the compiler.
             TrimtabError: torch cannot compile it, or it fails or answers wrongly.
         """
-        reason = self._lacking()
-        if reason:
+        if reason := lacking(self.device, self.compiled):
             raise InputError(reason)
         program = exported_program(module, example_input)
         expected = reference_output(module, example_input)
@@ -71,15 +70,16 @@ class TorchBackend:
             artefacts, limit_s = [Artefact(self.name, path)], _COMPILING_S if self.compiled else _LOADING_S
             return measure(artefacts, example, expected, threads=self.threads, timeout_s=limit_s)[0]
 
-    def _lacking(self) -> str:
-        """What the machine does not have, "" where it has everything."""
-        if self.device == "cuda" and not torch.cuda.is_available():
-            return "torch finds no CUDA device; measure on the CPU, or install torch for CUDA beside its driver"
-        if self.device == "cpu" and self.compiled:
-            compiler = os.environ.get("CXX", "g++")
-            if shutil.which(compiler) is None:
-                return f"torch.compile needs a C++ compiler, {compiler!r} is not installed; install it or set CXX"
-        return ""
+
+def lacking(device: Device, compiled: bool) -> str:
+    """What the machine does not have, "" where it has everything."""
+    if device == "cuda" and not torch.cuda.is_available():
+        return "torch finds no CUDA device; measure on the CPU, or install torch for CUDA beside its driver"
+    if device == "cpu" and compiled:
+        compiler = os.environ.get("CXX", "g++")
+        if shutil.which(compiler) is None:
+            return f"torch.compile needs a C++ compiler, {compiler!r} is not installed; install it or set CXX"
+    return ""
 
 
 def bound_program(

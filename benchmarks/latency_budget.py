@@ -26,15 +26,15 @@ from typing import Any
 import torch
 
 from automl.api import resume, search
-from automl.artefacts import make_artefact
 from automl.config import Config, load_config
-from automl.finalists import Compiled, Finalist, choose, measure_all
-from automl.latency_budget import LatencyBudget, Probe
-from automl.pricing import price
+from automl.costs.latency_budget import LatencyBudget, Probe
+from automl.costs.pricing import price
+from automl.costs.table_error import with_chosen_limit
 from automl.problem import Problem, example_input
-from automl.run_directory import RunDirectory
-from automl.store import Store
-from automl.table_error import with_chosen_limit
+from automl.run.artefacts import make_artefact
+from automl.run.directory import RunDirectory
+from automl.run.finalists import Compiled, Finalist, choose, measure_all
+from automl.run.store import Store
 from backends.measuring import Artefact, measure
 from search_spaces.errors import TrimtabError
 from search_spaces.policy import CompressionPolicy

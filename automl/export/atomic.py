@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from automl.export.manifest import MANIFEST
-from automl.run_directory import sync_directory
+from automl.run.directory import sync_directory
 from search_spaces.errors import InputError
 
 

@@ -7,7 +7,7 @@ from automl.report.data import read_run
 from automl.report.figures import accuracy_against_cost
 from automl.report.markup import tag, to_html, to_xml
 from automl.report.page import build_page
-from automl.run_directory import RunDirectory, write_atomically
+from automl.run.directory import RunDirectory, write_atomically
 from search_spaces.errors import InputError
 
 __all__ = ["write_picture", "write_report"]

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from automl.config import Config
+from automl.costs.latency_budget import LatencyBudget
 from automl.errors import InputError
 from automl.export.manifest import MANIFEST, Manifest, read_manifest
-from automl.latency_budget import LatencyBudget
-from automl.run_directory import RunDirectory, RunInfo
+from automl.run.directory import RunDirectory, RunInfo
+from automl.run.store import SearchRow, Store
 from automl.search import ddpg_options
-from automl.store import SearchRow, Store
 
 FINALISTS = ("baseline", "best", "uniform", "random", "from_scratch")
 METRICS_AS_SHARES = (None, "accuracy", "top1", "top5")

@@ -22,7 +22,15 @@ NAMES = {
     "random": "random search",
     "from_scratch": "found, from scratch",
 }
-ENGINES = {"tvm": "TVM", "onnxruntime": "ONNX Runtime", "torch": "torch", "torch_compiled": "torch.compile"}
+ENGINES = {
+    "tvm": "TVM",
+    "tvm_cuda": "TVM on CUDA",
+    "onnxruntime": "ONNX Runtime",
+    "torch": "torch",
+    "torch_compiled": "torch.compile",
+    "torch_cuda": "torch on CUDA",
+    "torch_cuda_compiled": "torch.compile on CUDA",
+}
 EXPLAINED = {
     "baseline": "the network as given",
     "best": "the best feasible policy of the search, fine-tuned",

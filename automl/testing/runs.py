@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 
 from automl.config import load_config
-from automl.latency_budget import LatencyBudget
-from automl.run_directory import RunDirectory, State, write_json
-from automl.store import EvaluationRow, SearchRow, Store
+from automl.costs.latency_budget import LatencyBudget
+from automl.run.directory import RunDirectory, State, write_json
+from automl.run.store import EvaluationRow, SearchRow, Store
 from search_spaces.objective import Constraint, Evaluation, Metric
 from search_spaces.policy import CompressionPolicy
 

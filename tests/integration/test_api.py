@@ -11,9 +11,9 @@ from automl.api import resume, start
 from automl.errors import TrimtabError
 from automl.problem import Problem, searches
 from automl.progress import Progress
-from automl.run_directory import RunDirectory
-from automl.stages import Run
-from automl.store import EvaluationRow, Store
+from automl.run.directory import RunDirectory
+from automl.run.stages import Run
+from automl.run.store import EvaluationRow, Store
 from search_spaces.objective import Evaluation
 
 CONFIG: dict[str, Any] = {

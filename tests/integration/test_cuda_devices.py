@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 
 import automl
-from automl import orchestration
 from automl.compression import CompressionOptions, Compressor
 from automl.data import DataBundle, load_data
 from automl.evaluation import PolicyEvaluator
 from automl.metrics import Metric, accuracy
 from automl.models import build_model
-from automl.ray_session import ray_session
+from automl.orchestration import tune
+from automl.orchestration.ray_session import ray_session
 from automl.testing.backends import Measuring, MeasuringConformance
 from automl.training import TrainingOptions, evaluate, train
 from backends.counting import CountingBackend
@@ -130,15 +130,15 @@ def test_evaluators_find_room_on_one_gpu(monkeypatch: pytest.MonkeyPatch) -> Non
             return self.gpus
 
     monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
-    monkeypatch.setattr(orchestration, "Worker", Worker)
+    monkeypatch.setattr(tune, "Worker", Worker)
     config: Any = SimpleNamespace(search=SimpleNamespace(evaluators=3, device="cuda"))
     directory: Any = SimpleNamespace(baseline_file=None, info=lambda: SimpleNamespace(working_directory=""))
     with ray_session(3):
         import ray
 
-        with orchestration.evaluators(config, directory, Constraint("macs", 1.0)) as workers:
+        with tune.evaluators(config, directory, Constraint("macs", 1.0)) as workers:
             found = ray.get([worker.ready.remote() for worker in workers], timeout=120)
         assert found == [[0], [0], [0]]
         config.search.device = "cpu"
-        with orchestration.evaluators(config, directory, Constraint("macs", 1.0)) as workers:
+        with tune.evaluators(config, directory, Constraint("macs", 1.0)) as workers:
             assert ray.get([worker.ready.remote() for worker in workers], timeout=120) == [[], [], []]

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 import ray
 
-from automl.dispatcher import DispatcherActor, RemoteEvaluators, ray_get
+from automl.costs.pricing import price
 from automl.errors import RunStoppedError, TrimtabError
-from automl.pricing import price
-from automl.ray_session import ray_session
-from automl.store import EvaluationRow, SearchRow, Store
+from automl.orchestration.dispatcher import DispatcherActor, RemoteEvaluators, ray_get
+from automl.orchestration.ray_session import ray_session
+from automl.run.store import EvaluationRow, SearchRow, Store
 from automl.testing.problems import AdditiveEvaluator, conv_chain
 from search_spaces.objective import Constraint, Evaluation
 from search_spaces.policy import CompressionPolicy

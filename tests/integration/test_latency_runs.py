@@ -18,7 +18,7 @@ import psutil
 import pytest
 import yaml
 
-from automl.latency_budget import LatencyBudget
+from automl.costs.latency_budget import LatencyBudget
 
 CONFIG: dict[str, Any] = {
     "model": {"name": "lenet5"},

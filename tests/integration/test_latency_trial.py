@@ -11,12 +11,12 @@ import pytest
 import ray
 from latency_fakes import ArithmeticTimer, LayerBackend, fake_prices
 
-from automl import trial
 from automl.config import Config, load_config
-from automl.dispatcher import DispatcherActor, ray_get
-from automl.price_actor import price_actor
-from automl.ray_session import ray_session
-from automl.store import EvaluationRow, SearchRow, Store
+from automl.orchestration import trial
+from automl.orchestration.dispatcher import DispatcherActor, ray_get
+from automl.orchestration.price_actor import price_actor
+from automl.orchestration.ray_session import ray_session
+from automl.run.store import EvaluationRow, SearchRow, Store
 from automl.testing.problems import AdditiveEvaluator, cifar_resnet
 from search_spaces.objective import Constraint, Evaluation
 from search_spaces.policy import CompressionPolicy

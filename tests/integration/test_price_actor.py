@@ -14,10 +14,10 @@ import pytest
 import ray
 from latency_fakes import ArithmeticTimer, LayerBackend, LayerRecipe, fake_prices
 
-from automl.dispatcher import ray_get
 from automl.errors import RunStoppedError, TrimtabError
-from automl.price_actor import RemotePrices, price_actor
-from automl.ray_session import ray_session
+from automl.orchestration.dispatcher import ray_get
+from automl.orchestration.price_actor import RemotePrices, price_actor
+from automl.orchestration.ray_session import ray_session
 from automl.testing.problems import cifar_resnet
 from backends.operator_prices import RefusedOperatorError
 from backends.recipes import Recipe, Timing

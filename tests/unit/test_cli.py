@@ -12,7 +12,7 @@ import yaml
 
 from automl.cli import main
 from automl.models import build_model
-from automl.run_directory import RunDirectory
+from automl.run.directory import RunDirectory
 from automl.testing.runs import make_run
 
 BASE: dict[str, Any] = {

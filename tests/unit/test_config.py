@@ -159,7 +159,7 @@ def test_sections_have_the_fields_of_the_options_they_become() -> None:
 
 def test_importing_the_package_or_reading_a_config_loads_nothing_heavy() -> None:
     program = (
-        "import sys, automl, automl.cli, automl.config, automl.status\n"
+        "import sys, automl, automl.cli, automl.config, automl.run.status\n"
         "print([name for name in ('torch', 'ray', 'tvm', 'stable_baselines3', 'gymnasium') if name in sys.modules])"
     )
     found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)

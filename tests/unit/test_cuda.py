@@ -20,7 +20,7 @@ from automl.cli import main
 from automl.errors import InputError, TrimtabError
 from automl.evaluation import _reproducible
 from automl.models import build_model
-from automl.orchestration import gpu_share
+from automl.orchestration.tune import gpu_share
 from backends.measuring import TvmBackend, relative_error
 from backends.table_backend import open_prices
 from backends.torch_reference import reference_output
@@ -180,7 +180,9 @@ CONFIG: dict[str, Any] = {
         pytest.param("fine_tune.device=cuda", "fine_tune.device: device 'cuda' is not available here", marks=NO_CUDA),
         pytest.param("baseline.device=cuda", "baseline.device: device 'cuda' is not available here", marks=NO_CUDA),
         ("search.device=gpu", "search.device: should be 'cpu' or 'cuda', got 'gpu'"),
-        ("measure.backend=tvm_cuda", "measure.backend: should be 'tvm', "),
+        ("measure.backend=gpu", "measure.backend: should be 'tvm', "),
+        pytest.param("measure.backend=tvm_cuda", "measure.backend 'tvm_cuda': TVM finds no CUDA device", marks=NO_CUDA),
+        pytest.param("measure.backend=torch_cuda", "measure.backend 'torch_cuda': torch finds no CUDA", marks=NO_CUDA),
     ],
 )
 def test_a_run_on_a_device_that_is_not_here_is_refused_at_once(

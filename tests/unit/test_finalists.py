@@ -6,9 +6,9 @@ import torch
 from torch import nn
 
 from automl.config import load_config
-from automl.finalists import Compiled, Finalist, choose, measure_all, read_result
-from automl.store import EvaluationRow
-from automl.worker import reinitialise
+from automl.orchestration.worker import reinitialise
+from automl.run.finalists import Compiled, Finalist, choose, measure_all, read_result
+from automl.run.store import EvaluationRow
 from backends.measuring import Artefact, Measurement
 from search_spaces.objective import Evaluation
 from search_spaces.policy import CompressionPolicy
@@ -98,7 +98,7 @@ def test_of_several_processes_the_median_latency_counts(monkeypatch: pytest.Monk
             for index, artefact in enumerate(artefacts)
         ]
 
-    monkeypatch.setattr("automl.finalists.measure", measured)
+    monkeypatch.setattr("automl.run.finalists.measure", measured)
     compiled = [
         Compiled("baseline", (Artefact("tvm", Path("a.so")), Artefact("onnxruntime", Path("a.onnx"))), 1e-7),
         Compiled("best", (Artefact("tvm", Path("b.so")),), 2e-7),

@@ -8,11 +8,11 @@ import pytest
 from latency_fakes import LayerBackend, fake_prices
 
 from automl.config import load_config
+from automl.costs.latency import LocalPrices
+from automl.costs.latency_budget import LatencyBudget, Probe
+from automl.costs.table_error import CANDIDATES, check_code, with_chosen_limit, with_margin
 from automl.errors import InputError, TrimtabError
-from automl.finalists import Compiled, Finalist
-from automl.latency import LocalPrices
-from automl.latency_budget import LatencyBudget, Probe
-from automl.table_error import CANDIDATES, check_code, with_chosen_limit, with_margin
+from automl.run.finalists import Compiled, Finalist
 from automl.testing.problems import cifar_resnet
 from search_spaces.policy import CompressionPolicy
 from search_spaces.space import SearchSpace

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from latency_fakes import ArithmeticTimer, LayerBackend, fake_prices
 
+from automl.costs.latency import EstimatedPrices, LocalPrices
+from automl.costs.pricing import latency_cost, price
+from automl.costs.profile import recipes_of
 from automl.errors import InputError
-from automl.latency import EstimatedPrices, LocalPrices
-from automl.pricing import latency_cost, price
-from automl.profile import recipes_of
 from automl.search import make_searcher
 from automl.testing.problems import GraphBuilder, cifar_resnet, mobilenet_v1
 from backends.counting import CountingBackend

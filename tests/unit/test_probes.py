@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from automl.probes import remembered
+from automl.costs.probes import remembered
 from search_spaces.policy import CompressionPolicy
 
 POLICIES = {"baseline": CompressionPolicy(), "half": CompressionPolicy.from_keep({"conv1": 0.5})}

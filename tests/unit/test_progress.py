@@ -3,7 +3,7 @@ import re
 
 from rich.console import Console
 
-from automl.dispatcher import SearchProgress
+from automl.orchestration.dispatcher import SearchProgress
 from automl.progress import Progress, search_note
 from automl.training import EpochReport
 from search_spaces.objective import Constraint, Evaluation

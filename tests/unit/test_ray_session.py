@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
-from automl.ray_session import ALIVE, ORPHAN_S, PREFIX, _temporary_directory
+from automl.orchestration.ray_session import ALIVE, ORPHAN_S, PREFIX, _temporary_directory
 
 
 @pytest.fixture

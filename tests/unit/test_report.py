@@ -16,7 +16,7 @@ from automl.report.axes import nice_range
 from automl.report.data import read_run
 from automl.report.markup import tag, to_html
 from automl.report.page import headline
-from automl.run_directory import RunDirectory, State
+from automl.run.directory import RunDirectory, State
 from automl.testing.runs import make_run
 from search_spaces.errors import InputError
 

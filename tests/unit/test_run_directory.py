@@ -6,8 +6,8 @@ import pytest
 
 from automl.config import load_config
 from automl.errors import InputError, TrimtabError
-from automl.run_directory import RunDirectory, next_free, write_atomically, write_json
-from automl.status import run_status
+from automl.run.directory import RunDirectory, next_free, write_atomically, write_json
+from automl.run.status import run_status
 
 CONFIG = load_config({"model": {"name": "lenet5"}, "data": {"name": "digits"}, "budget": {"ratio": 0.5}})
 

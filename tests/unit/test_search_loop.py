@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 
 from automl.errors import InputError, RunStoppedError
+from automl.orchestration.search_loop import FAILURES_IN_A_ROW, SearchFailedError, read_snapshot, run_search
 from automl.search import make_searcher
 from automl.search.base import Searcher
-from automl.search_loop import FAILURES_IN_A_ROW, SearchFailedError, read_snapshot, run_search
 from automl.testing.problems import AdditiveEvaluator, conv_chain
 from backends.operator_prices import RefusedOperatorError
 from search_spaces.objective import Constraint, Evaluation

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from automl.errors import InputError, TrimtabError
-from automl.store import EvaluationRow, SearchRow, Store
+from automl.run.store import EvaluationRow, SearchRow, Store
 from search_spaces.objective import Evaluation
 from search_spaces.policy import CompressionPolicy
 
@@ -103,7 +103,7 @@ def test_a_closed_store_is_one_plain_file(store: Store, tmp_path: Path) -> None:
 
 
 def test_one_process_writes(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("automl.store.LOCK_WAIT_S", 0.1)
+    monkeypatch.setattr("automl.run.store.LOCK_WAIT_S", 0.1)
     with pytest.raises(TrimtabError, match="being written by another process"):
         Store(tmp_path / "trials.sqlite")
     store.close()

@@ -11,21 +11,21 @@ from typing import Any
 
 import safetensors.torch
 
+from automl.costs.latency import open_prices, priced_by_table, table_key
+from automl.costs.pricing import price
+from automl.costs.probes import Timed, remembered
+from automl.costs.table_error import check_code, with_chosen_limit, with_margin
 from automl.errors import TrimtabError
-from automl.finalists import Compiled, Finalist, choose, measure_all, read_progress
-from automl.latency import open_prices, priced_by_table, table_key
-from automl.pricing import price
-from automl.probes import Timed, remembered
+from automl.orchestration.ray_session import ray_session
+from automl.orchestration.searches import searches
+from automl.orchestration.worker import load_finalist
 from automl.problem import Problem, example_input
 from automl.progress import Progress
-from automl.ray_session import ray_session
-from automl.run_directory import RunClock, RunDirectory, write_atomically, write_json
-from automl.searches import searches
+from automl.run.directory import RunClock, RunDirectory, write_atomically, write_json
+from automl.run.finalists import Compiled, Finalist, choose, measure_all, read_progress
+from automl.run.store import Store
+from automl.run.summary import build_summary
 from automl.signals import StopSignal
-from automl.store import Store
-from automl.summary import build_summary
-from automl.table_error import check_code, with_chosen_limit, with_margin
-from automl.worker import load_finalist
 from search_spaces.objective import Constraint
 from search_spaces.policy import CompressionPolicy
 
@@ -92,7 +92,9 @@ class Run:
         """The stages that need workers; returns the latencies."""
         config = self.problem.config
         with ray_session(config.search.evaluators) as scratch:
-            from automl.orchestration import evaluators  # Ray reads its environment when it is imported: not earlier
+            from automl.orchestration.tune import (
+                evaluators,  # Ray reads its environment when it is imported: not earlier
+            )
 
             self.stop.install()  # Ray takes SIGTERM for itself when it starts
             with evaluators(config, self.directory, self.problem.constraint) as workers:
@@ -122,8 +124,8 @@ class Run:
         if self.problem.latency is None or self._searched():
             yield None
             return
-        from automl.orchestration import ask
-        from automl.price_actor import price_actor
+        from automl.orchestration.price_actor import price_actor
+        from automl.orchestration.tune import ask
 
         measure = self.problem.config.measure
         estimates = self.directory.estimates_file if measure.estimate_missing else None
@@ -140,8 +142,8 @@ class Run:
 
     def _hold_back(self, workers: Sequence[Any], prices: Any, scratch: Path) -> None:
         """Find out what must be held back of a latency budget, where the config does not say."""
-        from automl.orchestration import ask
-        from automl.price_actor import RemotePrices
+        from automl.orchestration.price_actor import RemotePrices
+        from automl.orchestration.tune import ask
 
         problem, config, latency = self.problem, self.problem.config, self.problem.latency
         if latency is None or latency.margin is not None:
@@ -184,7 +186,7 @@ class Run:
 
     def _timed(self, workers: Sequence[Any], scratch: Path) -> Timed:
         """What compiles the networks of policies and measures them side by side."""
-        from automl.orchestration import spread
+        from automl.orchestration.tune import spread
 
         config = self.problem.config
 
@@ -210,7 +212,7 @@ class Run:
         return remembered(timed, self.problem.graph.digest, table_key(config.measure))
 
     def _search(self, workers: Sequence[Any], prices: Any, scratch: Path) -> None:
-        from automl.orchestration import run_searches
+        from automl.orchestration.tune import run_searches
 
         if self._searched():
             return
@@ -257,7 +259,7 @@ class Run:
         self, finalists: Sequence[Finalist], workers: Sequence[Any], scratch: Path
     ) -> tuple[list[Compiled], dict[str, str]]:
         """Fine-tune, test and compile; returns the compiled networks, and why others could not be."""
-        from automl.orchestration import spread
+        from automl.orchestration.tune import spread
 
         epochs = self.problem.config.fine_tune.epochs
         self._stage("finalists", f"Finalists: {epochs} epochs of fine-tuning each, test accuracy, machine code")

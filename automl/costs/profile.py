@@ -6,9 +6,9 @@ from itertools import product
 from pathlib import Path
 
 from automl.config import Config
+from automl.costs.latency import local_prices, priced_by_table
+from automl.costs.pricing import LatencyBackend
 from automl.errors import RunStoppedError, TrimtabError
-from automl.latency import local_prices, priced_by_table
-from automl.pricing import LatencyBackend
 from automl.problem import search_space, untrained_graph
 from automl.progress import Progress
 from automl.signals import StopSignal

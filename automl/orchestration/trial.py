@@ -7,14 +7,14 @@ from typing import Any
 from ray import tune
 
 from automl.config import Config
-from automl.dispatcher import RemoteEvaluators, ray_get
+from automl.costs.latency import priced_by_table
+from automl.costs.pricing import BACKEND, latency_cost, price
 from automl.errors import RunStoppedError
-from automl.latency import priced_by_table
-from automl.price_actor import RemotePrices
-from automl.pricing import BACKEND, latency_cost, price
-from automl.search_loop import SearchFailedError, run_search
-from automl.searches import make_search
-from automl.store import SearchRow
+from automl.orchestration.dispatcher import RemoteEvaluators, ray_get
+from automl.orchestration.price_actor import RemotePrices
+from automl.orchestration.search_loop import SearchFailedError, run_search
+from automl.orchestration.searches import make_search
+from automl.run.store import SearchRow
 from backends.base import HardwareBackend
 from backends.operator_prices import RefusedOperatorError
 from search_spaces.objective import Constraint

@@ -9,13 +9,13 @@ import safetensors.torch
 import torch
 from torch import nn
 
-from automl.artefacts import make_artefact
 from automl.baseline import load_weights
 from automl.config import Config
 from automl.errors import TrimtabError
-from automl.finalists import Compiled, Finalist, read_result
 from automl.problem import Problem, example_input, training_options
-from automl.run_directory import make_importable, write_atomically, write_json
+from automl.run.artefacts import make_artefact
+from automl.run.directory import make_importable, write_atomically, write_json
+from automl.run.finalists import Compiled, Finalist, read_result
 from automl.training import EpochReport, evaluate, train
 from backends.lease import shared_lease
 from search_spaces.objective import Constraint, Evaluation

@@ -7,12 +7,22 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from automl.errors import TrimtabError
+from automl.errors import InputError, TrimtabError
 from automl.export.onnx_export import save_onnx
 from automl.export.torch_export import capture_program
+from backends import torch_engines
 from backends.measuring import TOLERANCE, Artefact, relative_error
 
-SUFFIXES = {"tvm": ".so", "onnxruntime": ".onnx", "torch": ".pt2", "torch_compiled": ".pt2"}
+SUFFIXES = {
+    "tvm": ".so",
+    "tvm_cuda": ".so",
+    "onnxruntime": ".onnx",
+    "torch": ".pt2",
+    "torch_compiled": ".pt2",
+    "torch_cuda": ".pt2",
+    "torch_cuda_compiled": ".pt2",
+}
+"""Of the file that an engine runs."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +46,7 @@ def make_artefact(engine: str, module: nn.Module, example: torch.Tensor, folder:
     """Write the network for an engine.
 
     Args:
-        engine: "tvm", "onnxruntime", "torch" or "torch_compiled".
+        engine: one of `SUFFIXES`.
         module: in evaluation mode.
         example: [1, ...] its input.
         folder, name: where the file goes, its suffix left out.
@@ -48,12 +58,34 @@ def make_artefact(engine: str, module: nn.Module, example: torch.Tensor, folder:
     path = folder / f"{name}{SUFFIXES[engine]}"
     if engine == "tvm":
         return _machine_code(module, example, path, threads)
+    if engine == "tvm_cuda":
+        from backends.tvm.cuda import export_for_cuda
+
+        export_for_cuda(module, example, path)
+        return Made(Artefact(engine, path))
     program, _ = capture_program(module, example)
     if engine == "onnxruntime":
         save_onnx(program, path)
     else:
         torch.export.save(program, path)
     return Made(Artefact(engine, path))
+
+
+def require_engine(engine: str) -> None:
+    """InputError where this machine lacks what the engine runs on, before anything is searched for it."""
+    match engine:
+        case "tvm_cuda":
+            from backends.tvm import cuda
+
+            reason = cuda.lacking()
+        case "torch_compiled":
+            reason = torch_engines.lacking("cpu", compiled=True)
+        case "torch_cuda" | "torch_cuda_compiled":
+            reason = torch_engines.lacking("cuda", compiled=False)
+        case _:
+            reason = ""
+    if reason:
+        raise InputError(f"measure.backend {engine!r}: {reason}")
 
 
 def _machine_code(module: nn.Module, example: torch.Tensor, path: Path, threads: int) -> Made:

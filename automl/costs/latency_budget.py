@@ -12,7 +12,7 @@ from typing import Self
 
 from automl.config import Config
 from automl.errors import InputError
-from automl.run_directory import write_json
+from automl.run.directory import write_json
 from search_spaces.objective import Constraint
 
 LEAST_MARGIN = 0.01

@@ -4,8 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from automl.run_directory import RunDirectory
-from automl.store import Store
+from automl.run.directory import RunDirectory
+from automl.run.store import Store
 
 
 def run_status(directory: RunDirectory) -> dict[str, Any]:

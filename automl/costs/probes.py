@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from automl.cache import cache_dir
-from automl.run_directory import write_json
+from automl.run.directory import write_json
 from search_spaces.policy import CompressionPolicy
 
 Timed = Callable[[Mapping[str, CompressionPolicy]], Mapping[str, float]]

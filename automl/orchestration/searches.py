@@ -1,9 +1,9 @@
 """Which searches a run makes, and the searcher of each."""
 
 from automl.config import Config
+from automl.run.store import SearchRow
 from automl.search import make_searcher
 from automl.search.base import Searcher
-from automl.store import SearchRow
 from envs.pricing import Cost
 from search_spaces.objective import Constraint
 from search_spaces.space import SearchSpace

@@ -8,7 +8,7 @@ from typing import Self
 
 from automl.config import Config, MeasureSection
 from automl.errors import InputError
-from automl.run_directory import write_json
+from automl.run.directory import write_json
 from backends import table_backend
 from backends.operator_prices import OperatorPrices, Progress
 from backends.recipes import Recipe

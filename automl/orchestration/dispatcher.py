@@ -10,9 +10,9 @@ import ray
 from ray.exceptions import RayActorError
 
 from automl.errors import InputError, RunStoppedError, TrimtabError
-from automl.run_directory import write_atomically
-from automl.search_loop import FAILURES_IN_A_ROW
-from automl.store import EvaluationRow, SearchRow, Store
+from automl.orchestration.search_loop import FAILURES_IN_A_ROW
+from automl.run.directory import write_atomically
+from automl.run.store import EvaluationRow, SearchRow, Store
 from search_spaces.objective import Constraint, Evaluation
 from search_spaces.policy import CompressionPolicy
 
@@ -65,7 +65,7 @@ class DispatcherActor:
         store: the run's SQLite file; this actor is its only writer.
         snapshots: directory of the searchers' snapshots.
         searches: the searches of the run.
-        evaluators: handles of the evaluators (`automl.worker.Worker`).
+        evaluators: handles of the evaluators (`automl.orchestration.worker.Worker`).
         constraint: the budget.
     """
 
@@ -204,7 +204,7 @@ class DispatcherActor:
 
 
 class RemoteEvaluators:
-    """A search's view of the dispatcher; see `automl.search_loop.Evaluators`.
+    """A search's view of the dispatcher; see `automl.orchestration.search_loop.Evaluators`.
 
     Args:
         dispatcher: handle of the run's `DispatcherActor`.

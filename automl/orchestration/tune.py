@@ -19,15 +19,15 @@ from ray import tune
 from ray.exceptions import RayActorError, RayError
 
 from automl.config import Config
-from automl.dispatcher import ATTEMPTS, DispatcherActor, SearchProgress, last_line, ray_get, when_ready
 from automl.errors import RunStoppedError, TrimtabError
+from automl.orchestration.dispatcher import ATTEMPTS, DispatcherActor, SearchProgress, last_line, ray_get, when_ready
+from automl.orchestration.trial import run_trial
+from automl.orchestration.worker import Worker
 from automl.problem import Problem
 from automl.progress import Progress
-from automl.run_directory import RunClock, RunDirectory
+from automl.run.directory import RunClock, RunDirectory
+from automl.run.store import SearchRow
 from automl.signals import StopSignal
-from automl.store import SearchRow
-from automl.trial import run_trial
-from automl.worker import Worker
 from search_spaces.objective import Constraint
 
 SEARCHER_BYTES = 64 * 2**20

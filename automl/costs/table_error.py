@@ -8,11 +8,11 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
+from automl.costs.latency_budget import LatencyBudget, Probe
+from automl.costs.pricing import LatencyBackend, latency_cost
+from automl.costs.probes import Timed
 from automl.errors import TrimtabError
-from automl.finalists import Compiled, Finalist
-from automl.latency_budget import LatencyBudget, Probe
-from automl.pricing import LatencyBackend, latency_cost
-from automl.probes import Timed
+from automl.run.finalists import Compiled, Finalist
 from automl.search import make_searcher
 from search_spaces.policy import CompressionPolicy
 from search_spaces.space import SearchSpace

@@ -4,11 +4,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from automl.finalists import NAMES, Finalist, read_result
-from automl.pricing import price
+from automl.costs.pricing import price
 from automl.problem import Problem
-from automl.run_directory import RunDirectory
-from automl.store import Store
+from automl.run.directory import RunDirectory
+from automl.run.finalists import NAMES, Finalist, read_result
+from automl.run.store import Store
 
 
 def build_summary(

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from automl.config import Config
-from automl.store import EvaluationRow
+from automl.run.store import EvaluationRow
 from backends.measuring import Artefact, measure
 from search_spaces.policy import CompressionPolicy
 
@@ -94,7 +94,7 @@ class Compiled:
         name: of the network.
         artefacts: at most one for each engine.
         error: how far the output of TVM's machine code is from torch's; None where there is no such code.
-        recipes, structures: the operators in TVM's code, see `automl.artefacts.Made`.
+        recipes, structures: the operators in TVM's code, see `automl.run.artefacts.Made`.
     """
 
     name: str
@@ -111,7 +111,7 @@ def measure_all(compiled: list[Compiled], example: torch.Tensor, threads: int) -
     process lives; so several are measured in, and the median of each network counts.
 
     Returns:
-        By network: {"tvm": figures, "onnxruntime": figures}, as `automl.summary` reads and the run directory keeps.
+        By network: {"tvm": figures, "onnxruntime": figures}, as `automl.run.summary` reads and the run directory keeps.
     """
     owners = [item for item in compiled for _ in item.artefacts]
     artefacts = [artefact for item in compiled for artefact in item.artefacts]

@@ -10,9 +10,9 @@ from typing import Any
 import ray
 from ray.exceptions import RayActorError, RayError
 
-from automl.dispatcher import last_line, ray_get
+from automl.costs.latency import EstimatedPrices
 from automl.errors import RunStoppedError, TrimtabError
-from automl.latency import EstimatedPrices
+from automl.orchestration.dispatcher import last_line, ray_get
 from backends.operator_prices import OperatorPrices
 from backends.recipes import Recipe
 

@@ -1,0 +1,1 @@
+"""What policies cost: counted, or priced by a latency table whose error is known."""

@@ -1,0 +1,1 @@
+"""Searches in parallel: all that knows Ray, and the search loop that does not."""

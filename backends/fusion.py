@@ -9,7 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
-from search_spaces.graph import ModelGraph, Operator
+from search_spaces.graph import ModelGraph
+from search_spaces.operators import Operator
 
 IDENTITIES = frozenset({"dropout", "feature_dropout", "alpha_dropout", "contiguous", "clone", "detach", "alias", "to"})
 """Operators that change nothing in evaluation."""

@@ -17,7 +17,9 @@ import torch
 from torch import fx, nn
 
 from backends.fusion import FusedOperator, full_shape, fuse
-from search_spaces.graph import FLOAT32_BYTES, Argument, Entries, LayerSpec, ModelGraph, Operator, TensorInput
+from search_spaces.graph import ModelGraph
+from search_spaces.layers import FLOAT32_BYTES, LayerSpec
+from search_spaces.operators import Argument, Entries, Operator, TensorInput
 
 Shape = tuple[int, ...]
 

@@ -8,7 +8,8 @@ import numpy as np
 import numpy.typing as npt
 
 from search_spaces.errors import InputError
-from search_spaces.graph import FLOAT32_BYTES, Extent, ModelGraph
+from search_spaces.graph import ModelGraph
+from search_spaces.layers import FLOAT32_BYTES, Extent
 from search_spaces.objective import Metric
 
 FloatArray = npt.NDArray[np.float64]

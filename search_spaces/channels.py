@@ -12,9 +12,10 @@ import numpy.typing as npt
 import torch
 from torch import fx
 
-from search_spaces.graph import ChannelGroup, Extent, Refusal
+from search_spaces.graph import ChannelGroup, Refusal
 from search_spaces.label_tensors import run_move, varies
 from search_spaces.labels import MOVES, IntArray, LabelPropagation, Units
+from search_spaces.layers import Extent
 from search_spaces.template import PADS, Conv, Template, arguments, op_name, source_of
 
 _RESIZED = {

@@ -6,7 +6,9 @@ from torch import fx, nn
 
 from search_spaces.channels import ChannelStructure
 from search_spaces.describe_arguments import read_arguments
-from search_spaces.graph import Extent, LayerSpec, ModelGraph, Operator
+from search_spaces.graph import ModelGraph
+from search_spaces.layers import Extent, LayerSpec
+from search_spaces.operators import Operator
 from search_spaces.template import (
     FUNCTIONS,
     BatchNorm,

@@ -7,8 +7,8 @@ import torch
 from torch import fx
 
 from search_spaces.channels import ChannelStructure, Gather
-from search_spaces.graph import Argument, Entries, TensorInput
 from search_spaces.labels import IntArray
+from search_spaces.operators import Argument, Entries, TensorInput
 from search_spaces.template import PADS, arguments, op_name, source_of
 from search_spaces.tensors import constant_value
 

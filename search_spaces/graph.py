@@ -1,9 +1,7 @@
 """The captured network as plain data, and what a policy does to its shapes by arithmetic alone.
 
-Every tensor dimension that pruning can shrink is an `Extent`: a fixed part plus, for each channel group, a number of
-entries for every unit that the group keeps. That one idea covers residual sums (two layers with the same group),
-depthwise convolution, concatenation (several groups in one dimension), flattening (H * W entries a unit) and padded
-or shuffled channels, so applying a policy never has to know which of these it meets.
+Applying a policy never has to know whether it meets a residual sum, a concatenation or a shuffle: every dimension that
+shrinks is an `Extent`.
 """
 
 import hashlib
@@ -14,34 +12,9 @@ from functools import cached_property
 from math import prod
 
 from search_spaces.errors import InputError, did_you_mean
+from search_spaces.layers import FLOAT32_BITS, FLOAT32_BYTES, LayerSpec
+from search_spaces.operators import Operator
 from search_spaces.policy import CompressionPolicy, LayerPolicy
-
-FLOAT32_BYTES = 4
-FLOAT32_BITS = 32
-
-
-@dataclass(frozen=True, slots=True)
-class Extent:
-    """Size of one tensor dimension: `fixed + sum(entries * kept[group])`.
-
-    Attributes:
-        fixed: entries that no group can remove.
-        terms: (index of the channel group, entries for each unit it keeps).
-    """
-
-    fixed: int = 0
-    terms: tuple[tuple[int, int], ...] = ()
-
-    def size(self, kept: Sequence[int]) -> int:
-        """Size where group i keeps kept[i] units."""
-        total = self.fixed
-        for group, entries in self.terms:
-            total += entries * kept[group]
-        return total
-
-    def real_size(self, kept: Sequence[float]) -> float:
-        """The same for unrounded numbers of units, as AMC's bounding computes with."""
-        return self.fixed + sum(entries * kept[group] for group, entries in self.terms)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,140 +42,6 @@ class Refusal:
 
     name: str
     reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class LayerSpec:
-    """A layer with weights (convolution or linear), as it stands after a policy.
-
-    Attributes:
-        name: qualified name of the module.
-        kind: "conv", "linear", or "conv_transpose", which is counted and never pruned.
-        in_channels, out_channels: channels (features of a linear layer).
-        kernel, stride, padding, dilation: by spatial dimension; empty for a linear layer.
-        groups: of a grouped convolution; equal to in_channels where it is depthwise.
-        input_size, output_size: spatial sizes; empty for a linear layer.
-        positions: outputs an image and channel, over all calls of the layer (inputs, of a transposed convolution).
-        bias: whether the layer has one.
-        in_extent, out_extent: how the channels shrink.
-        weight_bits: bits of each weight; the bias stays float32.
-        activation_bits: bits of each value it reads.
-    """
-
-    name: str
-    kind: str
-    in_channels: int
-    out_channels: int
-    kernel: tuple[int, ...]
-    stride: tuple[int, ...]
-    padding: tuple[int, ...]
-    dilation: tuple[int, ...]
-    groups: int
-    input_size: tuple[int, ...]
-    output_size: tuple[int, ...]
-    positions: int
-    bias: bool
-    in_extent: Extent
-    out_extent: Extent
-    weight_bits: int = FLOAT32_BITS
-    activation_bits: int = FLOAT32_BITS
-
-    @property
-    def depthwise(self) -> bool:
-        """Whether each output channel reads one input channel only."""
-        return self.kind == "conv" and self.groups == self.in_channels and self.groups > 1
-
-    @property
-    def weights(self) -> int:
-        """Number of weights, bias not counted."""
-        return self.in_channels // self.groups * self.out_channels * prod(self.kernel)
-
-    @property
-    def macs(self) -> int:
-        """Multiply-accumulates for one image, bias not counted."""
-        return self.weights * self.positions
-
-    @property
-    def params(self) -> int:
-        """Weights and bias."""
-        return self.weights + (self.out_channels if self.bias else 0)
-
-    @property
-    def weight_bytes(self) -> int:
-        """Bytes of the packed weights, bias and scales not counted."""
-        return -(-self.weights * self.weight_bits // 8)
-
-
-@dataclass(frozen=True, slots=True)
-class TensorInput:
-    """Stands in an operator's arguments for the tensor `inputs[index]`."""
-
-    index: int
-
-
-@dataclass(frozen=True, slots=True)
-class Entries:
-    """Stands in an operator's arguments for a number of entries along the axis that shrinks.
-
-    Attributes:
-        fixed: entries that no group can remove.
-        units: (index of the channel group, its unit) of the others.
-    """
-
-    fixed: int
-    units: tuple[tuple[int, int], ...]
-
-    def count(self, kept: Sequence[int]) -> int:
-        """Entries that are left where group i keeps kept[i] units; which ones is not known here, so the first."""
-        return self.fixed + sum(unit < kept[group] for group, unit in self.units)
-
-
-Argument = TensorInput | Entries | int | float | bool | str | None | tuple["Argument", ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Operator:
-    """One operation of the network.
-
-    Attributes:
-        name: unique in the graph.
-        kind: canonical name: "input", "constant" (a free parameter), "conv", "linear", "batch_norm", "relu", "add",
-            "cat", "max_pool", "channel_gather" (a shuffle), ..., "output"; else ATen's name.
-        inputs: names of the operators it reads.
-        shape: of its output for one image; where `batched`, the batch dimension, its first, is left out.
-        dtype: of its output, e.g. "float32".
-        layer: qualified name of the module whose weights it uses, None where it has none.
-        axis: the axis of `shape` that shrinks, None where none does.
-        extent: how that axis shrinks.
-        channel_params: parameters for each entry of that axis that no `LayerSpec` counts (2 for batch norm).
-        fixed_params: other parameters that no `LayerSpec` counts.
-        target: ATen's operator with its overload ("max_pool2d.default"); "" where a module or none is called.
-        arguments: its arguments by name, defaults filled in. Bounds along the axis that shrinks are `Entries`. Those of
-            a "channel_gather" are "index" (for each channel of the whole network which channel of its input it is, -1
-            for zeros), and for "source" and "result" the (group, unit) of each channel, group -1 where it stays; where
-            nothing of it can be pruned, "dim" and "index" alone.
-        batched: whether its first dimension is the batch.
-        constant: whether it depends on no input.
-    """
-
-    name: str
-    kind: str
-    inputs: tuple[str, ...]
-    shape: tuple[int, ...]
-    dtype: str
-    layer: str | None = None
-    axis: int | None = None
-    extent: Extent = Extent()
-    channel_params: int = 0
-    fixed_params: int = 0
-    target: str = ""
-    arguments: tuple[tuple[str, Argument], ...] = ()
-    batched: bool = True
-    constant: bool = False
-
-    def argument(self, name: str) -> Argument:
-        """The argument of that name, None where there is none."""
-        return dict(self.arguments).get(name)
 
 
 @dataclass(frozen=True)

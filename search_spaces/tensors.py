@@ -8,7 +8,7 @@ import torch
 from torch import fx
 
 from search_spaces.errors import InputError
-from search_spaces.graph import Operator
+from search_spaces.operators import Operator
 from search_spaces.template import BatchNorm, Template, arguments
 
 Array = npt.NDArray[Any]

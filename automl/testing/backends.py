@@ -21,7 +21,8 @@ from automl.testing.problems import cifar_resnet, conv_chain, mobilenet_v1
 from backends.base import HardwareBackend
 from backends.measuring import TOLERANCE, Measurement
 from search_spaces.errors import InputError
-from search_spaces.graph import ModelGraph, Operator
+from search_spaces.graph import ModelGraph
+from search_spaces.operators import Operator
 
 
 class BackendConformance(ABC):

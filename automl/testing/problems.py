@@ -2,8 +2,10 @@
 
 from collections.abc import Sequence
 
-from search_spaces.graph import ChannelGroup, Extent, LayerSpec, ModelGraph, Operator
+from search_spaces.graph import ChannelGroup, ModelGraph
+from search_spaces.layers import Extent, LayerSpec
 from search_spaces.objective import Constraint, Evaluation
+from search_spaces.operators import Operator
 from search_spaces.policy import CompressionPolicy
 
 

@@ -17,7 +17,8 @@ from backends.tvm.lowering.rules import RULES
 from backends.tvm.lowering.values import Value
 from backends.tvm.stock import StockOperator
 from backends.tvm.target import Cpu
-from search_spaces.graph import Entries, ModelGraph, Operator
+from search_spaces.graph import ModelGraph
+from search_spaces.operators import Entries, Operator
 
 
 @dataclass(slots=True)

@@ -19,7 +19,7 @@ from tvm.tirx import PrimFunc
 from backends.tvm.target import Cpu
 from backends.tvm.tuning import TRIALS, TUNING_TIMEOUT_S, imported_program, tuned_functions
 from search_spaces.errors import TrimtabError
-from search_spaces.graph import Argument, TensorInput
+from search_spaces.operators import Argument, TensorInput
 
 Array = npt.NDArray[Any]
 TensorType = tuple[tuple[int, ...], str]

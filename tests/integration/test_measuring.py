@@ -15,7 +15,8 @@ from backends.onnxruntime import OnnxRuntimeBackend, export_onnx
 from backends.torch_reference import reference_output
 from backends.tvm import compile_module
 from search_spaces.errors import TrimtabError
-from search_spaces.graph import ModelGraph, Operator
+from search_spaces.graph import ModelGraph
+from search_spaces.operators import Operator
 
 
 @pytest.fixture(autouse=True)

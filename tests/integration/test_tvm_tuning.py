@@ -28,7 +28,7 @@ from backends.tvm.tuning import TRIALS as TUNED_TRIALS
 from backends.tvm.tuning import compile_tuned, fused, identity, records_for, tuned_functions
 from backends.tvm.tuning_worker import TuningFailure, TuningProcess
 from search_spaces.errors import TrimtabError
-from search_spaces.graph import TensorInput
+from search_spaces.operators import TensorInput
 
 CPU = cpu_for()
 TRIALS = 8

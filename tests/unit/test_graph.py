@@ -3,7 +3,9 @@
 import pytest
 
 from search_spaces.errors import InputError
-from search_spaces.graph import ChannelGroup, Extent, LayerSpec, ModelGraph, Operator, Refusal
+from search_spaces.graph import ChannelGroup, ModelGraph, Refusal
+from search_spaces.layers import Extent, LayerSpec
+from search_spaces.operators import Operator
 from search_spaces.policy import CompressionPolicy, LayerPolicy
 from search_spaces.space import SearchSpace, channel_step
 

@@ -92,7 +92,7 @@ def test_csv_columns_and_rows_come_in_any_order(tmp_path: Path) -> None:
 
 def test_names_come_before_numbers(tmp_path: Path) -> None:
     """Layers of an `nn.Sequential` are called "0", "2", ...: a file that names them all means names."""
-    from search_spaces.graph import Extent, LayerSpec
+    from search_spaces.layers import Extent, LayerSpec
 
     def layer(name: str) -> LayerSpec:
         return LayerSpec(name, "linear", 4, 4, (), (), (), (), 1, (), (), 1, True, Extent(fixed=4), Extent(fixed=4))

@@ -8,7 +8,7 @@ import pytest
 from backends.tvm.stock import StockOperator
 from backends.tvm.target import cpu_for
 from search_spaces.errors import TrimtabError
-from search_spaces.graph import TensorInput
+from search_spaces.operators import TensorInput
 
 CPU = cpu_for("x86-64-v3")
 X, Y = TensorInput(0), TensorInput(1)

@@ -14,7 +14,7 @@ from backends.tvm.lowering.plan import Array, Planner, Promise, Rule
 from backends.tvm.lowering.rows import in_a_row
 from backends.tvm.lowering.tail import Tail, read_tail, weights_of
 from backends.tvm.lowering.values import MAP, Dims, Packed, Plain, Value
-from search_spaces.graph import LayerSpec
+from search_spaces.layers import LayerSpec
 
 _LINE: Dims = (("n",), ("c",), ("w",))
 """The view [N, C, L] of a map of one row."""

@@ -12,7 +12,7 @@ from backends.tvm.lowering.plan import Array, Planner, Promise, Rule, Tensors
 from backends.tvm.lowering.rows import laid_out_like
 from backends.tvm.lowering.tail import Affine, Tail, activation_of, affine_of, read_tail
 from backends.tvm.lowering.values import Matrix, Packed, Plain, Value, pack_like
-from search_spaces.graph import Operator, TensorInput
+from search_spaces.operators import Operator, TensorInput
 
 _OPERATIONS = {
     "add": "add", "sub": "subtract", "mul": "multiply", "div": "divide", "maximum": "maximum", "minimum": "minimum",

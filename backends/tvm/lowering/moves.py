@@ -25,7 +25,7 @@ from backends.tvm.lowering.values import (
     reshaped,
     without,
 )
-from search_spaces.graph import TensorInput
+from search_spaces.operators import TensorInput
 
 _SLACK = 1.5  # times the blocks needed; beyond it a value is compacted before its blocks are copied
 

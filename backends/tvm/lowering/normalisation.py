@@ -9,7 +9,7 @@ from backends.tvm.kernels.normalisation import GroupNorm, LayerNorm, Softmax
 from backends.tvm.lowering.channels import Channels, pack_channels
 from backends.tvm.lowering.plan import Planner, Promise, Rule
 from backends.tvm.lowering.values import Packed, Value
-from search_spaces.graph import Operator, TensorInput
+from search_spaces.operators import Operator, TensorInput
 
 
 def lower_layer_norm(planner: Planner, fused: FusedOperator) -> Value | None:

@@ -20,7 +20,9 @@ from backends.tvm.lowering.channels import ZERO, Channels
 from backends.tvm.lowering.values import MAP, Buffer, Constant, Cropped, Matrix, Packed, Plain, Value
 from backends.tvm.stock import StockOperator
 from backends.tvm.target import Cpu
-from search_spaces.graph import Argument, Entries, LayerSpec, ModelGraph, Operator
+from search_spaces.graph import ModelGraph
+from search_spaces.layers import LayerSpec
+from search_spaces.operators import Argument, Entries, Operator
 
 Array = npt.NDArray[Any]
 

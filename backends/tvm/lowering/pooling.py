@@ -6,7 +6,7 @@ from backends.tvm.kernels.pooling import AveragePool, GlobalAverage, MaxPool
 from backends.tvm.lowering.plan import Planner, Rule
 from backends.tvm.lowering.rows import in_a_row
 from backends.tvm.lowering.values import MAP, Packed, Value, reshaped
-from search_spaces.graph import Argument
+from search_spaces.operators import Argument
 
 
 def lower_max_pool(planner: Planner, fused: FusedOperator) -> Value | None:

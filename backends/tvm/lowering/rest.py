@@ -7,7 +7,7 @@ from backends.tvm.lowering.plan import Planner, Promise
 from backends.tvm.lowering.values import Buffer, Plain, Value
 from backends.tvm.stock import StockOperator, TensorType
 from search_spaces.errors import TrimtabError
-from search_spaces.graph import Argument, Entries, Operator, TensorInput
+from search_spaces.operators import Argument, Entries, Operator, TensorInput
 
 
 def lower_rest(planner: Planner, fused: FusedOperator) -> Value:

@@ -12,7 +12,7 @@ from backends.tvm.lowering.channels import Channels, pack_channels
 from backends.tvm.lowering.plan import Array, Planner, Promise, Tensors
 from backends.tvm.lowering.rows import laid_out_like
 from backends.tvm.lowering.values import Buffer, Packed, permuted
-from search_spaces.graph import Operator, TensorInput
+from search_spaces.operators import Operator, TensorInput
 
 Vectors = tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]
 Affine = Callable[[Tensors, int], Vectors]

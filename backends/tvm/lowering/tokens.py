@@ -11,7 +11,7 @@ from backends.tvm.lowering.channels import ZERO, Channels
 from backends.tvm.lowering.plan import Planner, Promise, Rule
 from backends.tvm.lowering.rows import in_a_row
 from backends.tvm.lowering.values import Buffer, Constant, Dims, Packed, Value, pack_like
-from search_spaces.graph import TensorInput
+from search_spaces.operators import TensorInput
 
 _HEADS: Dims = (("n",), ("c",), ("w",), ("c",))
 """The view of what attention reads, [N, heads, T, D]."""

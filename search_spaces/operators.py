@@ -1,0 +1,78 @@
+"""The operations of a network as plain data."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from search_spaces.layers import FIXED, Extent
+
+
+@dataclass(frozen=True, slots=True)
+class TensorInput:
+    """Stands in an operator's arguments for the tensor `inputs[index]`."""
+
+    index: int
+
+
+@dataclass(frozen=True, slots=True)
+class Entries:
+    """Stands in an operator's arguments for a number of entries along the axis that shrinks.
+
+    Attributes:
+        fixed: entries that no group can remove.
+        units: (index of the channel group, its unit) of the others.
+    """
+
+    fixed: int
+    units: tuple[tuple[int, int], ...]
+
+    def count(self, kept: Sequence[int]) -> int:
+        """Entries that are left where group i keeps kept[i] units; which ones is not known here, so the first."""
+        return self.fixed + sum(unit < kept[group] for group, unit in self.units)
+
+
+Argument = TensorInput | Entries | int | float | bool | str | None | tuple["Argument", ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Operator:
+    """One operation of the network.
+
+    Attributes:
+        name: unique in the graph.
+        kind: canonical name: "input", "constant" (a free parameter), "conv", "linear", "batch_norm", "relu", "add",
+            "cat", "max_pool", "channel_gather" (a shuffle), ..., "output"; else ATen's name.
+        inputs: names of the operators it reads.
+        shape: of its output for one image; where `batched`, the batch dimension, its first, is left out.
+        dtype: of its output, e.g. "float32".
+        layer: qualified name of the module whose weights it uses, None where it has none.
+        axis: the axis of `shape` that shrinks, None where none does.
+        extent: how that axis shrinks.
+        channel_params: parameters for each entry of that axis that no `LayerSpec` counts (2 for batch norm).
+        fixed_params: other parameters that no `LayerSpec` counts.
+        target: ATen's operator with its overload ("max_pool2d.default"); "" where a module or none is called.
+        arguments: its arguments by name, defaults filled in. Bounds along the axis that shrinks are `Entries`. Those of
+            a "channel_gather" are "index" (for each channel of the whole network which channel of its input it is, -1
+            for zeros), and for "source" and "result" the (group, unit) of each channel, group -1 where it stays; where
+            nothing of it can be pruned, "dim" and "index" alone.
+        batched: whether its first dimension is the batch.
+        constant: whether it depends on no input.
+    """
+
+    name: str
+    kind: str
+    inputs: tuple[str, ...]
+    shape: tuple[int, ...]
+    dtype: str
+    layer: str | None = None
+    axis: int | None = None
+    extent: Extent = FIXED
+    channel_params: int = 0
+    fixed_params: int = 0
+    target: str = ""
+    arguments: tuple[tuple[str, Argument], ...] = ()
+    batched: bool = True
+    constant: bool = False
+
+    def argument(self, name: str) -> Argument:
+        """The argument of that name, None where there is none."""
+        return dict(self.arguments).get(name)

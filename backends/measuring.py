@@ -81,6 +81,9 @@ def measure(
 ) -> list[Measurement]:
     """Times the artefacts in turns: in each round a sample of about a millisecond of each.
 
+    With several threads only those of one engine take turns. A pool's threads spin for a while when their work is done,
+    on the very processors that another engine needs next.
+
     Args:
         artefacts: what to time; each takes the same input.
         example: [N, ...] the input, float32.
@@ -93,6 +96,35 @@ def measure(
         TrimtabError: an artefact crashes, hangs, fails or answers wrongly (it is named), or another process keeps the
             machine busy measuring.
     """
+    found: dict[int, Measurement] = {}
+    with exclusive_lease():
+        for party in _parties(artefacts, threads):
+            chosen = [artefacts[index] for index in party]
+            measured = _measure_in_turns(chosen, example, expected, threads, rounds, timeout_s)
+            found.update(zip(party, measured, strict=True))
+    return [found[index] for index in range(len(artefacts))]
+
+
+def _parties(artefacts: Sequence[Artefact], threads: int) -> list[list[int]]:
+    """Which artefacts share a process."""
+    if threads == 1:
+        return [list(range(len(artefacts)))]
+    parties: dict[str, list[int]] = {}
+    for index, artefact in enumerate(artefacts):
+        pool = f"{artefact.engine} {index}" if artefact.engine == "onnxruntime" else artefact.engine  # one a session
+        parties.setdefault(pool, []).append(index)
+    return list(parties.values())
+
+
+def _measure_in_turns(
+    artefacts: Sequence[Artefact],
+    example: npt.NDArray[Any],
+    expected: npt.NDArray[Any] | None,
+    threads: int,
+    rounds: int,
+    timeout_s: float,
+) -> list[Measurement]:
+    """See `measure`; all in one process."""
     with tempfile.TemporaryDirectory(prefix="trimtab-measure-") as name:
         folder = Path(name)
         np.save(folder / "example.npy", np.ascontiguousarray(example, dtype=np.float32))
@@ -102,8 +134,7 @@ def measure(
             "rounds": rounds,
         }
         (folder / "job.json").write_text(json.dumps(job), encoding="utf-8")
-        with exclusive_lease():
-            _run_worker(folder, artefacts, threads, timeout_s)
+        _run_worker(folder, artefacts, threads, timeout_s)
         report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
         outputs = [np.load(folder / f"output{i}.npy", allow_pickle=False) for i in range(len(artefacts))]
     errors = [None if expected is None else _checked(a, o, expected) for a, o in zip(artefacts, outputs, strict=True)]

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from backends.measuring import Artefact, TvmBackend, measure, relative_error
+from backends.measuring import Artefact, TvmBackend, _parties, measure, relative_error
 from backends.measuring_worker import _SETTLING_CALLS, time_in_turns
 from backends.onnxruntime import OnnxRuntimeBackend, export_onnx
 from backends.torch_reference import reference_output
@@ -75,6 +75,19 @@ def test_engines_are_timed_side_by_side_and_checked(network, library, tmp_path):
         assert result.threads == 1
         assert result.details[result.engine]
         assert result.details["cpu"]
+
+
+def test_engines_with_several_threads_do_not_share_a_process(network, library, tmp_path):
+    module, x, expected = network
+    export_onnx(module, x, tmp_path / "model.onnx")
+    runtime = Artefact("onnxruntime", tmp_path / "model.onnx")
+    artefacts = [Artefact("tvm", library), runtime, Artefact("tvm", library), runtime]
+    assert _parties(artefacts, 1) == [[0, 1, 2, 3]]
+    assert _parties(artefacts, 2) == [[0, 2], [1], [3]]
+    results = measure(artefacts, x.numpy(), expected, threads=2, rounds=5)
+    assert [result.engine for result in results] == ["tvm", "onnxruntime", "tvm", "onnxruntime"]
+    assert {result.threads for result in results} == {2}
+    assert all(list(result.details) == [result.engine, "cpu"] for result in results)
 
 
 def test_a_wrong_answer_has_no_latency(network, library):

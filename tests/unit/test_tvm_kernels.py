@@ -141,18 +141,19 @@ def test_every_kernel_computes_what_torch_does(mcpu):
     assert {recipe: value for recipe, value in errors.items() if not value < 2e-6} == {}
 
 
-def test_two_threads_compute_the_same():
+@pytest.mark.parametrize("threads", [2, 3])
+def test_several_threads_compute_the_same(threads):
     # TVM starts its threads once a process, so they need one of their own; work is large enough that they are used
-    code = """
+    code = f"""
 import tests.unit.test_tvm_kernels as kernels_
 from backends.tvm.target import cpu_for
-cpu = cpu_for(threads=2)
+cpu = cpu_for(threads={threads})
 for kernel in kernels_.large_kernels(cpu):
     assert kernel.work >= 1 << 18, kernel.recipe
     assert "parallel" in kernel.build(cpu).script(), kernel.recipe
     assert kernels_.error(kernel, cpu) < 5e-6, kernel.recipe
 """
-    environment = {**os.environ, "TVM_NUM_THREADS": "2"}
+    environment = {**os.environ, "TVM_NUM_THREADS": str(threads)}
     result = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=120)
     assert result.returncode == 0, result.stderr
 
@@ -164,7 +165,10 @@ def large_kernels(cpu: Cpu) -> list[Kernel]:
     return [
         conv(v, source=(1, 4, 31, 31, v), span=Span(4, v, 0), size=(31, 31), blocks=5),
         grouped(v, 4, v, v, source=(1, 4, 31, 31, v), size=(31, 31)),
+        conv(v, source=(1, 12, 9, 8, v), span=Span(12, v, 0), size=(9, 8), blocks=12),  # few rows, many channels
+        conv(v, source=(1, 9, 7, 35, v), span=Span(9, v, 0), size=(7, 35), blocks=1),  # nothing to share evenly
         Depthwise(large, (66, 64), Window((3, 3), padding=(1, 1, 1, 1))),
+        Depthwise((1, 4, 67, 64, v), (34, 32), Window((5, 5), (2, 2), (2, 2, 2, 2))),
         dense(cpu, 1, 1024, 1000, Span(64, 16, 0)),
         MaxPool(large, (33, 32), Window((3, 3), (2, 2), (1, 1, 1, 1))),
         GlobalAverage(large),

@@ -163,6 +163,11 @@ def worth_threads(work: float, cpu: Cpu) -> bool:
     return cpu.threads > 1 and work >= PARALLEL_WORK
 
 
+def threads_for(work: float, cpu: Cpu) -> int:
+    """How many threads there is work enough for: all or one."""
+    return cpu.threads if work >= PARALLEL_WORK else 1
+
+
 def unpack_blocks(buffer: Array) -> Array:
     """[N, blocks, H, W, lanes] -> [N, blocks*lanes, H, W]."""
     n, blocks, rows, columns, lanes = buffer.shape

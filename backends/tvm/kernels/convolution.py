@@ -10,7 +10,6 @@ import torch
 import torch.nn.functional as F
 
 from backends.tvm.kernels.base import (
-    PARALLEL_WORK,
     Array,
     Expression,
     Span,
@@ -18,6 +17,7 @@ from backends.tvm.kernels.base import (
     framed,
     pack_blocks,
     product,
+    threads_for,
     unpack_blocks,
 )
 from backends.tvm.kernels.epilogue import NO_EPILOGUE, Epilogue
@@ -27,6 +27,7 @@ from backends.tvm.kernels.loops import (
     accumulators,
     add,
     between,
+    by_band,
     each,
     serial,
     spread_over,
@@ -102,7 +103,7 @@ class TiledConvolution(WrittenKernel):
         tile = choose_covering_tile(self.alike, rows, columns, cpu)
         across, down, along = Cover(self.alike, tile.blocks), Cover(rows, tile.rows), Cover(columns, tile.columns)
         of_rows, of_columns = walks(self.window, self.source[2:4], self.size)
-        threads = cpu.threads > 1 and self.work >= PARALLEL_WORK
+        threads = threads_for(self.work, cpu)
 
         def sweep(n: Expression, index: Expression, row: Expression) -> None:
             first = index // across.count * self.alike + across.start(index % across.count)
@@ -111,7 +112,7 @@ class TiledConvolution(WrittenKernel):
 
         tiles = blocks // self.alike * across.count
         if tile.rows == 1:
-            with spread_over((batch, tiles, rows), threads) as (n, index, row):
+            with spread_over((batch, tiles, rows), threads, by_band(self.output_shape)) as (n, index, row):
                 sweep(n, index, row)
         else:
             with spread_over((batch, tiles), threads) as (n, index):

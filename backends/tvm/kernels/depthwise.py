@@ -10,17 +10,27 @@ import torch.nn.functional as F
 from tvm.script.ir_builder import tirx as script
 
 from backends.tvm.kernels.base import (
-    PARALLEL_WORK,
     Array,
     Expression,
     Window,
     framed,
     pack_blocks,
     product,
+    threads_for,
     unpack_blocks,
 )
 from backends.tvm.kernels.epilogue import NO_EPILOGUE, Epilogue
-from backends.tvm.kernels.loops import Cover, WrittenKernel, accumulators, between, each, spread_over, store, vector
+from backends.tvm.kernels.loops import (
+    Cover,
+    WrittenKernel,
+    accumulators,
+    between,
+    by_band,
+    each,
+    spread_over,
+    store,
+    vector,
+)
 from backends.tvm.kernels.windows import walks
 from backends.tvm.target import Cpu
 
@@ -77,14 +87,14 @@ class PerChannel(WrittenKernel):
         """A few pixels of one row in registers, their windows around them; of a map that fits the registers, all."""
         batch, blocks = self.source[:2]
         rows, columns = self.size
-        threads = cpu.threads > 1 and self.work >= PARALLEL_WORK
+        threads = threads_for(self.work, cpu)
         if rows * columns <= cpu.registers // 2:
             with spread_over((batch, blocks), threads) as channel:
                 self._tile(buffers, channel, (0, 0), self.size)
         else:
             cover = Cover.of(columns, _WIDEST_TILE)
             of_columns = walks(self.window, self.source[2:4], self.size)[1]
-            with spread_over((batch, blocks, rows), threads) as (n, block, row):
+            with spread_over((batch, blocks, rows), threads, by_band(self.output_shape)) as (n, block, row):
                 for start in of_columns.starts(cover):
                     self._tile(buffers, (n, block), (row, start), (1, cover.width))
 

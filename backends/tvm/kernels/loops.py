@@ -97,19 +97,51 @@ def spread(extent: int, threads: bool) -> Any:
 
 
 @contextmanager
-def spread_over(extents: Sequence[int], threads: bool) -> Iterator[tuple[Expression, ...]]:
-    """The outermost loops: one for the threads to share if so asked, else one within the other, whose plain indices
-    make for simpler expressions."""
+def spread_over(
+    extents: Sequence[int], threads: int = 1, order: Sequence[int] = ()
+) -> Iterator[tuple[Expression, ...]]:
+    """The outermost loops, one within the other.
+
+    Of several threads each has a band of one loop: of the first, in the given order of preference, that they can share
+    evenly. Where there is none, all loops become one.
+    """
     with ExitStack() as stack:
-        if not threads:
+        if threads == 1:
             yield tuple(stack.enter_context(script.serial(0, extent)) for extent in extents)
             return
-        index = stack.enter_context(script.parallel(0, math.prod(extents)))
+        shared = next((axis for axis in order or range(len(extents)) if _even(extents[axis], threads)), None)
         indices: list[Expression] = []
-        for extent in reversed(extents):
-            indices.insert(0, index % extent)
-            index = index // extent
+        if shared is None:
+            index = stack.enter_context(script.parallel(0, math.prod(extents)))
+            for extent in reversed(extents):
+                indices.insert(0, index % extent)
+                index = index // extent
+        else:
+            band = stack.enter_context(script.parallel(0, threads))
+            for axis, extent in enumerate(extents):
+                first = band * extent // threads if axis == shared else 0
+                count = (band + 1) * extent // threads - first if axis == shared else extent
+                # from 0: where a loop starts elsewhere, TVM gets the bounds of those within it wrong
+                indices.append(first + stack.enter_context(script.serial(0, count)))
         yield tuple(indices)
+
+
+def _even(extent: int, threads: int) -> bool:
+    """Whether no thread gets more than an eighth more than another."""
+    return extent % threads == 0 or extent >= 8 * threads
+
+
+def by_band(shape: Sequence[int]) -> tuple[int, ...]:
+    """In which order of preference threads share the loops over images, channels and rows of a map [N, blocks, H, W,
+    lanes].
+
+    What another core has computed must be fetched from its cache, weights from a cache that all share. A thread that
+    has the same rows in each layer fetches little but weights, one that has the same channels half of every input. So
+    the rows are shared where a map has more pixels than channels. (MobileNetV1 at 224 px on two threads: 4.1 ms by
+    channels throughout, 3.5 ms so.)
+    """
+    _, blocks, rows, columns, lanes = shape
+    return (0, 2, 1) if rows * columns >= blocks * lanes else (0, 1, 2)
 
 
 def serial(extent: Expression) -> Any:

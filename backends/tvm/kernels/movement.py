@@ -11,13 +11,13 @@ import torch.nn.functional as F
 from tvm import te, tirx
 
 from backends.tvm.kernels.base import (
-    PARALLEL_WORK,
     Array,
     Kernel,
     block_count,
     pack_blocks,
     parallelize,
     product,
+    threads_for,
     unpack_blocks,
     vectorize_inner,
 )
@@ -245,7 +245,7 @@ class Concat(WrittenKernel):
         *operands, out = buffers
         scale, shift = operands[-2:] if self.affine else (None, None)
         batch, _, rows, columns, lanes = self.output_shape
-        with spread_over((batch, rows), cpu.threads > 1 and self.work >= PARALLEL_WORK) as (n, row):
+        with spread_over((batch, rows), threads_for(self.work, cpu)) as (n, row):
             for operand, first, start, count in self._runs(operands):
                 with serial(count) as block, serial(columns) as column, vector(lanes) as v:
                     value = operand[n, start + block, row, column, v]

@@ -17,13 +17,13 @@ import numpy as np
 from backends.base import HardwareBackend, HardwareCost
 from search_spaces.errors import InputError, did_you_mean
 from search_spaces.graph import ModelGraph
-from search_spaces.policy import MAX_BITS
+from search_spaces.layers import FLOAT32_BITS
 
 Unit = Literal["seconds", "cycles"]
 LayerCosts = Mapping[tuple[int, int], float]
 """(weight bits, activation bits) -> cost of a layer."""
 
-_BITS = {str(bits): bits for bits in range(1, MAX_BITS + 1)}
+_BITS = {str(bits): bits for bits in range(1, FLOAT32_BITS + 1)}
 _COLUMNS = ("layer", "weight_bits", "activation_bits", "cost")
 
 
@@ -163,9 +163,9 @@ def _read_npy(path: Path) -> dict[str, dict[tuple[int, int], float]]:
         raise InputError(f"not an array of numbers in NumPy's format ({reason}); write it by numpy.save") from error
     if table.dtype.kind not in "iuf":
         raise InputError(f"costs are whole or real numbers, got an array of {table.dtype}")
-    if table.ndim != 3 or 0 in table.shape or max(table.shape[1:]) > MAX_BITS:
+    if table.ndim != 3 or 0 in table.shape or max(table.shape[1:]) > FLOAT32_BITS:
         raise InputError(
-            f"the array is [layer, weight bits - 1, activation bits - 1] with at most {MAX_BITS} bits, "
+            f"the array is [layer, weight bits - 1, activation bits - 1] with at most {FLOAT32_BITS} bits, "
             f"got the shape {list(table.shape)}"
         )
     values: list[list[list[float]]] = table.astype(np.float64).tolist()
@@ -212,7 +212,7 @@ def _bits(text: str, where: str) -> int:
     try:
         return _BITS[text]
     except KeyError:
-        raise InputError(f"{where}: bits are a whole number from 1 to {MAX_BITS}, got {text!r}") from None
+        raise InputError(f"{where}: bits are a whole number from 1 to {FLOAT32_BITS}, got {text!r}") from None
 
 
 def _number(text: str, where: str) -> float:

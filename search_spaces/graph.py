@@ -12,7 +12,8 @@ from functools import cached_property
 from math import prod
 
 from search_spaces.errors import InputError, did_you_mean
-from search_spaces.layers import FLOAT32_BITS, FLOAT32_BYTES, LayerSpec
+from search_spaces.factorisations import factors
+from search_spaces.layers import FIXED, FLOAT32_BYTES, LayerSpec
 from search_spaces.operators import Operator
 from search_spaces.policy import CompressionPolicy, LayerPolicy
 
@@ -56,7 +57,7 @@ class ModelGraph:
         input_shape: of one image.
         kept: units that each group keeps, in the order of `groups`.
         digest: SHA-256 of the uncompressed network's structure.
-        bits: (layer, bits of its weights, bits of what it reads) of the layers that are not float32 throughout.
+        treatments: (layer, what is done to it beside pruning) in execution order.
     """
 
     full_operators: tuple[Operator, ...]
@@ -66,7 +67,7 @@ class ModelGraph:
     input_shape: tuple[int, ...]
     kept: tuple[int, ...]
     digest: str
-    bits: tuple[tuple[str, int, int], ...] = ()
+    treatments: tuple[tuple[str, LayerPolicy], ...] = ()
 
     @classmethod
     def build(
@@ -125,45 +126,55 @@ class ModelGraph:
         """The graph of the compressed network: counts, shapes and bytes, without touching a tensor.
 
         Raises:
-            InputError: see `kept_units` and `layer_bits`.
+            InputError: see `kept_units` and `treated`; or what is left of a layer cannot be so sparse.
         """
-        return replace(self, kept=self.kept_units(policy), bits=self.layer_bits(policy))
+        found = replace(self, kept=self.kept_units(policy), treatments=self.treated(policy))
+        for layer in found.layers if found.treatments else ():
+            if layer.sparsity is not None:
+                try:
+                    layer.sparsity.atoms(layer.weight_shape)
+                except InputError as error:
+                    raise InputError(f"layer {layer.name!r}: {error}") from None
+        return found
 
     def with_kept(self, kept: Sequence[int]) -> "ModelGraph":
-        """The graph where group i keeps kept[i] units; bits stay as they are."""
+        """The graph where group i keeps kept[i] units; all else stays as it is."""
         return replace(self, kept=tuple(kept))
 
-    def layer_bits(self, policy: CompressionPolicy) -> tuple[tuple[str, int, int], ...]:
-        """What `bits` is under the policy: layers in execution order.
+    def treated(self, policy: CompressionPolicy) -> tuple[tuple[str, LayerPolicy], ...]:
+        """What `treatments` is under the policy.
 
         Raises:
-            InputError: bits for a layer that the network does not have; a channel group is none.
+            InputError: it treats a layer that the network does not have (a channel group is none), or takes one apart
+                in a way that does not fit it.
         """
-        named = {name: layer for name, layer in policy.layers.items() if layer.weight_bits or layer.activation_bits}
-        for name in named:
-            self.layer(name)
-        bits = (
-            (spec.name, named[spec.name].weight_bits or FLOAT32_BITS, named[spec.name].activation_bits or FLOAT32_BITS)
-            for spec in self.full_layers
-            if spec.name in named
-        )
-        return tuple(entry for entry in bits if entry[1:] != (FLOAT32_BITS, FLOAT32_BITS))
+        named = {name: replace(layer, keep=None) for name, layer in policy.layers.items()}
+        named = {name: layer for name, layer in named.items() if layer != LayerPolicy()}
+        if not named:
+            return ()
+        whole = {spec.name: spec for spec in self.full_layers}
+        for name, layer in named.items():
+            if name not in whole:
+                raise InputError(f"the network has no convolution or linear layer {name!r}{did_you_mean(name, whole)}")
+            if layer.factors is not None:
+                factors(whole[name], *layer.factors)
+        return tuple((name, named[name]) for name in whole if name in named)
 
     def policy(self, kept: Sequence[int] | None = None) -> CompressionPolicy:
-        """The policy that keeps kept[i] units of group i (by default what this graph keeps), with this graph's bits."""
+        """The policy that keeps kept[i] units of group i (by default what this graph keeps) and treats layers as this
+        graph does."""
         counts = self.kept if kept is None else kept
         layers = {
             group.name: LayerPolicy(keep=units / group.width) for group, units in zip(self.groups, counts, strict=True)
         }
-        for name, weight_bits, activation_bits in self.bits:
-            layer = layers.get(name, LayerPolicy())
-            layers[name] = replace(layer, weight_bits=weight_bits, activation_bits=activation_bits)
+        for name, layer in self.treatments:
+            layers[name] = replace(layer, keep=layers[name].keep if name in layers else None)
         return CompressionPolicy(layers, self.digest)
 
     def real_macs(self, kept: Sequence[float]) -> float:
         """MACs for unrounded numbers of units, the quantity that AMC's Algorithm 1 bounds."""
         total = 0.0
-        for spec in self.full_layers:
+        for spec in self._full_parts:
             inputs = spec.in_extent.real_size(kept)
             outputs = spec.out_extent.real_size(kept)
             groups = inputs if spec.depthwise else spec.groups
@@ -172,13 +183,10 @@ class ModelGraph:
 
     @cached_property
     def layers(self) -> tuple[LayerSpec, ...]:
-        """The convolution and linear layers in execution order, as they stand after the policy."""
-        bits = {name: each for name, *each in self.bits}
+        """The convolution and linear layers in execution order, as they stand after the policy; in place of one that
+        was taken apart its parts."""
         layers = []
-        for spec in self.full_layers:
-            if spec.name in bits:
-                weight_bits, activation_bits = bits[spec.name]
-                spec = replace(spec, weight_bits=weight_bits, activation_bits=activation_bits)
+        for spec in self._full_parts:
             if not (spec.in_extent.terms or spec.out_extent.terms):
                 layers.append(spec)
                 continue
@@ -190,20 +198,40 @@ class ModelGraph:
 
     @cached_property
     def operators(self) -> tuple[Operator, ...]:
-        """Every operator in execution order, with the shapes it has after the policy."""
-        return tuple(
-            operator
-            if operator.axis is None or not operator.extent.terms
-            else replace(
-                operator,
-                shape=(
-                    *operator.shape[: operator.axis],
-                    operator.extent.size(self.kept),
-                    *operator.shape[operator.axis + 1 :],
-                ),
+        """Every operator in execution order, with the shapes it has after the policy; in place of a layer that was
+        taken apart its parts, the last of them under its name."""
+        found = []
+        for operator in self.full_operators:
+            if operator.axis is not None and operator.extent.terms:
+                before, after = operator.shape[: operator.axis], operator.shape[operator.axis + 1 :]
+                operator = replace(operator, shape=(*before, operator.extent.size(self.kept), *after))
+            found += self._operators_of_parts(operator)
+        return tuple(found)
+
+    def _operators_of_parts(self, operator: Operator) -> list[Operator]:
+        """An operator, or those of the parts that its layer was taken apart into."""
+        parts = self._parts.get(operator.layer or "")
+        if parts is None:
+            return [operator]
+        chain: list[Operator] = []
+        for part in parts:
+            last = part is parts[-1]
+            channels = part.out_channels
+            shape = (*operator.shape[:-1], channels) if part.kind == "linear" else (channels, *part.output_size)
+            chain.append(
+                replace(
+                    operator,
+                    name=operator.name if last else f"{operator.name}.{len(chain)}",
+                    inputs=(chain[-1].name,) if chain else operator.inputs[:1],
+                    shape=operator.shape if last else shape,
+                    axis=operator.axis if last else None,
+                    extent=operator.extent if last else FIXED,
+                    layer=part.name,
+                    target="",
+                    arguments=(),
+                )
             )
-            for operator in self.full_operators
-        )
+        return chain
 
     @property
     def macs(self) -> int:
@@ -222,9 +250,39 @@ class ModelGraph:
 
     @property
     def weight_bytes(self) -> int:
-        """Bytes of the parameters: weights of layers packed in their bits, all others in float32."""
-        packed = sum(layer.weight_bytes - layer.weights * FLOAT32_BYTES for layer in self.layers) if self.bits else 0
-        return self.params * FLOAT32_BYTES + packed
+        """Bytes of the parameters: weights of layers as they are stored, all others in float32."""
+        whole = self.params * FLOAT32_BYTES
+        if not self.treatments:
+            return whole
+        return whole + sum(layer.weight_bytes - layer.weights * FLOAT32_BYTES for layer in self.layers)
+
+    @cached_property
+    def _full_parts(self) -> tuple[LayerSpec, ...]:
+        """The layers with all channels, as they are treated."""
+        if not self.treatments:
+            return self.full_layers
+        return tuple(part for spec in self.full_layers for part in self._parts.get(spec.name, (self._formatted(spec),)))
+
+    @cached_property
+    def _parts(self) -> Mapping[str, tuple[LayerSpec, ...]]:
+        """By name of the layer that was taken apart."""
+        whole = {spec.name: spec for spec in self.full_layers} if self.treatments else {}
+        return {
+            name: factors(self._formatted(whole[name]), *policy.factors)
+            for name, policy in self.treatments
+            if policy.factors is not None
+        }
+
+    def _formatted(self, spec: LayerSpec) -> LayerSpec:
+        policy = dict(self.treatments).get(spec.name)
+        if policy is None:
+            return spec
+        return replace(
+            spec,
+            sparsity=policy.zeros,
+            weight_format=policy.weight_format,
+            activation_format=policy.activation_format,
+        )
 
     @cached_property
     def _layer_by_name(self) -> Mapping[str, LayerSpec]:

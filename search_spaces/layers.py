@@ -10,6 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
 
+from search_spaces.number_formats import NumberFormat
+from search_spaces.sparsity import Sparsity, Stored, stored
+
 FLOAT32_BYTES = 4
 FLOAT32_BITS = 32
 
@@ -56,8 +59,9 @@ class LayerSpec:
         positions: outputs an image and channel, over all calls of the layer (inputs, of a transposed convolution).
         bias: whether the layer has one.
         in_extent, out_extent: how the channels shrink.
-        weight_bits: bits of each weight; the bias stays float32.
-        activation_bits: bits of each value it reads.
+        weight_format: of its weights, None where they are float32; the bias is.
+        activation_format: of the values it reads, None where they are float32.
+        sparsity: of its weights, None where they are dense.
     """
 
     name: str
@@ -75,8 +79,9 @@ class LayerSpec:
     bias: bool
     in_extent: Extent
     out_extent: Extent
-    weight_bits: int = FLOAT32_BITS
-    activation_bits: int = FLOAT32_BITS
+    weight_format: NumberFormat | None = None
+    activation_format: NumberFormat | None = None
+    sparsity: Sparsity | None = None
 
     @property
     def depthwise(self) -> bool:
@@ -99,6 +104,35 @@ class LayerSpec:
         return self.weights + (self.out_channels if self.bias else 0)
 
     @property
+    def weight_shape(self) -> tuple[int, ...]:
+        """[out, in / groups, *kernel]; of a transposed convolution [in, out / groups, *kernel]."""
+        if self.kind == "conv_transpose":
+            return self.in_channels, self.out_channels // self.groups, *self.kernel
+        return self.out_channels, self.in_channels // self.groups, *self.kernel
+
+    @property
+    def weight_bits(self) -> int:
+        """Bits of each weight."""
+        return FLOAT32_BITS if self.weight_format is None else self.weight_format.bits
+
+    @property
+    def activation_bits(self) -> int:
+        """Bits of each value it reads."""
+        return FLOAT32_BITS if self.activation_format is None else self.activation_format.bits
+
+    @property
+    def nonzeros(self) -> int:
+        """Weights that its sparsity leaves."""
+        return self.weights if self.sparsity is None else self.sparsity.nonzeros(self.weight_shape)
+
+    @property
+    def stored(self) -> Stored:
+        """How its weights are stored: the form, and bits with index, scales and codebooks; the bias not counted."""
+        found = stored(self.weight_shape, self.weight_bits, self.sparsity)
+        side = 0 if self.weight_format is None else self.weight_format.side_bits(self.weight_shape)
+        return Stored(found.form, found.bits + side)
+
+    @property
     def weight_bytes(self) -> int:
-        """Bytes of the packed weights, bias and scales not counted."""
-        return -(-self.weights * self.weight_bits // 8)
+        """Bytes of the stored weights."""
+        return -(-self.stored.bits // 8)

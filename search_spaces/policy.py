@@ -10,32 +10,113 @@ from types import MappingProxyType
 from typing import Any, Self
 
 from search_spaces.errors import InputError, did_you_mean
+from search_spaces.factorisations import FACTORISATIONS, Rank
+from search_spaces.number_formats import MOST_BITS, SCHEMES, NumberFormat
+from search_spaces.sparsity import Sparsity, window_of
 
-SCHEMA_VERSION = 1
-MAX_BITS = 32
+SCHEMA_VERSION = 2
+_READ_VERSIONS = (1, 2)
+"""Version 1 knew `keep` and bits of one scheme alone, and means the same now."""
 
 
 @dataclass(frozen=True, slots=True)
 class LayerPolicy:
     """What is done to one layer; a field that is None leaves the layer untouched.
 
+    The layer is first taken apart, then pruned, then made sparse, then quantised. All but `keep` speak for this layer
+    alone, and hold for each of its parts.
+
     Attributes:
         keep: share of the output channels that stay, in (0, 1]. It speaks for the layer's whole channel group.
-        weight_bits: bits of each weight, 1 to 32. It speaks for this layer alone.
-        activation_bits: bits of each value that the layer reads, 1 to 32. It speaks for this layer alone.
+        rank: of the factorisation; two for "tucker2", of the input and of the output channels.
+        factorisation: "svd" unless said otherwise; see `search_spaces.factorisations`.
+        sparsity: share of the weights that become zero, in [0, 1); it follows from a pattern "N:M".
+        pattern: in which they do, "element" unless said otherwise; see `search_spaces.sparsity`.
+        weight_bits: of each weight, 1 to 16.
+        weight_scheme, weight_granularity: "symmetric" ("binary" of one bit) and "channel" unless said otherwise; see
+            `search_spaces.number_formats`.
+        activation_bits: of each value that the layer reads, 1 to 16.
+        activation_scheme: "asymmetric" unless said otherwise.
+
+    Raises:
+        InputError: a value out of range, or one that needs another which is missing.
     """
 
     keep: float | None = None
+    rank: int | tuple[int, ...] | None = None
+    factorisation: str | None = None
+    sparsity: float | None = None
+    pattern: str | None = None
     weight_bits: int | None = None
+    weight_scheme: str | None = None
+    weight_granularity: str | None = None
     activation_bits: int | None = None
+    activation_scheme: str | None = None
 
     def __post_init__(self) -> None:
         if self.keep is not None and not (math.isfinite(self.keep) and 0.0 < self.keep <= 1.0):
             raise InputError(f"a layer keeps a share of its channels in (0, 1], got keep={self.keep}")
         for name in ("weight_bits", "activation_bits"):
             bits = getattr(self, name)
-            if bits is not None and not (type(bits) is int and 1 <= bits <= MAX_BITS):
-                raise InputError(f"{name} is a whole number from 1 to {MAX_BITS}, got {bits!r}")
+            if bits is not None and not (type(bits) is int and 1 <= bits <= MOST_BITS):
+                raise InputError(f"{name} is a whole number from 1 to {MOST_BITS}, got {bits!r}")
+        for names, needed in _NEEDED.items():
+            for name in names:
+                if getattr(self, name) is not None and getattr(self, needed) is None:
+                    raise InputError(f"{name} {getattr(self, name)!r} needs {needed}; give it, or leave both out")
+        if self.pattern is not None and self.sparsity is None and window_of(self.pattern) is None:
+            raise InputError(f"the pattern {self.pattern!r} needs a sparsity; give it, or leave both out")
+        # each of these refuses what makes no sense
+        _ = self.factors, self.zeros, self.weight_format, self.activation_format
+
+    @property
+    def factors(self) -> tuple[str, Rank] | None:
+        """(factorisation, rank), None where the layer stays whole."""
+        if self.rank is None:
+            return None
+        method = self.factorisation or "svd"
+        if method not in FACTORISATIONS:
+            raise InputError(f"there is no factorisation {method!r}{did_you_mean(method, FACTORISATIONS)}")
+        rank = self.rank if isinstance(self.rank, tuple) else (self.rank,)
+        if not rank or not all(type(each) is int and each >= 1 for each in rank):
+            raise InputError(f"a rank is a whole number of at least 1, or two of them, got {self.rank!r}")
+        return method, rank
+
+    @property
+    def zeros(self) -> Sparsity | None:
+        """The sparsity of its weights, None where they stay dense."""
+        window = None if self.pattern is None else window_of(self.pattern)
+        if self.sparsity is None and window is None:
+            return None
+        implied = 1.0 - window[0] / window[1] if window and 0 < window[0] <= window[1] else 0.0
+        return Sparsity(self.pattern or "element", implied if self.sparsity is None else self.sparsity)
+
+    @property
+    def weight_format(self) -> NumberFormat | None:
+        """Of its weights, None where they stay float32."""
+        if self.weight_bits is None:
+            return None
+        scheme = self.weight_scheme or ("binary" if self.weight_bits == 1 else "symmetric")
+        return NumberFormat(self.weight_bits, scheme, self.weight_granularity or "channel")
+
+    @property
+    def activation_format(self) -> NumberFormat | None:
+        """Of the values it reads, None where they stay float32."""
+        if self.activation_bits is None:
+            return None
+        found = NumberFormat(self.activation_bits, self.activation_scheme or "asymmetric", "tensor")
+        if not SCHEMES[found.scheme].activations:
+            known = ", ".join(name for name, scheme in SCHEMES.items() if scheme.activations)
+            raise InputError(f"activations are represented by one of {known}, got {found.scheme!r}")
+        return found
+
+
+_NEEDED = {
+    ("factorisation",): "rank",
+    ("weight_scheme", "weight_granularity"): "weight_bits",
+    ("activation_scheme",): "activation_bits",
+}
+"""Fields that say nothing without another one."""
 
 
 @dataclass(frozen=True)
@@ -85,10 +166,9 @@ class CompressionPolicy:
             raise InputError(f"a policy is a JSON document: {error}") from None
         if not isinstance(document, dict) or not isinstance(document.get("layers"), dict):
             raise InputError("a policy is a JSON object with 'schema_version', 'model' and 'layers'")
-        if document.get("schema_version") != SCHEMA_VERSION:
-            raise InputError(
-                f"this version reads policies of schema {SCHEMA_VERSION}, got {document.get('schema_version')!r}"
-            )
+        if document.get("schema_version") not in _READ_VERSIONS:
+            known = " and ".join(map(str, _READ_VERSIONS))
+            raise InputError(f"this version reads policies of schema {known}, got {document.get('schema_version')!r}")
         model = document.get("model")
         if model is not None and not isinstance(model, str):
             raise InputError(f"a policy's 'model' is a digest or null, got {model!r}")
@@ -118,9 +198,25 @@ def _layer_from_json(name: str, entry: object) -> LayerPolicy:
     for key, value in entry.items():
         if key not in known:
             raise InputError(f"layer {name!r} of a policy has the unknown key {key!r}{did_you_mean(key, known)}")
-        if isinstance(value, bool) or not isinstance(value, int | float | None):
-            raise InputError(f"layer {name!r} of a policy: {key} is a number, got {value!r}")
+        if value is not None and not _of_kind(key, value):
+            raise InputError(f"layer {name!r} of a policy: {key} is a {_kind(key)}, got {value!r}")
+    if isinstance(entry.get("rank"), list):
+        entry = {**entry, "rank": tuple(entry["rank"])}
     try:
         return LayerPolicy(**entry)
     except InputError as error:
         raise InputError(f"layer {name!r} of a policy: {error}") from None
+
+
+_TEXTS = ("factorisation", "pattern", "weight_scheme", "weight_granularity", "activation_scheme")
+
+
+def _kind(key: str) -> str:
+    return "text" if key in _TEXTS else "number or a list of two" if key == "rank" else "number"
+
+
+def _of_kind(key: str, value: object) -> bool:
+    if key in _TEXTS:
+        return isinstance(value, str)
+    values = value if key == "rank" and isinstance(value, list) else [value]
+    return all(isinstance(each, int | float) and not isinstance(each, bool) for each in values)

@@ -92,12 +92,11 @@ class Compressor:
         Raises:
             InputError: see `ModelGraph.kept_units`; or the policy asks for bits.
         """
-        for name, layer in policy.layers.items():
-            if layer.weight_bits or layer.activation_bits:
-                raise InputError(
-                    f"this version compresses by pruning alone, layer {name!r} asks for bits; compressing to bits "
-                    "comes with quantisation, leave weight_bits and activation_bits out until then"
-                )
+        if treated := self.network.graph.treated(policy):
+            raise InputError(
+                f"this version compresses by pruning alone, layer {treated[0][0]!r} asks for more than `keep`; leave "
+                "it out"
+            )
         graph = self.network.graph
         counts = graph.kept_units(policy)
         return {

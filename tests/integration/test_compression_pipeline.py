@@ -213,7 +213,7 @@ def test_bits_are_refused_until_they_can_be_applied(network: PrunableNetwork, bi
     compressor = Compressor(network, None, CompressionOptions(reconstruct=False))
     policy = CompressionPolicy({"stem": LayerPolicy(keep=0.5, **bits)})
     for compressed in (compressor.kept, compressor.apply):
-        with pytest.raises(InputError, match="layer 'stem' asks for bits; compressing to bits comes with"):
+        with pytest.raises(InputError, match="layer 'stem' asks for more than `keep`"):
             compressed(policy)
 
 

@@ -33,7 +33,7 @@ class TestCountingInBits(BackendConformance):
         return CountingBackend()
 
     def shrinking(self) -> Iterable[Sequence[ModelGraph]]:
-        return [[uniform(bits) for bits in range(32, 0, -1)]]
+        return [[uniform(bits) for bits in range(16, 0, -1)]]
 
 
 class TestTableFile(BackendConformance):

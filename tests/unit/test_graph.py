@@ -109,18 +109,18 @@ def test_bits_reach_the_layer_of_that_name_and_not_its_group() -> None:
     }
     assert pruned.kept == (8, 32)
     assert pruned.digest == graph().digest
-    packed = 9 * 3 * 8 * 4 // 8 + 32 * 64 * 10 * 3 // 8
+    packed = (9 * 3 * 8 * 4 + 8 * 32) // 8 + (32 * 64 * 10 * 3 + 10 * 32) // 8  # with a scale for each output channel
     assert pruned.weight_bytes == packed + 4 * (pruned.params - 9 * 3 * 8 - 32 * 64 * 10)
-    assert pruned.layer("stem").weight_bytes == 9 * 3 * 8 * 4 // 8
+    assert pruned.layer("stem").weight_bytes == 9 * 3 * 8 * 4 // 8 + 8 * 4
 
 
 def test_odd_bits_fill_whole_bytes() -> None:
     whole = graph()
-    for bits, bytes_ in [(1, 54), (3, 162), (5, 270), (32, 1728)]:
+    for bits, bytes_ in [(1, 54), (3, 162), (5, 270), (16, 864)]:
         stem = whole.apply(CompressionPolicy({"stem": LayerPolicy(weight_bits=bits)})).layer("stem")
-        assert stem.weight_bytes == bytes_
+        assert stem.weight_bytes == bytes_ + 16 * 4
     one = whole.with_kept((1, 1)).apply(CompressionPolicy({"stem": LayerPolicy(keep=1e-9, weight_bits=1)}))
-    assert one.layer("stem").weight_bytes == 4  # 27 bits
+    assert one.layer("stem").weight_bytes == 8  # 27 bits and a scale
 
 
 def test_bits_stay_when_units_change_and_policies_give_them_back() -> None:
@@ -131,11 +131,51 @@ def test_bits_stay_when_units_change_and_policies_give_them_back() -> None:
     assert pruned.apply(CompressionPolicy()) == graph()
 
 
-def test_32_bits_are_no_change() -> None:
+def test_a_layer_that_is_taken_apart_is_its_parts() -> None:
+    policy = CompressionPolicy({"stem": LayerPolicy(keep=0.5, rank=(2, 8), factorisation="tucker2", weight_bits=8)})
+    whole, small = graph(), graph().apply(policy)
+    stem, parts = whole.layer("stem"), [layer for layer in small.layers if layer.name.startswith("stem.")]
+    assert [part.name for part in parts] == ["stem.0", "stem.1", "stem.2"]
+    assert [part.weights for part in parts] == [3 * 2, 2 * 8 * 9, 8 * 8]
+    assert [part.macs for part in parts] == [64 * 3 * 2, 64 * 2 * 8 * 9, 64 * 8 * 8]
+    assert [part.weight_bits for part in parts] == [8, 8, 8]
+    assert [part.bias for part in parts] == [False, False, stem.bias]
+    assert not any(layer.name == "stem" for layer in small.layers)
+    assert [operator.name for operator in small.operators] == ["x", "stem.0", "stem.1", "stem", "bn"]
+    assert [operator.layer for operator in small.operators] == [None, "stem.0", "stem.1", "stem.2", "bn"]
+    assert [operator.inputs for operator in small.operators] == [(), ("x",), ("stem.0",), ("stem.1",), ("stem",)]
+    assert [operator.shape[0] for operator in small.operators] == [3, 2, 8, 8, 8]
+    assert graph().apply(small.policy()) == small
+    assert small.real_macs(small.kept) == small.macs < whole.macs
+
+
+def test_zeros_are_stored_as_what_is_smallest() -> None:
     whole = graph()
-    untouched = whole.apply(CompressionPolicy({"stem": LayerPolicy(weight_bits=32, activation_bits=32)}))
-    assert untouched == whole
-    assert untouched.weight_bytes == 4 * whole.params
+    sparse = whole.apply(CompressionPolicy({"conv": LayerPolicy(sparsity=0.9)}))
+    conv = sparse.layer("conv")
+    zeros = round(0.9 * conv.weights)
+    assert conv.nonzeros == conv.weights - zeros
+    assert (sparse.macs, sparse.params) == (whole.macs, whole.params)
+    index = 33 * (461).bit_length() + 461 * (143).bit_length()  # rows' ends, columns; a bitmap would take 4,608
+    assert (conv.stored.form, conv.nonzeros) == ("csr", 461)
+    assert conv.weight_bytes == -(-(461 * 32 + index) // 8)
+    assert sparse.weight_bytes == whole.weight_bytes - 4 * conv.weights + conv.weight_bytes
+
+
+@pytest.mark.parametrize(
+    ("layer", "message"),
+    [
+        (LayerPolicy(rank=1000), "rank of layer 'conv' under 'svd' is from 1 to"),
+        (LayerPolicy(rank=2, factorisation="tucker2"), "is from 1 to .* and from 1 to .*, got 2"),
+        (LayerPolicy(rank=32), "saves nothing in layer 'conv'"),
+        (LayerPolicy(sparsity=0.9999999), "leaves none of the"),
+        (LayerPolicy(sparsity=0.5, pattern="block:7x4"), "blocks of 7x4 do not divide"),
+        (LayerPolicy(pattern="1:7"), "needs a multiple of 7 input channels"),
+    ],
+)
+def test_what_does_not_fit_a_layer_is_refused(layer: LayerPolicy, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        graph().apply(CompressionPolicy({"conv": layer}))
 
 
 @pytest.mark.parametrize("bits", [{"weight_bits": 4}, {"activation_bits": 4}])

@@ -148,8 +148,7 @@ class ModelGraph:
             InputError: it treats a layer that the network does not have (a channel group is none), or takes one apart
                 in a way that does not fit it.
         """
-        named = {name: replace(layer, keep=None) for name, layer in policy.layers.items()}
-        named = {name: layer for name, layer in named.items() if layer != LayerPolicy()}
+        named = {name: replace(layer, keep=None) for name, layer in policy.layers.items() if layer.treats}
         if not named:
             return ()
         whole = {spec.name: spec for spec in self.full_layers}

@@ -70,6 +70,12 @@ class LayerPolicy:
         _ = self.factors, self.zeros, self.weight_format, self.activation_format
 
     @property
+    def treats(self) -> bool:
+        """Whether more than pruning is asked for."""
+        fields = (self.rank, self.sparsity, self.pattern, self.weight_bits, self.activation_bits)
+        return any(field is not None for field in fields)
+
+    @property
     def factors(self) -> tuple[str, Rank] | None:
         """(factorisation, rank), None where the layer stays whole."""
         if self.rank is None:

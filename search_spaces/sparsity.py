@@ -1,13 +1,16 @@
 """Zeros among the weights of a layer: how many a pattern makes, and the bytes of what is left, by arithmetic alone.
 
 A pattern divides a weight tensor into *atoms*, which become zero as a whole. What is stored is the weights of the atoms
-that are left, and an index that tells which they are; of the formats for that index the smallest is taken.
+that are left, and an index that tells which they are; of the forms of that index the smallest is taken.
+`automl.compression.sparsity` chooses the atoms, `automl.compression.packing` writes every form.
 """
 
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import prod
+from numbers import Real
+from typing import Any
 
 from search_spaces.errors import InputError, did_you_mean
 
@@ -21,7 +24,8 @@ class Sparsity:
 
     Attributes:
         pattern: "element"; "row" or "column" of the tensor's last two axes (of a kernel, or of a linear layer's
-            matrix); "kernel", all weights from one input to one output channel; "filter", all of an output channel;
+            matrix); "kernel", all weights from one input to one output channel; "filter", all of an output channel
+            (of an input channel, where the convolution is transposed and its weight [in, out, *kernel]);
             "block:4x4", such tiles of the matrix [out, in * kernel]; "2:4", so many of four neighbouring input
             channels stay.
         share: of the atoms that become zero, in [0, 1); of "N:M" it follows from the pattern.
@@ -34,8 +38,9 @@ class Sparsity:
     share: float
 
     def __post_init__(self) -> None:
-        if not 0.0 <= self.share < 1.0:  # nan, too
-            raise InputError(f"the sparsity of a layer is a share of its weights in [0, 1), got {self.share}")
+        share: Any = self.share
+        if not isinstance(share, Real) or not 0.0 <= float(share) < 1.0:  # nan, too
+            raise InputError(f"the sparsity of a layer is a share of its weights in [0, 1), got {self.share!r}")
         if self.pattern in PATTERNS or block_of(self.pattern):
             return
         found = window_of(self.pattern)
@@ -53,7 +58,7 @@ class Sparsity:
             )
 
     def grid(self, shape: Sequence[int]) -> tuple[int, int]:
-        """(rows, columns) of the atoms of a weight tensor [out, in, *kernel], as an index enumerates them.
+        """(rows, columns) of the atoms of a weight tensor [out, in / groups, *kernel], as an index enumerates them.
 
         Raises:
             InputError: the pattern does not fit the shape.
@@ -69,7 +74,8 @@ class Sparsity:
         if window := window_of(self.pattern):
             if shape[1] % window[1]:
                 raise InputError(
-                    f"the pattern {self.pattern!r} needs a multiple of {window[1]} input channels, got {shape[1]}"
+                    f"the pattern {self.pattern!r} needs a multiple of {window[1]} input channels for each output "
+                    f"channel, got {shape[1]}; choose another pattern"
                 )
             return outputs * inner // window[1], window[1]
         if self.pattern == "kernel" and len(shape) < 3:
@@ -87,14 +93,16 @@ class Sparsity:
                 return outputs, inner
 
     def atoms(self, shape: Sequence[int]) -> tuple[int, int]:
-        """(all atoms, those that become zero) of a weight tensor.
+        """(all atoms, those that become zero) of a weight tensor: the nearest whole number, of two the larger.
 
         Raises:
             InputError: nothing would be left, or the pattern does not fit the shape.
         """
         rows, columns = self.grid(shape)
         total = rows * columns
-        zero = round(self.share * total)
+        if window := window_of(self.pattern):
+            return total, rows * (window[1] - window[0])  # exactly, whatever the share was rounded to
+        zero = int(self.share * total + 0.5)  # round() would take the even one, and 5 weights lose 2 where 7 lose 4
         if zero >= total:
             raise InputError(
                 f"a sparsity of {self.share:g} leaves none of the {total} {self.pattern!r} atoms of a weight tensor "
@@ -110,40 +118,68 @@ class Sparsity:
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """Weights as they are stored: the index format, and bits of weights and index together."""
+    """Weights as they are stored: the form of the index, and bits of weights and index together."""
 
     form: str
     bits: int
 
 
-def stored(shape: Sequence[int], bits: int, sparsity: Sparsity | None = None) -> Stored:
-    """The smallest way to store a weight tensor; of equal ones the first of "dense", "n:m", "bitmap", "run_length",
-    "csr".
+def stored(shape: Sequence[int], bits: int, sparsity: Sparsity | None = None, has_zero: bool = True) -> Stored:
+    """The smallest way to store a weight tensor; of equal ones the first in the order of `sizes`.
 
     Args:
-        shape: [out, in, *kernel].
+        shape: [out, in / groups, *kernel].
         bits: of each weight.
         sparsity: of the tensor; None where no weight is known to be zero.
+        has_zero: whether zero is among the numbers of so many bits; see `sizes`.
     """
-    dense = Stored("dense", prod(shape) * bits)
+    found = sizes(shape, bits, sparsity, has_zero)
+    form = min(found, key=lambda each: found[each])
+    return Stored(form, found[form])
+
+
+def sizes(shape: Sequence[int], bits: int, sparsity: Sparsity | None = None, has_zero: bool = True) -> dict[str, int]:
+    """Bits of a weight tensor, index included, in every form that it can be stored in; arguments as of `stored`.
+
+    "dense" has no index: zeros are stored as numbers, so there must be a zero among them (a binary number is none).
+    """
+    dense = {"dense": prod(shape) * bits}
     if sparsity is None:
         return dense
     values = sparsity.nonzeros(shape) * bits
-    found = [dense, *(Stored(form, values + index) for form, index in _indexes(shape, sparsity))]
-    return min(found, key=lambda each: each.bits)
+    indexed = {form: values + index for form, index in _indexes(shape, sparsity)}
+    return dense | indexed if has_zero or not sparsity.atoms(shape)[1] else indexed
 
 
 def _indexes(shape: Sequence[int], sparsity: Sparsity) -> Iterator[tuple[str, int]]:
-    """Bits of the index in each format."""
+    """Bits of the index in each form."""
     rows, columns = sparsity.grid(shape)
     total, zero = sparsity.atoms(shape)
     left = total - zero
     if window := window_of(sparsity.pattern):
-        yield "n:m", total // window[1] * window[0] * width_of(window[1] - 1)
+        yield "n:m", rows * window[0] * width_of(window[1] - 1)
     yield "bitmap", total
-    # before each atom that is left the number of those that are not: never more than there are
-    yield "run_length", left * width_of(zero)
+    low = rice_parameter(left, zero)
+    yield "run_length", left * low + unary_bits(left, zero, low)
+    # its row pointers outweigh the unary bits: never smaller than run_length, but it is what sparse kernels read
     yield "csr", (rows + 1) * width_of(left) + left * width_of(columns - 1)
+
+
+def rice_parameter(left: int, zero: int) -> int:
+    """Low bits of the run lengths that make the shortest index for so many atoms left and zero.
+
+    Before each atom that is left stands the number of zero ones since the last: its low bits as they are, the rest in
+    unary. With no low bit that is the bitmap. (Golomb, "Run-length encodings", 1966; Rice, 1979.)
+
+    >>> [rice_parameter(left, 64 - left) for left in (32, 16, 8, 4, 1)]
+    [0, 1, 2, 3, 5]
+    """
+    return min(range(width_of(zero) + 1), key=lambda low: left * low + unary_bits(left, zero, low))
+
+
+def unary_bits(left: int, zero: int, low: int) -> int:
+    """Bits that suffice for the unary parts of run lengths, however the atoms are spread."""
+    return left + (zero >> low)
 
 
 def width_of(largest: int) -> int:
@@ -163,5 +199,5 @@ def block_of(pattern: str) -> tuple[int, int] | None:
 
 def window_of(pattern: str) -> tuple[int, int] | None:
     """(N, M) of "N:M", None for another pattern."""
-    found = re.fullmatch(r"(\d{1,6}):(\d{1,6})", pattern)
+    found = re.fullmatch(r"(0|[1-9]\d{0,5}):(0|[1-9]\d{0,5})", pattern)
     return (int(found[1]), int(found[2])) if found else None

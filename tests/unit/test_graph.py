@@ -156,8 +156,8 @@ def test_zeros_are_stored_as_what_is_smallest() -> None:
     zeros = round(0.9 * conv.weights)
     assert conv.nonzeros == conv.weights - zeros
     assert (sparse.macs, sparse.params) == (whole.macs, whole.params)
-    index = 33 * (461).bit_length() + 461 * (143).bit_length()  # rows' ends, columns; a bitmap would take 4,608
-    assert (conv.stored.form, conv.nonzeros) == ("csr", 461)
+    index = 461 * 3 + 461 + zeros // 8  # three low bits, a one, and eighths in unary; CSR takes 3,985, a bitmap 4,608
+    assert (conv.stored.form, conv.nonzeros) == ("run_length", 461)
     assert conv.weight_bytes == -(-(461 * 32 + index) // 8)
     assert sparse.weight_bytes == whole.weight_bytes - 4 * conv.weights + conv.weight_bytes
 

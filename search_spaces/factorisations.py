@@ -22,11 +22,13 @@ class Factorisation:
         full: the ranks at which nothing is lost.
         parts: the layers in its place, given ranks; the bias belongs to the last.
         unfit: why a layer cannot be so taken apart, "" where it can.
+        usable: the part of ranks in their range that can carry anything, given each other; more is dead weight.
     """
 
     full: Callable[[LayerSpec], Rank]
     parts: Callable[[LayerSpec, Rank], tuple[LayerSpec, ...]]
     unfit: Callable[[LayerSpec], str]
+    usable: Callable[[LayerSpec, Rank], Rank] = lambda spec, rank: rank
 
 
 def factors(spec: LayerSpec, method: str, rank: Rank, *, must_save: bool = True) -> tuple[LayerSpec, ...]:
@@ -40,16 +42,21 @@ def factors(spec: LayerSpec, method: str, rank: Rank, *, must_save: bool = True)
             "tucker2" and of "spatial_svd" runs before (all of) the layer's stride.
 
     Raises:
-        InputError: the method is not known or does not fit the layer, a rank is out of range, or nothing is saved.
+        InputError: the method is not known or does not fit the layer, a rank is out of range or more than can be used,
+            or nothing is saved.
     """
     found = fitting(spec, method)
     full = found.full(spec)
-    given = " and ".join(map(str, rank))
+    given = _said(rank)
     if len(rank) != len(full) or not all(
         type(each) is int and 1 <= each <= most for each, most in zip(rank, full, strict=True)
     ):
         ranges = " and ".join(f"from 1 to {most}" for most in full)
-        raise InputError(f"the rank of layer {spec.name!r} under {method!r} is {ranges}, got {given or 'none'}")
+        raise InputError(f"the rank of layer {spec.name!r} under {method!r} is {ranges}, got {given}")
+    if (usable := found.usable(spec, rank)) != rank:
+        raise InputError(
+            f"of rank {given} in layer {spec.name!r} only {_said(usable)} can be used, more is dead weight; lower it"
+        )
     parts = found.parts(spec, rank)
     weights = sum(part.weights for part in parts)
     if must_save and weights >= spec.weights:
@@ -71,6 +78,10 @@ def fitting(spec: LayerSpec, method: str) -> Factorisation:
     if reason := FACTORISATIONS[method].unfit(spec):
         raise InputError(f"layer {spec.name!r} has no {method!r} factorisation: {reason}; leave it whole")
     return FACTORISATIONS[method]
+
+
+def _said(rank: Rank) -> str:
+    return " and ".join(map(str, rank)) or "none"
 
 
 def part_name(layer: str, index: int) -> str:
@@ -155,11 +166,13 @@ def _spatial_parts(spec: LayerSpec, rank: Rank) -> tuple[LayerSpec, ...]:
 
 
 def _tucker_full(spec: LayerSpec) -> Rank:
-    inner = prod(spec.kernel)
-    return (
-        min(spec.in_channels, spec.out_channels * inner),
-        min(spec.out_channels, spec.in_channels * inner),
-    )
+    return _tucker_usable(spec, (spec.in_channels, spec.out_channels))
+
+
+def _tucker_usable(spec: LayerSpec, rank: Rank) -> Rank:
+    """The core [outputs, inputs * kernel] has no more rows than columns, and so the other way round."""
+    (inputs, outputs), inner = rank, prod(spec.kernel)
+    return min(inputs, outputs * inner), min(outputs, inputs * inner)
 
 
 def _tucker_parts(spec: LayerSpec, rank: Rank) -> tuple[LayerSpec, ...]:
@@ -198,6 +211,6 @@ def _pointwise(part: LayerSpec, size: tuple[int, ...], positions: int) -> LayerS
 FACTORISATIONS: dict[str, Factorisation] = {
     "svd": Factorisation(_matrix_full, _matrix_parts, _matrix_unfit),
     "spatial_svd": Factorisation(_spatial_full, _spatial_parts, _spatial_unfit),
-    "tucker2": Factorisation(_tucker_full, _tucker_parts, _convolution_unfit),
+    "tucker2": Factorisation(_tucker_full, _tucker_parts, _convolution_unfit, _tucker_usable),
 }
 """By name."""

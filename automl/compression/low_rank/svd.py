@@ -1,0 +1,25 @@
+"""SVD of a linear layer, or of a convolution as the matrix [out, in * kernel].
+
+Linear layers as Denton et al., "Exploiting Linear Structure Within Convolutional Networks for Efficient Evaluation",
+NeurIPS 2014, take them apart; convolutions as Zhang et al., "Accelerating Very Deep Convolutional Networks for
+Classification and Detection", TPAMI 2016, do, but by the weights' error: the layer's kernels to the rank, then 1 x 1.
+"""
+
+from torch import Tensor
+
+from automl.compression.low_rank.base import LowRankMethod, factor_matrix
+from search_spaces.factorisations import Rank
+
+
+def _matrix(weight: Tensor) -> Tensor:
+    """[out, in * kernel]."""
+    return weight.flatten(1)
+
+
+def _weights(weight: Tensor, rank: Rank) -> tuple[Tensor, ...]:
+    left, right = factor_matrix(_matrix(weight), rank[0])
+    ones = (1,) * (weight.ndim - 2)
+    return right.reshape(rank[0], *weight.shape[1:]), left.reshape(*left.shape, *ones)
+
+
+SVD = LowRankMethod(weights=_weights, unfoldings=lambda weight: (_matrix(weight),))

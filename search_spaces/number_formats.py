@@ -1,8 +1,11 @@
-"""How numbers are represented in few bits, and what has to be stored beside them: arithmetic, no tensor."""
+"""How numbers are represented in few bits, and what has to be stored beside them: arithmetic, no tensor.
+
+`automl.compression.quantisation` computes with these schemes under the same names, and cites their papers.
+"""
 
 import re
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from math import prod
 
 from search_spaces.errors import InputError, did_you_mean
@@ -10,8 +13,14 @@ from search_spaces.errors import InputError, did_you_mean
 SCALE_BITS = 32
 """Of a float32 scale, or of an entry of a codebook."""
 
+EXPONENT_BITS = 8
+"""Of the largest exponent among powers of two: a signed byte reaches as far as float32 does."""
 
 MOST_BITS = 16
+
+
+def _scale(bits: int) -> int:
+    return SCALE_BITS
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,32 +29,36 @@ class Scheme:
 
     Attributes:
         least_bits, most_bits: that it is defined for.
-        side_bits: bits stored for every set of numbers with a scale in common, given the bits of a number.
+        side: what is stored for every set of numbers with a scale in common: by name, bits of each such set, given the
+            bits of a number.
         activations: whether activations can be so represented, too.
+        zero: whether one of the codes always is exactly zero. Where none is, zeros among the weights need an index
+            that tells them.
     """
 
     least_bits: int
     most_bits: int
-    side_bits: Callable[[int], int]
+    side: Mapping[str, Callable[[int], int]] = field(default_factory=dict)
     activations: bool = True
+    zero: bool = True
 
-
-def _scale(bits: int) -> int:
-    return SCALE_BITS
+    def side_bits(self, bits: int) -> int:
+        """Bits of scales, zero points and codebooks that are stored for every set."""
+        return sum(each(bits) for each in self.side.values())
 
 
 SCHEMES: dict[str, Scheme] = {
-    "symmetric": Scheme(2, 16, _scale),
-    "asymmetric": Scheme(1, 16, lambda bits: SCALE_BITS + bits),  # and a zero point
-    "power_of_two": Scheme(2, 8, _scale),
-    "codebook": Scheme(1, 8, lambda bits: SCALE_BITS << bits, activations=False),
-    "binary": Scheme(1, 1, _scale, activations=False),
-    "ternary": Scheme(2, 2, _scale, activations=False),
-    "dorefa": Scheme(1, 16, _scale),
-    "fp16": Scheme(16, 16, lambda bits: 0),
-    "bf16": Scheme(16, 16, lambda bits: 0),
+    "symmetric": Scheme(2, 16, {"scale": _scale}),
+    "asymmetric": Scheme(1, 16, {"scale": _scale, "zero_point": lambda bits: bits}),
+    "power_of_two": Scheme(2, 8, {"exponent": lambda bits: EXPONENT_BITS}),
+    "codebook": Scheme(1, 8, {"codebook": lambda bits: SCALE_BITS << bits}, activations=False, zero=False),
+    "binary": Scheme(1, 1, {"scale": _scale}, activations=False, zero=False),
+    "ternary": Scheme(2, 2, {"scale": _scale}, activations=False),
+    "dorefa": Scheme(1, 16, {"scale": _scale}, zero=False),
+    "fp16": Scheme(16, 16),
+    "bf16": Scheme(16, 16),
 }
-"""By name; `automl.compression.quantisation` computes with them and cites their papers."""
+"""By name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +69,7 @@ class NumberFormat:
         bits: of each number.
         scheme: one of `SCHEMES`.
         granularity: which numbers have a scale in common: "tensor" all, "channel" those of an output channel,
-            "group:64" so many neighbours among the weights of an output channel.
+            "group:64" so many neighbours among the weights of an output channel (the last group may be smaller).
 
     Raises:
         InputError: the scheme is not known or has no such bits, or the granularity is none.
@@ -79,6 +92,11 @@ class NumberFormat:
             raise InputError(
                 f"a granularity is 'tensor', 'channel' or 'group:N' with N of at least 1, got {self.granularity!r}"
             )
+
+    @property
+    def zero(self) -> bool:
+        """Whether one of its codes always is exactly zero."""
+        return SCHEMES[self.scheme].zero
 
     def sets(self, shape: Sequence[int]) -> int:
         """Sets of numbers with a scale in common, of a weight tensor [out, ...]."""

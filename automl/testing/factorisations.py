@@ -112,6 +112,13 @@ class FactorisationConformance(ABC):
             )
             require(errors[-1] <= slack, f"an error {errors[-1]} is left at full rank")
 
+    def test_zero_weights_stay_zero(self) -> None:
+        """A dead layer is one, too."""
+        for what, layer, x in self.layers():
+            with torch.no_grad():
+                layer.weight.zero_()
+            require(torch.equal(factorise(layer, self.method, self._ranks(layer)[0])(x), layer(x)), f"{what} of zeros")
+
     def test_the_module_and_the_process_stay_as_they_were(self) -> None:
         """Weights, mode, gradients' flags and the global generators; the result has tensors of its own."""
         for what, layer, _ in self.layers():

@@ -90,6 +90,15 @@ def test_tucker2_is_no_worse_than_the_truncated_hosvd(shape: tuple[int, ...], sh
     assert hosvd <= sum(tails) * (1 + 1e-9)  # De Lathauwer et al. 2000: of what the reference itself is
 
 
+def test_tucker2_iterates_where_the_hosvd_is_not_the_end() -> None:
+    array = np.random.default_rng(0).normal(size=(24, 24, 3, 3))
+    bases = [np.linalg.svd(np.moveaxis(array, axis, 0).reshape(24, -1))[0][:, :6] for axis in (0, 1)]
+    hosvd = squared(array) - squared(np.einsum("oiyx,oq,ip->qpyx", array, *bases))
+    first, core, last = parts_of(torch.from_numpy(array), "tucker2", (6, 6))
+    error = squared(array - np.einsum("oq,qpyx,pi->oiyx", last[..., 0, 0], core, first[..., 0, 0]))
+    assert error < 0.98 * hosvd
+
+
 @pytest.mark.parametrize(("method", "rank"), [("svd", (3,)), ("spatial_svd", (4,)), ("tucker2", (3, 5))])
 def test_weights_of_low_rank_are_reproduced_with_fewer_of_them(method: str, rank: tuple[int, ...]) -> None:
     weight = {

@@ -1,4 +1,4 @@
-"""Any convolution: full rank is the layer, the parts are those counted, errors are what the ranks cut off."""
+"""Any convolution: full rank is the layer, the parts are those counted, the output has its shape."""
 
 import pytest
 import torch

@@ -42,6 +42,8 @@ class PrunableNetwork:
     Attributes:
         graph: the uncompressed `ModelGraph`.
         units: by layer name, which unit each of its channels is.
+        weight_names: by layer name, the qualified name of its weight.
+        carried: by the name of a batch norm, the channel group (-1 where it stays) and unit of each of its channels.
         any_batch: whether pruned networks take any batch size; some networks fix that of the example.
 
     Raises:
@@ -61,6 +63,8 @@ class PrunableNetwork:
             name: LayerUnits(*(part for side in (sides.inputs, sides.outputs) for part in self._place(side)))
             for name, sides in labels.layers.items()
         }
+        self.weight_names = {name: self._template.weight_name(name) for name in labels.layers}
+        self.carried = {name: self._place(channels) for name, channels in labels.carriers.items()}
         self._group_index = {group.name: index for index, group in enumerate(structure.groups)}
 
     def prune(self, kept: Mapping[str, npt.ArrayLike]) -> torch.fx.GraphModule:

@@ -197,7 +197,8 @@ class ChannelStructure:
 
     def _net_effect(self, source: fx.Node, chain: list[fx.Node]) -> IntArray | None:
         shape, result = source.meta.get("shape"), chain[-1].meta["shape"]
-        if not shape or not source.meta["batched"] or len(shape) != len(result) or shape[2:] != result[2:]:
+        batched = source.meta.get("batched") and chain[-1].meta["batched"]
+        if not shape or not batched or len(shape) != len(result) or shape[2:] != result[2:]:
             return None
         if self._axes(source) > 1 or self._axes(chain[-1]) > 1:
             return None
@@ -248,7 +249,10 @@ class ChannelStructure:
             layer = origins[units[0]][2]
             seen[layer] = seen.get(layer, 0) + 1
             name = layer if seen[layer] == 1 else f"{layer}#{seen[layer]}"
-            reason = self.frozen.get(units[0]) or ("there is only one unit" if len(units) == 1 else None)
+            reason = self.frozen.get(units[0])
+            why = self.units.tied.get(units[0])
+            if len(units) == 1 and (why or reason is None):
+                reason = "there is only one unit" + (f": {why}" if why else "")
             if reason is not None:
                 self.refusals.append(Refusal(name, reason))
                 continue
@@ -290,8 +294,8 @@ class ChannelStructure:
     def _describe(self, name: str, units: list[int]) -> ChannelGroup:
         wanted = np.array(units)
         producers, carriers, consumers = [], [], []
-        order = {str(node.target): None for node in self.template.graph.nodes if node.op == "call_module"}
-        for layer in order:
+        called = [str(node.target) for node in self.template.graph.nodes if node.op == "call_module"]
+        for layer in dict.fromkeys(layer for name in called for layer in self.template.layers_of(name) or (name,)):
             if layer in self.labels.carriers:
                 if np.isin(self.unit_ids(self.labels.carriers[layer]), wanted).any():
                     carriers.append(layer)
@@ -311,7 +315,7 @@ class ChannelStructure:
 
     def depthwise(self, name: str) -> bool:
         """Whether a layer is a depthwise convolution."""
-        module = self.template.modules[name]
+        module = self.template.modules.get(name)
         return isinstance(module, Conv) and module.groups == module.in_channels > 1
 
 

@@ -9,12 +9,13 @@ from search_spaces.describe_arguments import read_arguments
 from search_spaces.graph import ModelGraph
 from search_spaces.layers import Extent, LayerSpec
 from search_spaces.operators import Operator
+from search_spaces.recurrent import Recurrent, matrices
+from search_spaces.recurrent import kind as recurrent_kind
 from search_spaces.template import (
     FUNCTIONS,
     BatchNorm,
     Conv,
     Template,
-    Weighted,
     arguments,
     op_name,
     source_of,
@@ -55,10 +56,17 @@ class _Layers:
         # counted by their layer, as the weight they come to
         self.weight_nodes = weight_nodes(self.template.graph)
         for node in self.template.graph.nodes:
-            if node.op == "call_module" and isinstance(self.template.module(node), Weighted):
-                self._call(node, str(node.target))
+            if node.op == "call_module":
+                self._call_module(node)
             elif op_name(node) in FUNCTIONS:
                 self._call(node, self._free_name(node))
+
+    def _call_module(self, node: fx.Node) -> None:
+        layers = self.template.layers_of(str(node.target))
+        for name in layers:
+            self.calls.setdefault(name, []).append(node)
+        if layers:
+            self.name_of[node] = str(node.target)
 
     def _call(self, node: fx.Node, name: str) -> None:
         self.calls.setdefault(name, []).append(node)
@@ -80,17 +88,21 @@ class _Layers:
         ]
 
     def _module(self, name: str, nodes: list[fx.Node]) -> LayerSpec:
-        module = self.template.modules[name]
+        module = self.template.module(nodes[0])
         sides = self.structure.labels.layers[name]
         extents = [self.structure.extent(self.structure.unit_ids(side)) for side in (sides.inputs, sides.outputs)]
         if isinstance(module, Conv):
             return _conv(name, nodes, self._positions(nodes, 1), module, (extents[0], extents[1]))
+        if isinstance(module, Recurrent):
+            shape = (len(sides.outputs), len(sides.inputs))
+            bias = any(name.endswith(f".{matrix.weight}") and matrix.bias is not None for matrix in matrices(module))
+            return _linear(name, self._positions(nodes, -1), shape, bias, (extents[0], extents[1]))
         weight = tuple(module._parameters["weight"].shape)  # type: ignore[union-attr]
         return _linear(name, self._positions(nodes, -1), weight, module.bias is not None, (extents[0], extents[1]))
 
     def _positions(self, nodes: list[fx.Node], axis: int) -> int:
         """Entries an image and channel, over all calls; the batch need not be dimension 0."""
-        shapes = [node.meta["shape"] for node in nodes]
+        shapes = [node.meta["shape"] if "shape" in node.meta else node.meta["items"][0] for node in nodes]
         return sum(prod(shape) // (shape[axis] * self.template.batch) for shape in shapes)
 
     def _function(self, name: str, nodes: list[fx.Node]) -> LayerSpec:
@@ -271,6 +283,8 @@ class _Operators:
     def _plain_kind(self, node: fx.Node) -> str:
         if node.op == "call_module":
             module = self.template.module(node)
+            if isinstance(module, Recurrent):
+                return recurrent_kind(module)
             kinds = ((Conv, "conv"), (nn.Linear, "linear"), (BatchNorm, "batch_norm"))
             return next((kind for type_, kind in kinds if isinstance(module, type_)), "dropout")
         return {"placeholder": "input", "get_attr": "constant"}.get(node.op, node.op)

@@ -8,11 +8,15 @@ from typing import Any
 
 from torch import Tensor, fx
 
-from search_spaces.template import Template
+from search_spaces.template import Template, op_name
 
 
 def run_move(template: Template, node: fx.Node, source: Tensor) -> Tensor | None:
     """Run a moving operator on an integer tensor; None where it mixes the batch with something else."""
+    if op_name(node) == "expand":  # perhaps to the size of the batch, which is no number
+        return source.reshape([1] * (len(node.meta["shape"]) - source.ndim) + list(source.shape)).expand(
+            node.meta["shape"]
+        )
     first, *indices = node.all_input_nodes
     found: dict[fx.Node, Any] = {first: source}
     for index in indices:  # of index_select: constants
@@ -24,10 +28,9 @@ def run_move(template: Template, node: fx.Node, source: Tensor) -> Tensor | None
     result: Tensor = node.target(*args, **kwargs)  # type: ignore[operator]
     if tuple(result.shape) != tuple(node.meta["shape"]):
         return None
-    if node.meta["batched"]:
-        if varies(result, 0):
-            return None
-        result = result[:1].expand(result.shape)
+    batch = node.meta["batch_axis"]
+    if batch is not None and varies(result, batch):
+        return None
     still = [axis for axis in range(result.ndim) if not varies(result, axis)]
     return first_entries(result, still).expand(result.shape)
 

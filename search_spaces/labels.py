@@ -9,6 +9,7 @@ one unit. An operator that is not understood freezes the labels it touches.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,9 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from torch import Tensor, fx, nn
 
+from search_spaces import label_rules
 from search_spaces.label_tensors import channel_vector, first_entries, run_move, unrepeated, varies
+from search_spaces.recurrent import Recurrent
 from search_spaces.template import PADS, BatchNorm, Template, Weighted, arguments, op_name, source_of, weight_nodes
 
 IntArray = npt.NDArray[np.int64]
@@ -38,6 +41,13 @@ _PASSES = {
 
 _SPATIAL = ("max_pool", "avg_pool", "adaptive_avg_pool", "adaptive_max_pool", "lp_pool", "upsample_", "_upsample_")
 _REDUCTIONS = {"mean", "sum", "amax", "amin", "max", "min", "var", "std", "logsumexp", "median"}
+_MIXED: dict[str, Callable[["LabelPropagation", fx.Node], Tensor | None]] = {
+    "scaled_dot_product_attention": label_rules.attention,
+    "matmul": label_rules.product,
+    "bmm": label_rules.product,
+    "layer_norm": label_rules.layer_norm,
+    "group_norm": label_rules.group_norm,
+}
 _ALONG = {"softmax", "log_softmax", "cumsum", "sort"}
 
 
@@ -57,11 +67,13 @@ class Units:
         of_label: [labels] the unit of each label.
         made: [units] whether a layer makes channels of the unit; one of constants alone always stays.
         frozen: unit that a layer makes -> the reason why it has to stay.
+        tied: unit -> why several of its channels are one unit, where an operator says so.
     """
 
     of_label: IntArray
     made: npt.NDArray[np.bool_]
     frozen: dict[int, str]
+    tied: dict[int, str]
 
 
 @dataclass
@@ -71,17 +83,20 @@ class LabelPropagation:
     Attributes:
         values: the label tensor of each node, batch dimension first where it has one (stride 0); a list for a node
             with several outputs, None for one that gives no tensor.
-        layers: labels of the convolutions and linear layers, by name, in execution order.
+        layers: labels of the convolutions, linear layers and matrices of recurrent layers, by name, in execution order.
         carriers: labels of the batch norms, by name.
+        hidden: labels of the hidden units of recurrent layers and of the state that they hand on, by name.
     """
 
     template: Template
     values: dict[fx.Node, Any] = field(default_factory=dict)
     layers: dict[str, LayerLabels] = field(default_factory=dict)
     carriers: dict[str, Tensor] = field(default_factory=dict)
+    hidden: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
     _count: int = 0
     _links: list[tuple[Tensor, Tensor]] = field(default_factory=list)
     _frozen: list[tuple[Tensor, str]] = field(default_factory=list)
+    _tied: list[tuple[Tensor, str]] = field(default_factory=list)
 
     def run(self) -> "LabelPropagation":
         """Propagate from the input to the output."""
@@ -90,7 +105,7 @@ class LabelPropagation:
             if node in weights:
                 self.values[node] = self._opaque(node, op_name(node))
             elif node.op == "placeholder":
-                labels = self._along(self.fresh(node.meta["shape"][1]), 1, node.meta["shape"])
+                labels = self.along(self.fresh(node.meta["shape"][1]), 1, node.meta["shape"])
                 self.freeze(labels, "they are the network's input")
                 self.values[node] = labels
             elif node.op == "get_attr":
@@ -113,12 +128,14 @@ class LabelPropagation:
         made = np.zeros(count, dtype=bool)
         for layer in self.layers.values():
             made[of_label[layer.outputs.numpy()]] = True
-        frozen: dict[int, str] = {}
-        for labels, reason in self._frozen:
-            touched = np.unique(of_label[labels.numpy()])
-            for index in touched[made[touched]].tolist():
-                frozen.setdefault(index, reason)
-        return Units(of_label, made, frozen)
+        said: list[dict[int, str]] = []
+        for reasons in (self._frozen, self._tied):
+            said.append({})
+            for labels, reason in reasons:
+                touched = np.unique(of_label[labels.numpy()])
+                for index in touched[made[touched]].tolist():
+                    said[-1].setdefault(index, reason)
+        return Units(of_label, made, *said)
 
     # -- labels ----------------------------------------------------------------------------------------------------
 
@@ -138,8 +155,24 @@ class LabelPropagation:
             if isinstance(tensor, Tensor) and tensor.numel():
                 self._frozen.append((torch.unique(unrepeated(tensor)), reason))
 
+    def tie(self, labels: Tensor, axes: Sequence[int], reason: str) -> None:
+        """Entries that differ along these axes alone can only be removed together."""
+        line = first_entries(labels, [axis for axis in range(labels.ndim) if not varies(labels, axis)])
+        head = first_entries(line, axes)
+        if head.numel() < line.numel():
+            self.link(head.expand_as(line), line)
+            self._tied.append((torch.unique(head), reason))
+
+    def add_layer(self, name: str, inputs: Tensor, outputs: Tensor) -> None:
+        """A layer's labels; where it is called again, linked with those of the first call."""
+        known = self.layers.setdefault(name, LayerLabels(inputs, outputs))
+        if known.inputs is not inputs:
+            self.link(known.inputs, inputs)
+        if known.outputs is not outputs:
+            self.link(known.outputs, outputs)
+
     @staticmethod
-    def _along(labels: Tensor, axis: int, shape: Sequence[int]) -> Tensor:
+    def along(labels: Tensor, axis: int, shape: Sequence[int]) -> Tensor:
         """Labels along one axis of a tensor, the same at all positions of the others."""
         sizes = [1] * len(shape)
         sizes[axis] = -1
@@ -152,23 +185,33 @@ class LabelPropagation:
         shape = node.meta.get("shape")
         return None if shape is None else self.fresh(int(np.prod(shape))).reshape(shape)
 
-    def _module(self, node: fx.Node) -> Tensor:
+    def read(self, node: fx.Node, name: str, axis: int, width: int, batch_axis: int | None) -> Tensor:
+        """[width] the labels that a layer reads along an axis of its input, whose batch has to lie where it expects it
+        (None: along any other axis); else they are frozen, and fresh ones stand for them."""
+        source, batch = self.values[source_of(node)], source_of(node).meta["batch_axis"]
+        labels = channel_vector(source, axis) if source.ndim > axis else None
+        if labels is None or batch in (None, axis) or batch_axis not in (None, batch):
+            self.freeze(source, f"layer {name!r} reads them along another axis")
+            labels = self.fresh(width)
+            self.freeze(labels, f"layer {name!r} reads them along another axis")
+        return labels
+
+    def _module(self, node: fx.Node) -> Tensor | list[Any]:
         name = str(node.target)
         module = self.template.modules[name]
         source: Tensor = self.values[source_of(node)]
         if isinstance(module, BatchNorm):
             return self._batch_norm(node, name, source)
+        if isinstance(module, Recurrent):
+            return label_rules.recurrent(self, node, name, module)
         if not isinstance(module, Weighted):
             return source
-        axis = source.ndim - 1 if isinstance(module, nn.Linear) else 1
-        width = module.weight.shape[1] * (1 if isinstance(module, nn.Linear) else module.groups)
-        inputs = channel_vector(source, axis)
-        if inputs is None or not node.meta["batched"]:
-            self.freeze(source, f"layer {name!r} reads them along another axis")
-            inputs = self.fresh(width)
-            self.freeze(inputs, f"layer {name!r} reads them along another axis")
+        linear = isinstance(module, nn.Linear)
+        axis = source.ndim - 1 if linear else 1
+        groups = module.groups if not isinstance(module, nn.Linear) else 1
+        width = module.weight.shape[1] * groups
+        inputs = self.read(node, name, axis, width, batch_axis=None if linear else 0)
         known = self.layers.get(name)
-        groups = 1 if isinstance(module, nn.Linear) else module.groups
         if groups == width and groups > 1:  # depthwise: hands its channels on
             outputs = inputs.repeat_interleave(module.weight.shape[0] // width)
         else:
@@ -176,12 +219,8 @@ class LabelPropagation:
             for side in (inputs, outputs) if groups > 1 else ():
                 rows = side.reshape(groups, -1)
                 self.link(rows[:1].expand_as(rows), rows)
-        if known:
-            self.link(known.inputs, inputs)
-            self.link(known.outputs, outputs)
-        else:
-            self.layers[name] = LayerLabels(inputs, outputs)
-        return self._along(outputs, axis, node.meta["shape"])
+        self.add_layer(name, inputs, outputs)
+        return self.along(outputs, axis, node.meta["shape"])
 
     def _batch_norm(self, node: fx.Node, name: str, source: Tensor) -> Tensor:
         labels = channel_vector(source, 1)
@@ -200,8 +239,9 @@ class LabelPropagation:
         if not name and isinstance(sources[0], list) and len(sources) == 1:
             return sources[0][node.args[1]]  # type: ignore[index]
         rule = self._rule(node, name)
-        known = node.meta.get("batched", False) or not node.meta["fed"]
-        if rule is None or not known or not sources or not all(isinstance(source, Tensor) for source in sources):
+        known = node.meta.get("batch_axis") is not None or not node.meta["fed"]
+        read = sources[:1] if name == "expand" else sources  # not the size that it expands to
+        if rule is None or not known or not read or not all(isinstance(source, Tensor) for source in read):
             return self._opaque(node, name or str(node.target))
         result = rule(node)
         return self._opaque(node, name) if result is None else result
@@ -218,6 +258,8 @@ class LabelPropagation:
             return self._by_channel
         if name == "glu":
             return self._glu
+        if name in _MIXED:
+            return partial(_MIXED[name], self)
         if name in ("pixel_shuffle", "pixel_unshuffle"):
             return self._pixels
         if name.startswith(_SPATIAL):
@@ -243,6 +285,11 @@ class LabelPropagation:
         shape = node.meta["shape"]
         return label.reshape([1] * len(shape)).expand(shape)
 
+    @staticmethod
+    def _first(node: fx.Node) -> bool:
+        """Whether dimension 1 is that of the channels: where the batch is the first one, or there is none."""
+        return node.meta["batch_axis"] in (None, 0)
+
     # -- rules: each gives None where it does not apply -------------------------------------------------------------
 
     def _move(self, node: fx.Node) -> Tensor | None:
@@ -255,7 +302,7 @@ class LabelPropagation:
             dim %= sources[0].ndim + 1
             sources = [source.unsqueeze(dim) for source in sources]
         dim %= sources[0].ndim
-        if node.meta["batched"] and dim == 0:
+        if dim == node.meta["batch_axis"]:
             return None
         sources = [source for source in sources if source.ndim == len(node.meta["shape"])]
         narrow = []
@@ -285,7 +332,7 @@ class LabelPropagation:
             line = torch.cat([self.fresh(before), line, self.fresh(after)])
             shape = list(result.shape)
             shape[axis] = len(line)
-            result = self._along(line, axis, shape)
+            result = self.along(line, axis, shape)
         return first_entries(result, [axis for axis in range(result.ndim) if axis not in axes]).expand(
             node.meta["shape"]
         )
@@ -293,7 +340,7 @@ class LabelPropagation:
     def _space(self, node: fx.Node) -> Tensor | None:
         source: Tensor = self.values[source_of(node)]
         axes = range(2, source.ndim)
-        if "items" in node.meta or any(varies(source, axis) for axis in axes):
+        if "items" in node.meta or not self._first(node) or any(varies(source, axis) for axis in axes):
             return None
         return first_entries(source, axes).expand(node.meta["shape"])
 
@@ -304,7 +351,7 @@ class LabelPropagation:
         if dims is None or dims == [] or "items" in node.meta:
             return None
         axes = [axis % source.ndim for axis in (dims if isinstance(dims, list | tuple) else [dims])]
-        if (node.meta["batched"] and 0 in axes) or any(varies(source, axis) for axis in axes):
+        if source_of(node).meta["batch_axis"] in axes or any(varies(source, axis) for axis in axes):
             return None
         result = first_entries(source, axes)
         if not found.get("keepdim"):
@@ -315,12 +362,14 @@ class LabelPropagation:
     def _normalise(self, node: fx.Node) -> Tensor | None:
         source: Tensor = self.values[source_of(node)]
         axis = arguments(node)["dim"] % source.ndim
-        return None if axis == 0 or varies(source, axis) or "items" in node.meta else source
+        return (
+            None if axis in (0, node.meta.get("batch_axis")) or varies(source, axis) or "items" in node.meta else source
+        )
 
     def _by_channel(self, node: fx.Node) -> Tensor | None:
         """The parameters have an entry a channel; space is left alone."""
         source, *parameters = (self.values[argument] for argument in node.all_input_nodes)
-        if any(parameter.ndim > 1 for parameter in parameters):
+        if not self._first(node) or any(parameter.ndim > 1 for parameter in parameters):
             return None
         columns = [parameter.reshape([-1] + [1] * (source.ndim - 2)) for parameter in parameters if len(parameter) > 1]
         return self.meet([source, *columns])
@@ -333,7 +382,7 @@ class LabelPropagation:
     def _pixels(self, node: fx.Node) -> Tensor | None:
         """Pixel shuffle: the channels that make up one block of pixels stay or go together."""
         source = channel_vector(self.values[source_of(node)], 1)
-        if source is None:
+        if source is None or not self._first(node):
             return None
         found = arguments(node)
         if "downscale_factor" in found:
@@ -342,7 +391,7 @@ class LabelPropagation:
             rows = source.reshape(-1, found["upscale_factor"] ** 2)
             self.link(rows[:, :1].expand_as(rows), rows)
             labels = rows[:, 0]
-        return self._along(labels, 1, node.meta["shape"])
+        return self.along(labels, 1, node.meta["shape"])
 
     def _pointwise(self, node: fx.Node) -> Tensor | None:
         sources = [self.values[source] for source in node.all_input_nodes]

@@ -1,13 +1,13 @@
 """From an exported program to a `Template`.
 
-- convolution, linear, batch norm and dropout become `call_module` nodes under their original qualified names;
+- convolution, linear, batch norm, dropout and recurrent layers become `call_module` nodes under their original
+  qualified names;
 - in-place operators become functional ones;
 - split, chunk and unbind become slices and selections; view, squeeze and unflatten become `reshape(x, [-1, ...])`, so
   that any batch size works.
 """
 
 import operator
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,6 +16,8 @@ from torch import Tensor, fx, nn
 from torch.export import ExportedProgram
 
 from search_spaces.errors import InputError
+from search_spaces.exported import aliases, bound, each, expressions, hint, hints, owner
+from search_spaces.recurrent import OPERATORS, read_call
 from search_spaces.template import Template, arguments, drop_unused, op_name
 
 aten = torch.ops.aten
@@ -32,7 +34,6 @@ _FUNCTIONAL_BATCH_NORM = "_native_batch_norm_legit_no_training"
 _RESHAPES = {"view", "reshape", "_unsafe_view", "unflatten", "squeeze", "view_as", "reshape_as"}
 _SPLITS = {"split", "split_with_sizes", "chunk", "tensor_split", "unsafe_chunk", "unsafe_split", "unbind"}
 _NOTHING = {"detach", "alias", "lift_fresh_copy", "lift_fresh", "lift", "_assert_tensor_metadata"}
-_MAY_ALIAS = {"reshape", "flatten", "contiguous", "dropout", "to", "type_as", "expand_as", "view_as", "unflatten"}
 
 
 class AliasedChangeError(InputError):
@@ -83,10 +84,10 @@ class _Normaliser:
             if node.op == "placeholder" and node.name in names
         }
         self.order = {node: index for index, node in enumerate(nodes)}
-        self.aliases = _aliases(nodes)
+        self.aliases = aliases(nodes)
         inputs = [node for node in nodes if node.op == "placeholder" and node.name in signature.user_inputs]
         batch = inputs[0].meta["val"].shape[0]
-        self.batch = _hint(batch)
+        self.batch = hint(batch)
         self.batch_symbol = None if isinstance(batch, int) else batch.node.expr
         self.fed = set(inputs)
         self.outputs = set(signature.user_outputs)
@@ -133,7 +134,12 @@ class _Normaliser:
             self._dropout(node, name)
         elif node.target is operator.getitem and isinstance(self.env.get(node.all_input_nodes[0]), list):
             self.env[node] = self.env[node.all_input_nodes[0]][node.args[1]]
-        elif not (self._layer(node, name) or self._split(node, name) or self._resize(node, name)):
+        elif not (
+            self._layer(node, name)
+            or self._recurrent(node, name)
+            or self._split(node, name)
+            or self._resize(node, name)
+        ):
             self._copy(node, node.target)
 
     def _value(self, node: fx.Node) -> Any:
@@ -159,28 +165,29 @@ class _Normaliser:
         return self._describe(old, new)
 
     def _describe(self, old: fx.Node, new: fx.Node) -> fx.Node:
-        new.meta.update(where=_owner(old), fed=old in self.fed)
+        new.meta.update(where=owner(old), fed=old in self.fed)
         value = old.meta.get("val")
         if isinstance(value, Tensor):
             self._shape(old, new, value)
         elif isinstance(value, list | tuple):
-            new.meta["items"] = [_hints(item) if isinstance(item, Tensor) else None for item in value]
+            new.meta["items"] = [hints(item) if isinstance(item, Tensor) else None for item in value]
         return new
 
     def _shape(self, old: fx.Node, new: fx.Node, value: Tensor) -> None:
-        sizes = tuple(size if isinstance(size, int) else size.node.expr for size in value.shape)
-        new.meta.update(shape=_hints(value), sizes=sizes, dtype=value.dtype, batched=self._batched(old, value))
+        axis = self._batch_axis(old, value)
+        new.meta.update(shape=hints(value), sizes=expressions(value), dtype=value.dtype)
+        new.meta.update(batch_axis=axis, batched=axis == 0)
 
-    def _batched(self, node: fx.Node, value: Tensor) -> bool:
-        """Whether dimension 0 is the batch and no other dimension depends on it."""
+    def _batch_axis(self, node: fx.Node, value: Tensor) -> int | None:
+        """The dimension that is the batch, where no other dimension depends on it. In a network of a fixed batch size
+        it can only be told for the first one."""
         if node not in self.fed or value.ndim == 0:
-            return False
-        sizes: list[Any] = list(value.shape)
-        first, *others = sizes
+            return None
         if self.batch_symbol is None:
-            return bool(first == self.batch)
-        symbolic = isinstance(first, torch.SymInt) and first.node.expr == self.batch_symbol
-        return symbolic and all(isinstance(size, int) for size in others)
+            return 0 if value.shape[0] == self.batch else None
+        sizes = expressions(value)
+        symbolic = [axis for axis, size in enumerate(sizes) if not isinstance(size, int)]
+        return symbolic[0] if len(symbolic) == 1 and sizes[symbolic[0]] == self.batch_symbol else None
 
     def _subgraph(self, node: fx.Node) -> None:
         """Of a higher-order operator: copied as it is."""
@@ -196,7 +203,7 @@ class _Normaliser:
         packet = getattr(aten, name[:-1], None)
         overload = node.target._overloadname  # type: ignore[union-attr]
         changed = node.all_input_nodes[0]
-        place = f" in {_owner(node)!r}" if _owner(node) else ""
+        place = f" in {owner(node)!r}" if owner(node) else ""
         if packet is None or overload not in packet.overloads():
             raise InputError(f"the in-place operator {name!r}{place} has no functional form; write it without in-place")
         before = self._value(changed)
@@ -263,9 +270,9 @@ class _Normaliser:
             padding = found["padding"]
             options.update(
                 kernel_size=tuple(kernel),
-                stride=_tuple(found["stride"], len(kernel)),
-                padding=padding if isinstance(padding, str) else _tuple(padding, len(kernel)),
-                dilation=_tuple(found["dilation"], len(kernel)),
+                stride=each(found["stride"], len(kernel)),
+                padding=padding if isinstance(padding, str) else each(padding, len(kernel)),
+                dilation=each(found["dilation"], len(kernel)),
                 groups=found["groups"],
             )
         module: nn.Module = _LAYERS[name](inputs, outputs, **options)
@@ -291,12 +298,48 @@ class _Normaliser:
             )
         return module.eval()
 
+    def _recurrent(self, node: fx.Node, name: str) -> bool:
+        """A module that is called as its author did, on the sequence alone where it starts from zeros."""
+        found = arguments(node)
+        if name not in OPERATORS or "input" not in found:  # of packed sequences
+            return False
+        names = [self.leaf.get(leaf, "") for leaf in found["params"]]
+        prefix = names[0].rpartition(".")[0]
+        if not prefix or any(full.rpartition(".")[0] != prefix for full in names):
+            return False
+        module = read_call(name, found, {full.rpartition(".")[2]: self.held[full] for full in names})
+        if module is None or repr(self.modules.setdefault(prefix, module)) != repr(module):
+            return False
+        given = found["hx"] if isinstance(found["hx"], list | tuple) else [found["hx"]]
+        called: list[Any] = [self._value(found["input"])]
+        if not all(op_name(state) == "zeros" for state in given):
+            states = tuple(self._value(state) for state in given)
+            called.append(states if name == "lstm" else states[0])
+        new = self._describe(node, self.graph.call_module(prefix, tuple(called)))
+        sequence, *states = node.meta["val"]
+        parts, held = [self._item(node, new, 0, sequence)], self._item(node, new, 1, states)
+        if name == "lstm":
+            parts += [self._item(node, held, index, state) for index, state in enumerate(states)]
+        self.env[node] = parts if name == "lstm" else [*parts, held]
+        return True
+
+    def _item(self, old: fx.Node, source: fx.Node, index: int, value: Any) -> fx.Node:
+        """One of several results: a tensor, or a tuple of them."""
+        new = self.graph.call_function(operator.getitem, (source, index))
+        new.meta.update(where=owner(old), fed=True)
+        tensors = value if isinstance(value, list) else [value]
+        if len(tensors) > 1:
+            new.meta["items"] = [hints(tensor) for tensor in tensors]
+        else:
+            self._shape(old, new, tensors[0])
+        return new
+
     def _dropout(self, node: fx.Node, name: str) -> None:
         found = arguments(node)
         if found["train"]:  # dropout at inference too, as its author wants it
             self._copy(node, getattr(aten, name).default)
             return
-        prefix = _owner(node)
+        prefix = owner(node)
         original = self.model.get_submodule(prefix) if prefix else None
         if original is None or "Dropout" not in type(original).__name__ or list(original.children()):
             prefix = node.name.rstrip("_")
@@ -317,12 +360,13 @@ class _Normaliser:
         given = source.meta.get("val")
         if not isinstance(given, Tensor):
             return False
-        batched = self._batched(node, value) and self._batched(source, given)
+        axis = self._batch_axis(node, value)
+        batched = axis is not None and self._batch_axis(source, given) is not None
         if not batched and (node in self.fed or not all(isinstance(size, int) for size in value.shape)):
             return False
-        sizes = list(_hints(value))
-        if batched:
-            sizes[0] = -1
+        sizes = list(hints(value))
+        if axis is not None and batched:
+            sizes[axis] = -1
         if name in _RESHAPES:
             self._emit(node, aten.reshape.default, source, sizes)
         elif name in ("expand", "expand_as") and (value.ndim == given.ndim or not batched):
@@ -330,12 +374,12 @@ class _Normaliser:
         elif name in ("slice", "narrow"):
             found = arguments(node)
             dim = found["dim"] % value.ndim
-            size = _hint(given.shape[dim])
-            start, step = _bound(found["start"], size, 0), found.get("step", 1)
-            end = start + found["length"] if name == "narrow" else _bound(found["end"], size, size)
+            size = hint(given.shape[dim])
+            start, step = bound(found["start"], size, 0), found.get("step", 1)
+            end = start + found["length"] if name == "narrow" else bound(found["end"], size, size)
             if (start, end, step) == (0, size, 1):
                 self.env[node] = self._value(source)
-            elif dim == 0 and batched:
+            elif dim == axis and batched:
                 return False
             else:
                 self._emit(node, aten.slice.Tensor, source, dim, start, end, step)
@@ -351,7 +395,7 @@ class _Normaliser:
             return False
         source = node.all_input_nodes[0]
         dim = arguments(node).get("dim", 0) % source.meta["val"].ndim
-        if dim == 0 and node in self.fed:
+        if node in self.fed and dim == (self._batch_axis(source, source.meta["val"]) or 0):
             return False
         parts: list[fx.Node] = []
         start = 0
@@ -367,44 +411,3 @@ class _Normaliser:
             parts.append(part)
         self.env[node] = parts
         return True
-
-
-def _owner(node: fx.Node) -> str:
-    """Qualified name of the module whose code a node is; "" for the network's own."""
-    stack = [name for name, _ in node.meta.get("nn_module_stack", {}).values()]
-    return stack[-1].split("@")[0] if stack and not stack[-1].startswith("_empty") else ""
-
-
-def _aliases(nodes: Sequence[fx.Node]) -> dict[fx.Node, list[fx.Node]]:
-    """For each node, those that may share its memory, itself included."""
-    classes: dict[fx.Node, list[fx.Node]] = {}
-    for node in nodes:
-        shares = node.target is operator.getitem or op_name(node) in _MAY_ALIAS
-        if isinstance(node.target, torch._ops.OpOverload):
-            shares |= any(result.alias_info is not None for result in node.target._schema.returns)
-        group = classes[node.all_input_nodes[0]] if shares and node.all_input_nodes else []
-        group.append(node)
-        classes[node] = group
-    return classes
-
-
-def _hint(size: Any) -> int:
-    """A size as a number; the batch's as in the trace."""
-    return size if isinstance(size, int) else int(size.node.hint)
-
-
-def _hints(value: Tensor) -> tuple[int, ...]:
-    return tuple(_hint(size) for size in value.shape)
-
-
-def _tuple(value: Any, length: int) -> tuple[int, ...]:
-    """An ATen size argument, which may hold one number for all dimensions."""
-    values = tuple(value) if isinstance(value, list | tuple) else (value,)
-    return values * length if len(values) == 1 else values
-
-
-def _bound(value: Any, size: int, default: int) -> int:
-    """A slice's bound as Python reads it."""
-    if value is None:
-        return default
-    return max(0, min(size, int(value) + size if value < 0 else int(value)))

@@ -124,8 +124,9 @@ class _Bench:
             dead = np.flatnonzero(~alive[structure.unit_ids(sides.inputs)])
             if not len(dead) or structure.depthwise(name):
                 continue
-            module = self.model.get_submodule(name)
-            weight: Tensor = module.weight  # type: ignore[assignment]
+            owner, _, key = structure.template.weight_name(name).rpartition(".")
+            module = self.model.get_submodule(owner)
+            weight: Tensor = getattr(module, key)
             saved.append((weight, weight.clone()))
             groups = module.groups if isinstance(module, Conv) else 1
             blocks = weight.view(groups, weight.shape[0] // groups, *weight.shape[1:])

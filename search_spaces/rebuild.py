@@ -12,6 +12,7 @@ from torch import fx, nn
 
 from search_spaces.channels import ChannelStructure, Gather
 from search_spaces.labels import IntArray
+from search_spaces.recurrent import Recurrent, matrices, shell, with_parameters
 from search_spaces.template import PADS, Template, Weighted, arguments, drop_unused, op_name, source_of
 
 aten = torch.ops.aten
@@ -38,11 +39,13 @@ def with_tensors(template: Template, tensors: Mapping[str, torch.Tensor]) -> Tem
     """The same template on other tensors (not copied), given by qualified name."""
     modules = {}
     for name, module in template.modules.items():
-        modules[name] = _shell(module)
+        modules[name] = shell(module)
         for store in (modules[name]._parameters, modules[name]._buffers):
             for key, value in store.items():
                 if value is not None:
                     store[key] = tensors.get(f"{name}.{key}", value)  # type: ignore[assignment]
+        if isinstance(module, Recurrent):
+            modules[name] = with_parameters(module, modules[name]._parameters)
     free = {name: tensors.get(name, value) for name, value in template.tensors.items()}
     return replace(template, modules=modules, tensors=free)
 
@@ -55,7 +58,7 @@ def slice_layer(module: nn.Module, inputs: IntArray | None, outputs: IntArray | 
         inputs: rising indices of the input channels that stay; equally many in each group of a grouped convolution.
         outputs: the same for the output channels.
     """
-    new = _shell(module)
+    new = shell(module)
     if isinstance(module, Weighted):
         _slice_weighted(module, new, inputs, outputs)
     else:
@@ -68,13 +71,20 @@ def slice_layer(module: nn.Module, inputs: IntArray | None, outputs: IntArray | 
     return new
 
 
-def _shell(module: nn.Module) -> nn.Module:
-    """A copy of a module that shares nothing with it but its tensors."""
-    new = copy.copy(module)
-    for key, value in module.__dict__.items():
-        if isinstance(value, dict | set):  # hooks, parameters, buffers
-            new.__dict__[key] = value.copy()
-    return new
+def slice_recurrent(module: Recurrent, sides: Mapping[str, tuple[IntArray | None, IntArray | None]]) -> Recurrent:
+    """A copy of a recurrent layer with fewer hidden units.
+
+    Args:
+        module: the layer.
+        sides: for each of its weight matrices the rising indices of the columns and of the rows that stay (None: all).
+    """
+    tensors = {}
+    for matrix in matrices(module):
+        columns, rows = sides[matrix.weight]
+        tensors[matrix.weight] = _take(_take(module._parameters[matrix.weight], 1, columns), 0, rows)  # type: ignore[arg-type]
+        if matrix.bias is not None:
+            tensors[matrix.bias] = _take(module._parameters[matrix.bias], 0, rows)  # type: ignore[arg-type]
+    return with_parameters(module, tensors)
 
 
 def _slice_weighted(
@@ -143,7 +153,7 @@ class _Builder:
         drop_unused(self.graph)
         root = nn.Module()
         for name, module in sorted(self.template.modules.items(), key=lambda item: item[0].count(".")):
-            _attach(root, name, slice_layer(module, *self._sides(name)))
+            _attach(root, name, self._sliced(name, module))
         free = {**self.template.tensors, **self.indices}
         for name in {str(node.target) for node in self.graph.nodes if node.op == "get_attr"}:
             _attach(root, name, self._free(name, free[name]), save=name in self.template.saved)
@@ -156,6 +166,13 @@ class _Builder:
         return network.eval()
 
     # -- layers and free tensors -----------------------------------------------------------------------------------
+
+    def _sliced(self, name: str, module: nn.Module) -> nn.Module:
+        if isinstance(module, Recurrent):
+            return slice_recurrent(
+                module, {each.weight: self._sides(f"{name}.{each.weight}") for each in matrices(module)}
+            )
+        return slice_layer(module, *self._sides(name))
 
     def _sides(self, name: str) -> tuple[IntArray | None, IntArray | None]:
         labels = self.structure.labels
@@ -226,7 +243,7 @@ class _Builder:
             args = (
                 node.args[0],
                 [
-                    -1 if size == -1 else int(self._line(node, axis).sum())
+                    size if size == -1 or isinstance(size, fx.Node) else int(self._line(node, axis).sum())
                     for axis, size in enumerate(given)  # type: ignore[arg-type]
                 ],
             )
@@ -234,6 +251,9 @@ class _Builder:
             args = self._slice(node)
         elif name in PADS and shrinks:
             args = self._pad(node)
+        elif name == "group_norm" and shrinks:
+            stays = self._line(node, 1).reshape(arguments(node)["num_groups"], -1).any(1)
+            args = (node.args[0], int(stays.sum()), *node.args[2:])
         new = self.graph.node_copy(node, self.env.__getitem__)
         new.meta = {}
         if args is not None:

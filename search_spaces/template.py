@@ -6,6 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from search_spaces.recurrent import Recurrent, matrices
+
 Weighted = nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d
 Conv = nn.Conv1d | nn.Conv2d | nn.Conv3d
 BatchNorm = nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d
@@ -20,9 +22,9 @@ PADS = ("pad", "constant_pad_nd")
 class Template:
     """A network in eval mode whose layers are modules and whose other operators are functional ATen operators.
 
-    Node metadata: "shape" (of the trace), "sizes" (the same, in terms of the batch) and "dtype"; "batched", whether
-    dimension 0 is the batch; "items", the shapes where a node has several outputs; "where", the module whose code it
-    is; "fed", whether it depends on the input.
+    Node metadata: "shape" (of the trace), "sizes" (the same, in terms of the batch) and "dtype"; "batch_axis", the
+    dimension that is the batch (None where none is), and "batched", whether that is dimension 0; "items", the shapes
+    where a node has several outputs; "where", the module whose code it is; "fed", whether it depends on the input.
 
     Attributes:
         graph: the operators; each layer a `call_module` node.
@@ -53,6 +55,18 @@ class Template:
     def module(self, node: fx.Node) -> nn.Module:
         """The module that a `call_module` node runs."""
         return self.modules[str(node.target)]
+
+    def layers_of(self, name: str) -> dict[str, str]:
+        """The layers that a module holds, by name, and the qualified names of their weights."""
+        module = self.modules[name]
+        if isinstance(module, Recurrent):
+            return {f"{name}.{matrix.weight}": f"{name}.{matrix.weight}" for matrix in matrices(module)}
+        return {name: f"{name}.weight"} if isinstance(module, Weighted) else {}
+
+    def weight_name(self, layer: str) -> str:
+        """Qualified name of a layer's weight: "conv1.weight" of layer "conv1"; a matrix of a recurrent layer goes
+        by the name of its parameter."""
+        return f"{layer}.weight" if layer in self.modules else layer
 
 
 def op_name(node: fx.Node) -> str:

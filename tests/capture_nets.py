@@ -416,6 +416,141 @@ class Reflected(Odd):
         return self.classify(F.softmax(self.last(self.free(x)), dim=-1))
 
 
+class Heads(nn.Module):
+    """Attention as timm writes it: heads are units; the hidden width of the MLP; the residual stream stays."""
+
+    shape = (3, 8, 8)
+    refuses = True
+    fused = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.qkv, self.proj = conv(3, 12, 4, stride=4), nn.Linear(12, 3 * 15), nn.Linear(15, 12)
+        self.n1, self.n2, self.q_norm = nn.LayerNorm(12), nn.LayerNorm(12), nn.LayerNorm(5)
+        self.up, self.down, self.head = nn.Linear(12, 20), nn.Linear(20, 12), nn.Linear(12, 4)
+        self.token = nn.Parameter(torch.randn(1, 1, 12))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x).flatten(2).transpose(1, 2)
+        x = torch.cat([self.token.expand(x.shape[0], -1, -1), x], 1)
+        n, t, _ = x.shape
+        q, k, v = self.qkv(self.n1(x)).reshape(n, t, 3, 3, 5).permute(2, 0, 3, 1, 4).unbind(0)
+        q = self.q_norm(q)
+        if self.fused:
+            seen = F.scaled_dot_product_attention(q, k, v)
+        else:
+            seen = (q * 5**-0.5 @ k.transpose(-2, -1)).softmax(dim=-1) @ v
+        x = x + self.proj(seen.transpose(1, 2).reshape(n, t, 15))
+        x = x + self.down(F.gelu(self.up(self.n2(x))))
+        return self.head(x[:, 0])
+
+
+class WrittenHeads(Heads):
+    fused = False
+
+
+class BiasedHeads(nn.Module):
+    """Separate projections, keys of another sequence, and a bias for each head and pair of positions."""
+
+    shape = (3, 4, 4)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.q, self.k, self.v = conv(3, 10), nn.Linear(10, 12), nn.Linear(10, 12), nn.Linear(10, 12)
+        self.bias, self.out, self.fc = nn.Parameter(torch.randn(1, 4, 16, 7)), nn.Linear(12, 9), nn.Linear(9, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.stem(x)).flatten(2).transpose(1, 2)
+        q, k, v = (linear(y).unflatten(-1, (4, 3)).transpose(1, 2) for linear, y in
+                   ((self.q, x), (self.k, x[:, 3:10]), (self.v, x[:, 3:10])))  # fmt: skip
+        x = F.scaled_dot_product_attention(q, k, v, attn_mask=self.bias)
+        return self.fc(F.relu(self.out(x.transpose(1, 2).flatten(2))).mean(1))
+
+
+class NonLocal(Odd):
+    """Attention of one head that is written out: what is summed over stays."""
+
+    refuses = True
+
+    def __init__(self) -> None:
+        super().__init__(9)
+        self.stem, self.q, self.k, self.v = conv(3, 10), conv(10, 6, 1), conv(10, 6, 1), conv(10, 7, 1)
+        self.out, self.last = conv(7, 10, 1), conv(10, 9)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.stem(x))
+        q, k, v = self.q(x).flatten(2), self.k(x).flatten(2), self.v(x).flatten(2)
+        seen = (q.transpose(1, 2) @ k).softmax(-1) @ v.transpose(1, 2)
+        return self.classify(F.relu(self.last(x + self.out(seen.transpose(1, 2).unflatten(2, (8, 8))))))
+
+
+class GroupNormed(Odd):
+    """A norm group goes as a whole; a norm over all channels ties them all."""
+
+    refuses = True
+
+    def __init__(self) -> None:
+        super().__init__(6)
+        self.stem, self.a, self.last = conv(3, 12), conv(12, 8), conv(8, 6)
+        self.n1, self.n2 = nn.GroupNorm(4, 12), nn.GroupNorm(1, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.classify(F.relu(self.last(self.n2(self.a(F.relu(self.n1(self.stem(x))))))))
+
+
+class Rows(nn.Module):
+    """An LSTM over the rows of a feature map, its last output classified."""
+
+    shape = (3, 6, 8)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.lstm = conv(3, 4), nn.LSTM(32, 11, batch_first=True)
+        self.fc1, self.fc2 = nn.Linear(11, 9), nn.Linear(9, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.stem(x)).transpose(1, 2).flatten(2)
+        return self.fc2(F.relu(self.fc1(self.lstm(x)[0][:, -1])))
+
+
+class StackedStates(nn.Module):
+    """Two layers of LSTM, both ends of a GRU, the sequence first; the classifier reads states."""
+
+    shape = (6, 5)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Linear(5, 8)
+        self.lstm = nn.LSTM(8, 10, num_layers=2, bias=False)
+        self.gru = nn.GRU(10, 7, num_layers=2, bidirectional=True, dropout=0.1)
+        self.rnn = nn.RNN(14, 6, nonlinearity="relu")
+        self.fc = nn.Linear(14 + 10 + 6, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x, (_, c) = self.lstm(self.embed(x).transpose(0, 1))
+        x, h = self.gru(x)
+        x, _ = self.rnn(x)
+        return self.fc(torch.cat([h[-2], h[-1], c[-1], x[-1]], 1))
+
+
+class GivenState(nn.Module):
+    """A decoder that starts from what an encoder holds; a projection. Both stay whole, and are counted."""
+
+    shape = (6, 5)
+    refuses = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder, self.decoder = nn.LSTM(5, 6, batch_first=True), nn.LSTM(5, 6, batch_first=True)
+        self.projected = nn.LSTM(6, 8, proj_size=3, batch_first=True)
+        self.fc1, self.fc2 = nn.Linear(3, 12), nn.Linear(12, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        _, state = self.encoder(x)
+        x, _ = self.decoder(x, state)
+        return self.fc2(F.elu(self.fc1(self.projected(x)[0][:, -1])))
+
+
 NETS: list[type[nn.Module]] = [
     value
     for value in list(globals().values())
@@ -459,18 +594,42 @@ def zeroed(network: PrunableNetwork, model: nn.Module, kept: Mapping[str, np.nda
     twin = copy.deepcopy(model).eval()
     groups = network.graph.groups
     stays = [set(np.asarray(kept.get(group.name, range(group.width))).tolist()) for group in groups]
+    tensors = dict(twin.named_parameters(remove_duplicate=False))
     with torch.no_grad():
         for name, units in network.units.items():
-            layer = twin.get_submodule(name)
+            weight, layer = tensors.get(name), None
+            if weight is None:  # else the layer is a matrix of a recurrent one, and goes by the name of that
+                weight, layer = tensors[f"{name}.weight"], twin.get_submodule(name)
             conv_groups = getattr(layer, "groups", 1)
             if conv_groups > 1 and conv_groups == layer.in_channels:
                 continue
-            width, height = layer.weight.shape[1], layer.weight.shape[0] // conv_groups
+            width, height = weight.shape[1], weight.shape[0] // conv_groups
             for entry, (group, unit) in enumerate(zip(units.in_group, units.in_unit, strict=True)):
                 if group >= 0 and int(unit) not in stays[group]:
                     block = entry // width
-                    layer.weight[block * height : (block + 1) * height, entry % width] = 0
+                    weight[block * height : (block + 1) * height, entry % width] = 0
     return twin
+
+
+def lstm_macs(model: nn.Module, x: Tensor) -> int:
+    """Multiply-accumulates for one image of the LSTMs, which torch does not count: every weight, at every step."""
+    counts = []
+
+    def count(layer: nn.Module, _: object, outputs: tuple[Tensor, ...]) -> None:
+        steps = outputs[0].shape[1 if layer.batch_first else 0]
+        counts.append(steps * sum(parameter.numel() for parameter in layer.parameters() if parameter.ndim == 2))
+
+    handles = [layer.register_forward_hook(count) for layer in model.modules() if _uncounted(layer)]
+    with torch.no_grad():
+        model(x)
+    for handle in handles:
+        handle.remove()
+    return sum(counts)
+
+
+def _uncounted(layer: nn.Module) -> bool:
+    """Whether torch has one kernel for the layer on a CPU; the others come to matrix products, which it counts."""
+    return isinstance(layer, nn.LSTM) and not layer.proj_size
 
 
 def relative_error(a: Tensor, b: Tensor) -> float:

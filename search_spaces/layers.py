@@ -128,7 +128,8 @@ class LayerSpec:
     @property
     def stored(self) -> Stored:
         """How its weights are stored: the form, and bits with index, scales and codebooks; the bias not counted."""
-        found = stored(self.weight_shape, self.weight_bits, self.sparsity)
+        has_zero = self.weight_format is None or self.weight_format.zero
+        found = stored(self.weight_shape, self.weight_bits, self.sparsity, has_zero)
         side = 0 if self.weight_format is None else self.weight_format.side_bits(self.weight_shape)
         return Stored(found.form, found.bits + side)
 

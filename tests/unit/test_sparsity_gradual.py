@@ -77,6 +77,14 @@ def test_without_steps_it_is_one_shot() -> None:
         assert torch.equal(weights[name] != 0, found)
 
 
+def test_masks_that_are_there_already_are_kept_in_force() -> None:
+    model, weights = network()
+    chosen = {name: mask(magnitude(torch.rand_like(weights[name])), target) for name, target in TARGETS.items()}
+    masks = GradualMasks(weights, TARGETS, steps=0, masks=chosen)
+    train(model, masks, range(1, 4), sgd(model))
+    assert all(torch.equal(weights[name] != 0, found) for name, found in chosen.items())
+
+
 def test_the_last_step_counts_though_it_is_not_due_and_later_ones_change_nothing() -> None:
     model, weights = network()
     masks = GradualMasks(weights, TARGETS, steps=7, every=100)

@@ -53,11 +53,14 @@ class GradualMasks:
     "N:M" goes by way of its M-1:M, M-2:M and so on, each when the schedule is nearer to it than to the one before.
 
     Args:
-        weights: the parameters, by name of the layer; they are changed in place, at once where there are no steps.
+        weights: the parameters, by name of the layer; they are changed in place, and at once where something is zero
+            from the start or there are no steps.
         targets: the sparsity that each of these layers ends with.
         steps: of the optimiser, until the targets are reached.
         every: steps between two choices of masks, Delta t in the paper (100 to 1000 there).
         start: share of zeros before the first step.
+        masks: earlier ones by layer, whose zeros stay zeros; with `steps=0` those of the same sparsity are kept as they
+            are. None where there are none.
         criterion: one of `CRITERIA`; where it needs gradients they are read off the parameters, so they must still be
             there when `update` is called.
 
@@ -73,6 +76,7 @@ class GradualMasks:
         steps: int,
         every: int = 100,
         start: float = 0.0,
+        masks: Mapping[str, Tensor] | None = None,
         criterion: str = "magnitude",
     ) -> None:
         if criterion not in CRITERIA:
@@ -93,6 +97,7 @@ class GradualMasks:
         self._score = CRITERIA[criterion].score
         self._chosen = -1  # the last step at which masks were chosen
         self.masks = {name: torch.ones_like(weight, dtype=torch.bool) for name, weight in self._weights.items()}
+        self.masks |= {name: found.clone() for name, found in (masks or {}).items() if name in self.masks}
         """By layer, bool like its weight, True where one stays."""
         self.update(0)
 

@@ -47,7 +47,7 @@ def mask(scores: Tensor, sparsity: Sparsity, within: Tensor | None = None) -> Te
 
     Raises:
         InputError: a score below 0 or NaN, the pattern does not fit the shape, nothing would be left, or an earlier
-            mask that leaves fewer atoms.
+            mask that leaves fewer atoms or is of another shape.
     """
     if not (scores >= 0).all():  # nan is not, either
         raise InputError("the scores of weights are at least 0 and no NaN; are there NaN among weights or gradients?")
@@ -55,6 +55,8 @@ def mask(scores: Tensor, sparsity: Sparsity, within: Tensor | None = None) -> Te
     places = atom_indices(scores.shape, sparsity).to(scores.device)
     atoms = scores.double().flatten()[places].sum(-1)
     if within is not None:
+        if within.shape != scores.shape:
+            raise InputError(f"an earlier mask is like its scores {list(scores.shape)}, got {list(within.shape)}")
         atoms = atoms.masked_fill(~within.flatten()[places].all(-1), -1.0)  # after all that may stay
     # rows of atoms that compete with each other: of a window alone, or all of them
     rivals = atoms if window_of(sparsity.pattern) else atoms.reshape(1, total)

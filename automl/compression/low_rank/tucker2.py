@@ -14,7 +14,8 @@ from automl.compression.low_rank.base import LowRankMethod
 from search_spaces.factorisations import Rank
 
 TOLERANCE = 1e-4
-"""Change of the relative error at which the iteration ends: of random weights, the slowest, within 0.001 of the end."""
+"""Change of the relative error at which the iteration ends, after 3 to 9 rounds. Going on to 1e-6 takes up to 84 and
+gains less than 0.001 (random weights, and those of a small trained network)."""
 
 
 def _weights(weight: Tensor, rank: Rank) -> tuple[Tensor, ...]:

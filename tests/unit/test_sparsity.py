@@ -276,3 +276,10 @@ def test_a_policy_speaks_of_zeros_in_json() -> None:
     again = CompressionPolicy.from_json(policy.to_json())
     assert again.layers["b"].zeros == Sparsity("2:4", 0.5)
     assert again.layers["a"].zeros == Sparsity("block:2x4", 0.5)
+
+
+def test_large_atoms_are_compared_with_small_ones_by_their_weights() -> None:
+    """Filters of many small weights go before those of few larger ones, though they add up to more."""
+    scores = {"wide": torch.full((4, 100), 1.0), "narrow": torch.full((4, 2), 5.0)}
+    found = global_sparsity(scores, "filter", 0.5)
+    assert (found["wide"].share, found["narrow"].share) == (0.5, 0.0)

@@ -156,6 +156,8 @@ class ModelGraph:
             if name not in whole:
                 raise InputError(f"the network has no convolution or linear layer {name!r}{did_you_mean(name, whole)}")
             if layer.factors is not None:
+                if f"{name}_reverse" in whole:
+                    raise InputError(f"layer {name!r} reads in both directions and stays whole; leave out its rank")
                 factors(whole[name], *layer.factors)
         return tuple((name, named[name]) for name in whole if name in named)
 
@@ -216,7 +218,9 @@ class ModelGraph:
         for part in parts:
             last = part is parts[-1]
             channels = part.out_channels
-            shape = (*operator.shape[:-1], channels) if part.kind == "linear" else (channels, *part.output_size)
+            # of a layer that is called on maps of several sizes a part has one only
+            size = operator.shape[1:] if part.output_size == parts[-1].output_size else part.output_size
+            shape = (*operator.shape[:-1], channels) if part.kind == "linear" else (channels, *size)
             chain.append(
                 replace(
                     operator,

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from automl.baseline import baseline_file, load_baseline, load_weights
 from automl.compression.pipeline import CompressionOptions, Compressor
+from automl.compression.selection import criterion
 from automl.config import Config, TrainingSection
 from automl.costs.latency import priced_by_table
 from automl.costs.latency_budget import LatencyBudget
@@ -187,14 +188,21 @@ class Problem:
     def compressor(self) -> Compressor:
         """What applies policies to the baseline; its statistics come from training images."""
         options = compression_options(self.config)
-        wanted = max(options.calibration_images if options.reconstruct else 0, options.recalibrate_images)
-        images = calibration_images(self.data, wanted, options.seed) if wanted else None
-        return Compressor(self.network, images, options)
+        images, labels = self._calibration(options)
+        return Compressor(self.network, images, options, labels)
 
     def kept(self, policy: CompressionPolicy) -> dict[str, list[int]]:
         """The units that stay under a policy, by channel group."""
-        options = replace(compression_options(self.config), reconstruct=False, recalibrate_images=0)
-        return Compressor(self.network, None, options).kept(policy)
+        options = compression_options(self.config)
+        images, labels = self._calibration(options) if criterion(options.importance).labelled else (None, None)
+        alone = replace(options, reconstruct=False, recalibrate_images=0)
+        return Compressor(self.network, images, alone, labels).kept(policy)
+
+    def _calibration(self, options: CompressionOptions) -> tuple[Tensor, Tensor] | tuple[None, None]:
+        """The training images that these options need, with their labels."""
+        sampled = options.reconstruct or criterion(options.importance).labelled
+        wanted = max(options.calibration_images if sampled else 0, options.recalibrate_images)
+        return calibration_data(self.data, wanted, options.seed) if wanted else (None, None)
 
     def evaluator(self, compressor: Compressor | None = None) -> PolicyEvaluator:
         """What finds out a policy's accuracy and cost."""
@@ -279,11 +287,12 @@ def example_input(data: DataBundle) -> Tensor:
     return image.unsqueeze(0)
 
 
-def calibration_images(data: DataBundle, count: int, seed: int) -> Tensor:
-    """Up to `count` random training images [N, C, H, W], not augmented."""
+def calibration_data(data: DataBundle, count: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Up to `count` random training images [N, C, H, W], not augmented, and their labels [N]."""
     total = len(data.train)  # type: ignore[arg-type]  # torch's Dataset declares no __len__
     order = torch.randperm(total, generator=torch.Generator().manual_seed(seed))[:count]
-    return torch.stack([data.train[int(index)][0] for index in order])
+    images, labels = zip(*(data.train[int(index)] for index in order), strict=True)
+    return torch.stack(images), torch.stack([torch.as_tensor(label) for label in labels])
 
 
 def training_options(section: TrainingSection) -> TrainingOptions:

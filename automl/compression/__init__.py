@@ -15,6 +15,7 @@ def compress(
     example_input: Tensor,
     calibration_data: Tensor | None = None,
     options: CompressionOptions | None = None,
+    calibration_labels: Tensor | None = None,
 ) -> nn.Module:
     """Apply a compression policy to a model; the model given is never changed.
 
@@ -24,6 +25,7 @@ def compress(
         example_input: [N, C, H, W], for capture.
         calibration_data: training images [N, C, H, W]; None means no least-squares reconstruction.
         options: how to compress; by default with reconstruction wherever there is calibration data.
+        calibration_labels: classes of the calibration data [N], for an importance that needs them.
 
     Returns:
         The compressed network in eval mode, a plain module without masks.
@@ -32,4 +34,6 @@ def compress(
         InputError: the model, the policy or the data cannot be used.
     """
     options = options or CompressionOptions(reconstruct=calibration_data is not None)
-    return Compressor(PrunableNetwork(model, example_input), calibration_data, options).apply(policy)
+    return Compressor(PrunableNetwork(model, example_input), calibration_data, options, calibration_labels).apply(
+        policy
+    )

@@ -8,6 +8,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, fx, nn
 
+from automl.compression.calibration import check_images
+from automl.compression.importance.base import ImportanceInputs
 from automl.compression.recalibration import recalibrate_batch_norm
 from automl.compression.reconstruction import LayerReconstruction, gather
 from automl.compression.selection import rank_units
@@ -23,7 +25,7 @@ class CompressionOptions:
     Attributes:
         importance: criterion that ranks the units of a channel group (see `automl.compression.selection`).
         reconstruct: whether layers are refitted after their input channels were pruned.
-        calibration_images: images that reconstruction samples, drawn from those given.
+        calibration_images: images that reconstruction and importance sample, drawn from those given.
         points_per_image: output positions sampled from each of them, for each layer.
         recalibrate_images: images that batch norm is recalibrated on; 0 leaves it as it is.
         seed: of the images and positions drawn.
@@ -50,8 +52,9 @@ class Compressor:
 
     Args:
         network: the captured network, with the weights to compress.
-        calibration: training images [N, C, H, W]; None where neither reconstruction nor recalibration is wanted.
+        calibration: training images [N, C, H, W]; None where nothing that is wanted needs them.
         options: how to compress.
+        labels: of the images [N]; None where the importance needs none.
 
     Raises:
         InputError: weights or images that are not finite, images of another shape, an unknown importance, options
@@ -59,19 +62,29 @@ class Compressor:
     """
 
     def __init__(
-        self, network: PrunableNetwork, calibration: Tensor | None, options: CompressionOptions | None = None
+        self,
+        network: PrunableNetwork,
+        calibration: Tensor | None,
+        options: CompressionOptions | None = None,
+        labels: Tensor | None = None,
     ) -> None:
         self.network = network
         self.options = options = options or CompressionOptions()
         original = network.prune({})
         _check_weights(original)
-        self._ranked = rank_units(network, original, options.importance)
+        inputs = ImportanceInputs(network, original, calibration, labels, options.seed, options.calibration_images)
+        self._ranked = rank_units(inputs, options.importance)
         self._entries = _entry_indices(network)
         self._layers: Mapping[str, LayerReconstruction] = {}
         self._recalibration: Tensor | None = None
         if not (options.reconstruct or options.recalibrate_images):
             return
-        images = _check_images(calibration, network.graph.input_shape)
+        if calibration is None:
+            raise InputError(
+                "reconstruction and recalibration need calibration images; give some, or set reconstruct to false and "
+                "recalibrate_images to 0"
+            )
+        images = check_images(calibration, network.graph)
         order = torch.randperm(len(images), generator=torch.Generator().manual_seed(options.seed))
         if options.recalibrate_images:
             if len(images) < 2:
@@ -160,22 +173,3 @@ def _check_weights(model: nn.Module) -> None:
     for name, tensor in model.state_dict().items():
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
             raise InputError(f"a network to compress has finite weights, {name!r} holds NaN or infinity")
-
-
-def _check_images(images: Tensor | None, shape: tuple[int, ...]) -> Tensor:
-    if images is None:
-        raise InputError(
-            "reconstruction and recalibration need calibration images; give some, or set reconstruct to false and "
-            "recalibrate_images to 0"
-        )
-    if not (isinstance(images, Tensor) and images.is_floating_point()):
-        kind = images.dtype if isinstance(images, Tensor) else type(images).__name__
-        raise InputError(f"calibration images are a floating-point tensor, got {kind}")
-    if images.ndim != len(shape) + 1 or tuple(images.shape[1:]) != tuple(shape) or not len(images):
-        raise InputError(
-            f"calibration images have the shape [N, {', '.join(map(str, shape))}] of the network's input with N >= 1, "
-            f"got {list(images.shape)}"
-        )
-    if not torch.isfinite(images).all():
-        raise InputError("calibration images are finite numbers, some are NaN or infinite; leave those out")
-    return images

@@ -1,76 +1,101 @@
 """Which units of a channel group stay: the most important ones, by a criterion registered under a name.
 
-A criterion is a function `(network, original) -> {group name: importance of each unit, [width]}`; another one is
-another entry of `IMPORTANCES`.
+Another criterion is another file in `automl.compression.importance` and another entry of `IMPORTANCES`, or a user's own
+as "package.module:attribute".
 """
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Mapping
 
 import numpy as np
 import numpy.typing as npt
-from torch import nn
 
-from search_spaces.capture import PrunableNetwork
+from automl.compression.importance.base import Criterion, FloatArray, ImportanceInputs, as_they_are, by_norm
+from automl.compression.importance.batch_norm_scale import batch_norm_scale
+from automl.compression.importance.geometric_median import geometric_median
+from automl.compression.importance.l1 import l1, magnitude
+from automl.compression.importance.l2 import l2
+from automl.compression.importance.random import random
+from automl.compression.importance.taylor import taylor
+from automl.plugins import is_reference, resolve
 from search_spaces.errors import InputError, did_you_mean
 
-FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
-Importance = Callable[[PrunableNetwork, nn.Module], Mapping[str, FloatArray]]
+
+IMPORTANCES: dict[str, Criterion] = {
+    "magnitude": Criterion(magnitude),
+    "l1": Criterion(l1),
+    "l2": Criterion(l2),
+    "batch_norm_scale": Criterion(batch_norm_scale, as_they_are),
+    "taylor": Criterion(taylor, by_norm, labelled=True),
+    "geometric_median": Criterion(geometric_median),
+    "random": Criterion(random, as_they_are),
+}
 
 
-def magnitude(network: PrunableNetwork, original: nn.Module) -> dict[str, FloatArray]:
-    """Sum of the absolute weights that read a unit, over the layers that consume it.
+def criterion(importance: str) -> Criterion:
+    """The criterion of that name; a user's own may be a `Criterion` or the function that scores.
 
-    He et al., "AMC: AutoML for Model Compression and Acceleration on Mobile Devices", ECCV 2018, rank the input
-    channels of the next layer so. Where several layers read a group (a residual stream), each one's share is divided
-    by its mean over the units, or a large layer would drown the others. A group that no layer reads is ranked by the
-    weights that produce it.
+    Raises:
+        InputError: there is none.
     """
-    graph = network.graph
-    reading = [np.zeros(group.width) for group in graph.groups]
-    producing = [np.zeros(group.width) for group in graph.groups]
-    for layer in graph.layers:
-        if layer.depthwise or layer.name not in network.units:  # hands its channels on, or keeps them all
-            continue
-        weight = weight_of(original, layer.name)
-        blocks = np.abs(weight).reshape(layer.groups, weight.shape[0] // layer.groups, weight.shape[1], -1)
-        units = network.units[layer.name]
-        _add_share(reading, units.in_group, units.in_unit, blocks.sum((1, 3)).ravel())
-        _add_share(producing, units.out_group, units.out_unit, blocks.sum((2, 3)).ravel())
-    return {
-        group.name: read if read.any() else produced
-        for group, read, produced in zip(graph.groups, reading, producing, strict=True)
-    }
+    if importance in IMPORTANCES:
+        return IMPORTANCES[importance]
+    if not is_reference(importance):
+        raise InputError(f"unknown importance {importance!r}{did_you_mean(importance, IMPORTANCES)}")
+    found = resolve(importance)
+    if not (isinstance(found, Criterion) or callable(found)):
+        raise InputError(
+            f"an importance is a Criterion or a function of ImportanceInputs, {importance!r} is {found!r:.80}"
+        )
+    return found if isinstance(found, Criterion) else Criterion(found)
 
 
-IMPORTANCES: dict[str, Importance] = {"magnitude": magnitude}
+def score_units(inputs: ImportanceInputs, importance: str) -> dict[str, FloatArray]:
+    """Importance of the units of every group [width], within the group.
+
+    Raises:
+        InputError: there is no such criterion, it lacks what it needs, or a user's own does not give one finite number
+            for each unit.
+    """
+    return _checked(criterion(importance).score(inputs), inputs, importance)
 
 
-def rank_units(network: PrunableNetwork, original: nn.Module, importance: str) -> dict[str, IntArray]:
+def score_across(inputs: ImportanceInputs, importance: str) -> dict[str, FloatArray]:
+    """The same on one scale for all groups, as the criterion's paper compares them.
+
+    Raises:
+        InputError: see `score_units`.
+    """
+    found = criterion(importance)
+    scores = _checked(found.score(inputs), inputs, importance)
+    return {name: found.across(score) for name, score in scores.items()}
+
+
+def rank_units(inputs: ImportanceInputs, importance: str) -> dict[str, IntArray]:
     """The units of every group, the most important first; of equally important ones the lower index.
 
     Raises:
-        InputError: there is no criterion of that name.
+        InputError: see `score_units`.
     """
-    if importance not in IMPORTANCES:
-        raise InputError(f"unknown importance {importance!r}{did_you_mean(importance, IMPORTANCES)}")
-    scores = IMPORTANCES[importance](network, original)
+    scores = score_units(inputs, importance)
     return {name: np.argsort(-score, kind="stable") for name, score in scores.items()}
 
 
-def weight_of(model: nn.Module, layer: str) -> FloatArray:
-    """Weights of a layer [out, in / groups, *kernel] in double precision."""
-    weight: Any = model.get_parameter(f"{layer}.weight")
-    array: FloatArray = weight.detach().double().numpy()
-    return array
+def importance_names() -> list[tuple[str, str]]:
+    """(name, one-line description) of every criterion that Trimtab knows by name."""
+    return [(name, (known.score.__doc__ or "").strip().splitlines()[0]) for name, known in IMPORTANCES.items()]
 
 
-def _add_share(totals: list[FloatArray], groups: npt.ArrayLike, units: npt.ArrayLike, amounts: FloatArray) -> None:
-    """Add each entry's amount, relative to the mean of its group, to the unit it belongs to."""
-    groups, units = np.asarray(groups), np.asarray(units)
-    for group in np.unique(groups[groups >= 0]):
-        entries = groups == group
-        by_unit = np.bincount(units[entries], amounts[entries], minlength=len(totals[group]))
-        if mean := by_unit.mean():
-            totals[group] += by_unit / mean
+def _checked(scores: Mapping[str, FloatArray], inputs: ImportanceInputs, importance: str) -> dict[str, FloatArray]:
+    """The scores of every group of the network, in its order."""
+    found = {}
+    for group in inputs.network.graph.groups:
+        score = np.asarray(scores.get(group.name, ()), dtype=np.float64)
+        if score.shape != (group.width,) or not np.isfinite(score).all():
+            got = f"an array of shape {list(score.shape)}" if score.shape != (group.width,) else "NaN or infinity"
+            raise InputError(
+                f"an importance is one finite number for each of the {group.width} units of group {group.name!r}, "
+                f"{importance!r} gives {got}"
+            )
+        found[group.name] = score
+    return found

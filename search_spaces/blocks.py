@@ -1,0 +1,156 @@
+"""Residual blocks that can be left out: out = x + branch(x) becomes out = x.
+
+The branch adds to what it reads, so without it every shape stays as it is and the network computes exactly what it
+would if the branch gave zeros. Where the other side of the sum is no identity (a projection, a padded shortcut), the
+block changes the shape and has to stay.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+
+from search_spaces.graph import ModelGraph
+from search_spaces.operators import Operator
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """A residual block whose branch can be removed.
+
+    Attributes:
+        name: the path of modules that all layers of its branch have in common; where there is none, or another block
+            has the same, its first layer.
+        operators: those of its branch, in execution order, constants that nothing else reads included.
+        layers: convolution and linear layers of its branch, in execution order.
+        sum: the operator that adds the branch to what it reads.
+        identity: which input of the sum that is, 0 or 1.
+    """
+
+    name: str
+    operators: tuple[str, ...]
+    layers: tuple[str, ...]
+    sum: str
+    identity: int
+
+
+def residual_blocks(graph: ModelGraph) -> tuple[Block, ...]:
+    """The residual blocks that can be removed, in the order of their sums.
+
+    A branch starts at what the sum adds it to and nowhere else, ends in the sum and nowhere else, and holds at least
+    one layer that it alone calls.
+    """
+    readers: dict[str, set[str]] = {}
+    for operator in graph.full_operators:
+        for name in operator.inputs:
+            readers.setdefault(name, set()).add(operator.name)
+    operators = {operator.name: operator for operator in graph.full_operators}
+    found = []
+    for operator in graph.full_operators:
+        for identity in (0, 1) if _adds(operator, operators) else ():
+            branch = _branch(operator, identity, operators, readers)
+            block = _block(operator, identity, branch, graph) if branch else None
+            if block is not None:
+                found.append(block)
+                break
+    return _named(found, operators)
+
+
+def without_blocks(graph: ModelGraph, blocks: Iterable[Block]) -> ModelGraph:
+    """The graph without some of its blocks: layers and operators of their branches and the sums are gone.
+
+    Channel groups, digest and what a policy does to the other layers stay; a group that only lived in a branch is left
+    without layers, and costs nothing whatever it keeps.
+    """
+    gone: set[str] = set()
+    layers: set[str] = set()
+    stands_for: dict[str, str] = {}
+    inputs = {operator.name: operator.inputs for operator in graph.full_operators}
+    for block in blocks:
+        gone.update(block.operators, [block.sum])
+        layers.update(block.layers)
+        stands_for[block.sum] = inputs[block.sum][block.identity]
+
+    def source(name: str) -> str:
+        while name in stands_for:
+            name = stands_for[name]
+        return name
+
+    return replace(
+        graph,
+        full_operators=tuple(
+            replace(operator, inputs=tuple(source(name) for name in operator.inputs))
+            for operator in graph.full_operators
+            if operator.name not in gone
+        ),
+        full_layers=tuple(layer for layer in graph.full_layers if layer.name not in layers),
+        treatments=tuple(treatment for treatment in graph.treatments if treatment[0] not in layers),
+    )
+
+
+def _adds(operator: Operator, operators: Mapping[str, Operator]) -> bool:
+    """Whether an operator adds two tensors of its own shape, neither of them scaled."""
+    sides = [operators[name] for name in operator.inputs]
+    return (
+        operator.kind == "add"
+        and len(sides) == 2
+        and operator.argument("alpha") in (None, 1)
+        and all((side.shape, side.dtype) == (operator.shape, operator.dtype) for side in sides)
+    )
+
+
+def _branch(
+    total: Operator, identity: int, operators: Mapping[str, Operator], readers: Mapping[str, set[str]]
+) -> set[str]:
+    """Names of the operators between the one side of a sum and the other; empty where they are no branch of it."""
+    start, end = total.inputs[identity], total.inputs[1 - identity]
+    found: set[str] = set()
+    waiting = [end]
+    reaches = False
+    while waiting:
+        name = waiting.pop()
+        if name == start:
+            reaches = True
+        elif name not in found:
+            if operators[name].kind == "input":  # past the start: there is another way in
+                return set()
+            found.add(name)
+            waiting += operators[name].inputs
+    inside = found | {total.name}
+    for operator in reversed(list(operators.values())):  # constants that others read stay; so does what only they read
+        name = operator.name
+        if name in found and not readers[name] <= inside:
+            if not operator.constant:
+                return set()
+            found.remove(name)
+            inside.remove(name)
+    return found if reaches else set()
+
+
+def _block(total: Operator, identity: int, branch: set[str], graph: ModelGraph) -> Block | None:
+    """The block of a branch; None where it has no layer, or shares one with the rest of the network."""
+    modules = {operator.layer for operator in graph.full_operators if operator.name in branch and operator.layer}
+    outside = {operator.layer for operator in graph.full_operators if operator.name not in branch}
+    layers = tuple(layer.name for layer in graph.full_layers if layer.name in modules)
+    if not layers or modules & outside:
+        return None
+    names = tuple(operator.name for operator in graph.full_operators if operator.name in branch)
+    return Block(_common_path(modules), names, layers, total.name, identity)
+
+
+def _common_path(modules: Iterable[str]) -> str:
+    """The longest path of modules that all of these lie in; of a single one its own."""
+    first, *others = (name.split(".") for name in modules)
+    path = first
+    for other in others:
+        same = [one == two for one, two in zip(path, other, strict=False)]
+        path = path[: (*same, False).index(False)]
+    return ".".join(path)
+
+
+def _named(blocks: list[Block], operators: Mapping[str, Operator]) -> tuple[Block, ...]:
+    names = [block.name for block in blocks]
+    found: list[Block] = []
+    for block in blocks:
+        name = block.name if block.name and names.count(block.name) == 1 else block.layers[0]
+        taken = sum(other.name.split("#")[0] == name for other in found)
+        found.append(replace(block, name=f"{name}#{taken + 1}" if taken else name))
+    return tuple(found)

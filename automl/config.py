@@ -118,8 +118,18 @@ class SearchSection(Section):
         return seeds
 
 
+class QuantisationSection(Section):
+    """How values are chosen for number formats; the fields of `automl.compression.QuantisationOptions`."""
+
+    weight_range: str = "min_max"
+    activation_range: str = "min_max"
+    stochastic_rounding: bool = False
+    bias_correction: bool = False
+    seed: int = Field(default=0, ge=0)
+
+
 class CompressionSection(Section):
-    """How channels are removed; the fields of `automl.compression.CompressionOptions`."""
+    """How a policy is applied; the fields of `automl.compression.CompressionOptions`."""
 
     importance: str = "magnitude"
     reconstruct: bool = True
@@ -127,6 +137,7 @@ class CompressionSection(Section):
     points_per_image: int = Field(default=10, ge=1)
     recalibrate_images: int = Field(default=0, ge=0)
     seed: int = Field(default=0, ge=0)
+    quantisation: QuantisationSection = Field(default_factory=QuantisationSection)
 
 
 class MeasureSection(Section):

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from automl.baseline import baseline_file, load_baseline, load_weights
 from automl.compression.pipeline import CompressionOptions, Compressor
 from automl.compression.selection import criterion
+from automl.compression.treatments import QuantisationOptions
 from automl.config import Config, TrainingSection
 from automl.costs.latency import priced_by_table
 from automl.costs.latency_budget import LatencyBudget
@@ -302,4 +303,5 @@ def training_options(section: TrainingSection) -> TrainingOptions:
 
 def compression_options(config: Config) -> CompressionOptions:
     """The section as the compressor takes it; InputError where a value is out of range."""
-    return CompressionOptions(**config.compression.model_dump())
+    fields = config.compression.model_dump()
+    return CompressionOptions(**{**fields, "quantisation": QuantisationOptions(**fields["quantisation"])})

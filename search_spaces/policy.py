@@ -178,7 +178,7 @@ class CompressionPolicy:
         model = document.get("model")
         if model is not None and not isinstance(model, str):
             raise InputError(f"a policy's 'model' is a digest or null, got {model!r}")
-        return cls({name: _layer_from_json(name, entry) for name, entry in document["layers"].items()}, model)
+        return cls({name: layer_from_json(name, entry) for name, entry in document["layers"].items()}, model)
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
@@ -191,13 +191,20 @@ class CompressionPolicy:
             raise InputError(f"policy file {str(path)!r}: {error}") from None
 
     def _layers_json(self) -> dict[str, dict[str, Any]]:
-        return {
-            name: {key: value for key, value in asdict(layer).items() if value is not None}
-            for name, layer in sorted(self.layers.items())
-        }
+        return {name: layer_to_json(layer) for name, layer in sorted(self.layers.items())}
 
 
-def _layer_from_json(name: str, entry: object) -> LayerPolicy:
+def layer_to_json(layer: LayerPolicy) -> dict[str, Any]:
+    """What is done to a layer, as JSON holds it."""
+    return {key: value for key, value in asdict(layer).items() if value is not None}
+
+
+def layer_from_json(name: str, entry: object) -> LayerPolicy:
+    """Read what `layer_to_json` gave.
+
+    Raises:
+        InputError: no object, an unknown key, or a value out of range; it names the layer.
+    """
     known = {field.name for field in fields(LayerPolicy)}
     if not isinstance(entry, dict):
         raise InputError(f"layer {name!r} of a policy is an object, got {entry!r}")

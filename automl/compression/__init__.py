@@ -2,11 +2,13 @@
 
 from torch import Tensor, nn
 
+from automl.compression.fine_tuning import fine_tune
 from automl.compression.pipeline import CompressionOptions, Compressor
+from automl.compression.treatments import Compressed, QuantisationOptions
 from search_spaces.capture import PrunableNetwork
 from search_spaces.policy import CompressionPolicy
 
-__all__ = ["CompressionOptions", "Compressor", "compress"]
+__all__ = ["Compressed", "CompressionOptions", "Compressor", "QuantisationOptions", "compress", "fine_tune"]
 
 
 def compress(

@@ -1,7 +1,7 @@
-"""From a policy to the compressed network: select, prune, reconstruct, recalibrate."""
+"""From a policy to the compressed network: take apart, prune, reconstruct, recalibrate, make sparse, quantise."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +13,7 @@ from automl.compression.importance.base import ImportanceInputs
 from automl.compression.recalibration import recalibrate_batch_norm
 from automl.compression.reconstruction import LayerReconstruction, gather
 from automl.compression.selection import rank_units
+from automl.compression.treatments import Compressed, QuantisationOptions, decompose, treat
 from search_spaces.capture import PrunableNetwork
 from search_spaces.errors import InputError
 from search_spaces.policy import CompressionPolicy
@@ -29,6 +30,7 @@ class CompressionOptions:
         points_per_image: output positions sampled from each of them, for each layer.
         recalibrate_images: images that batch norm is recalibrated on; 0 leaves it as it is.
         seed: of the images and positions drawn.
+        quantisation: how values are chosen for formats that a policy asks for.
     """
 
     importance: str = "magnitude"
@@ -37,6 +39,7 @@ class CompressionOptions:
     points_per_image: int = 10
     recalibrate_images: int = 0
     seed: int = 0
+    quantisation: QuantisationOptions = field(default_factory=QuantisationOptions)
 
     def __post_init__(self) -> None:
         for name, least in (("calibration_images", 1), ("points_per_image", 1), ("recalibrate_images", 0)):
@@ -75,8 +78,10 @@ class Compressor:
         inputs = ImportanceInputs(network, original, calibration, labels, options.seed, options.calibration_images)
         self._ranked = rank_units(inputs, options.importance)
         self._entries = _entry_indices(network)
+        self._original = original
         self._layers: Mapping[str, LayerReconstruction] = {}
         self._recalibration: Tensor | None = None
+        self._images = None if calibration is None else _some(check_images(calibration, network.graph), options)
         if not (options.reconstruct or options.recalibrate_images):
             return
         if calibration is None:
@@ -96,20 +101,14 @@ class Compressor:
                 for layer in network.graph.layers
                 if layer.in_extent.terms and not layer.depthwise
             }
-            chosen = images[order[: options.calibration_images]]
-            self._layers = gather(original, listen, chosen, options.points_per_image, options.seed)
+            self._layers = gather(original, listen, _some(images, options), options.points_per_image, options.seed)
 
     def kept(self, policy: CompressionPolicy) -> dict[str, list[int]]:
         """The units that stay, sorted, by the name of the channel group.
 
         Raises:
-            InputError: see `ModelGraph.kept_units`; or the policy asks for bits.
+            InputError: see `ModelGraph.kept_units`.
         """
-        if treated := self.network.graph.treated(policy):
-            raise InputError(
-                f"this version compresses by pruning alone, layer {treated[0][0]!r} asks for more than `keep`; leave "
-                "it out"
-            )
         graph = self.network.graph
         counts = graph.kept_units(policy)
         return {
@@ -121,19 +120,32 @@ class Compressor:
         """The compressed network in eval mode: a plain module without masks, with weights of its own.
 
         Raises:
-            InputError: see `kept`.
+            InputError: see `compress`.
             torch.linalg.LinAlgError: the reconstruction of a layer has no solution in floating point.
         """
+        return self.compress(policy).module
+
+    def compress(self, policy: CompressionPolicy) -> Compressed:
+        """The compressed network with what has to stay in force while it is trained further.
+
+        A layer that is taken apart is so before it is pruned, and is not reconstructed.
+
+        Raises:
+            InputError: see `ModelGraph.apply`; a layer has no weights of its own, or images are needed.
+            torch.linalg.LinAlgError: the reconstruction of a layer has no solution in floating point.
+        """
+        graph = self.network.graph.apply(policy)
         kept = self.kept(policy)
+        stay = torch.cat([*(_mask(kept[group.name], group.width) for group in self.network.graph.groups), _ALWAYS])
         module = self.network.prune(kept)
-        self._reconstruct(module, kept)
+        self._reconstruct(module, stay)
+        decompose(module, graph, self._original, lambda layer: tuple(stay[index] for index in self._entries[layer]))
         if self._recalibration is not None:
             recalibrate_batch_norm(module, self._recalibration)
-        return module
+        return treat(module, graph, self._images, self.options.quantisation)
 
-    def _reconstruct(self, module: fx.GraphModule, kept: Mapping[str, Sequence[int]]) -> None:
+    def _reconstruct(self, module: fx.GraphModule, stay: Tensor) -> None:
         """Correct the weights of the layers that lost inputs, in place."""
-        stay = torch.cat([*(_mask(kept[group.name], group.width) for group in self.network.graph.groups), _ALWAYS])
         for name, layer in self._layers.items():
             groups = len(layer.weight)
             inputs, outputs = (stay[index].reshape(groups, -1) for index in self._entries[name])
@@ -141,6 +153,12 @@ class Compressor:
                 continue
             weight = module.get_parameter(f"{name}.weight").data
             weight += layer.correction(inputs, outputs).reshape(weight.shape)
+
+
+def _some(images: Tensor, options: CompressionOptions) -> Tensor:
+    """As many of the images as options ask for, drawn by their seed."""
+    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(options.seed))
+    return images[order[: options.calibration_images]]
 
 
 _ALWAYS = torch.ones(1, dtype=torch.bool)

@@ -67,7 +67,7 @@ def export_network(
         module: the compressed network; left as it is.
         directory: where; an export that stands there is replaced, anything else is refused.
         policy: what made the network.
-        architecture: "model", "args", "classes", "input_shape", "units" (see `rebuild.Architecture`).
+        architecture: "model", "args", "classes", "input_shape", "units", perhaps "layers" (see `rebuild.Architecture`).
         example_input: one image or more [N, C, H, W], float32.
         data: "name" and "args" of the data set that the accuracy was measured on.
         results: "accuracy" (test split), "macs", "params", "weight_bytes", perhaps "metric" (a reference as in the

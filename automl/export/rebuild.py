@@ -1,6 +1,6 @@
 """A network from what describes it (`architecture.json`) and its weights: no code is read from the export.
 
-build_model(name, args) -> PrunableNetwork -> prune(units) -> load model.safetensors
+build_model(name, args) -> PrunableNetwork -> prune(units) -> the layers' other treatments -> load model.safetensors
 """
 
 from dataclasses import dataclass
@@ -15,12 +15,14 @@ import torch
 from pydantic import Field
 from torch import nn
 
+from automl.compression.structure import build
 from automl.export.manifest import ARCHITECTURE, WEIGHTS, Document, open_regular, read_json_file
 from automl.models import build_model
 from automl.models.external import EXTERNAL
 from automl.plugins import is_reference
 from search_spaces.capture import PrunableNetwork
 from search_spaces.errors import InputError
+from search_spaces.policy import layer_from_json
 
 # Arguments that would fetch or read weights, which the export brings itself, or ask a library for another model.
 NEEDLESS_ARGS = frozenset(
@@ -39,6 +41,7 @@ class Architecture(Document):
         classes: number of classes.
         input_shape: of one image (C, H, W).
         units: channel group -> indices of the units that stay, rising; groups not named stay whole.
+        layers: layer -> what was done to it beside pruning, as in a policy.
     """
 
     file_name = ARCHITECTURE
@@ -48,6 +51,7 @@ class Architecture(Document):
     classes: Width
     input_shape: Annotated[list[Width], Field(min_length=3, max_length=3)]
     units: dict[str, list[Annotated[int, Field(ge=0)]]] = Field(default_factory=dict)
+    layers: dict[str, dict[str, Any]] = Field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -98,7 +102,8 @@ def rebuild_network(directory: Path, *, allow_code: bool = False) -> Rebuilt:
     known = {group.name: group.width for group in network.graph.groups}
     for name, kept in architecture.units.items():
         _check_units(name, kept, known)
-    module = network.prune({name: np.array(kept) for name, kept in architecture.units.items()})
+    layers = {name: layer_from_json(name, entry) for name, entry in architecture.layers.items()}
+    module = build(network, {name: np.array(kept) for name, kept in architecture.units.items()}, layers)
     _load_weights(module, directory)
     return Rebuilt(module.eval(), network, architecture)
 

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from automl.baseline import load_weights
+from automl.compression.structure import build
 from automl.config import Config
 from automl.errors import TrimtabError
 from automl.problem import Problem, example_input, training_options
@@ -139,7 +140,8 @@ class Worker:
 
 def load_finalist(problem: Problem, finalist: Finalist, folder: Path) -> nn.Module:
     """A finished network, from its folder."""
-    module = problem.network.prune(problem.kept(finalist.policy))
+    treated = dict(problem.graph.treated(finalist.policy))
+    module = build(problem.network, problem.kept(finalist.policy), treated)
     load_weights(module, folder / "model.safetensors")
     return module.eval()
 

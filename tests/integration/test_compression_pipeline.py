@@ -208,15 +208,6 @@ def test_compress_leaves_the_model_as_it_was(model: nn.Module) -> None:
     assert not hasattr(small, "weight_mask")
 
 
-@pytest.mark.parametrize("bits", [{"weight_bits": 8}, {"activation_bits": 8}])
-def test_bits_are_refused_until_they_can_be_applied(network: PrunableNetwork, bits: dict[str, int]) -> None:
-    compressor = Compressor(network, None, CompressionOptions(reconstruct=False))
-    policy = CompressionPolicy({"stem": LayerPolicy(keep=0.5, **bits)})
-    for compressed in (compressor.kept, compressor.apply):
-        with pytest.raises(InputError, match="layer 'stem' asks for more than `keep`"):
-            compressed(policy)
-
-
 @pytest.mark.parametrize(
     ("calibration", "message"),
     [

@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from automl.compression.pipeline import CompressionOptions
-from automl.config import CompressionSection, TrainingSection, load_config
+from automl.compression import CompressionOptions, QuantisationOptions
+from automl.config import CompressionSection, QuantisationSection, TrainingSection, load_config
 from automl.errors import InputError
+from automl.problem import compression_options
 from automl.training import TrainingOptions
 from automl.yaml_text import MAX_BYTES, parse_yaml
 
@@ -154,7 +155,11 @@ def test_a_file_that_is_not_there(tmp_path: Path) -> None:
 def test_sections_have_the_fields_of_the_options_they_become() -> None:
     assert set(TrainingSection.model_fields) == {field.name for field in fields(TrainingOptions)}
     assert set(CompressionSection.model_fields) == {field.name for field in fields(CompressionOptions)}
-    assert CompressionOptions(**CompressionSection().model_dump()) == CompressionOptions()
+    assert set(QuantisationSection.model_fields) == {field.name for field in fields(QuantisationOptions)}
+    config = load_config(MINIMAL | {"compression": {"quantisation": {"weight_range": "mse"}}})
+    assert compression_options(config) == CompressionOptions(quantisation=QuantisationOptions(weight_range="mse"))
+    with pytest.raises(InputError, match="no calibration 'mes' here; did you mean 'mse'"):
+        compression_options(load_config(MINIMAL | {"compression": {"quantisation": {"weight_range": "mes"}}}))
 
 
 def test_importing_the_package_or_reading_a_config_loads_nothing_heavy() -> None:

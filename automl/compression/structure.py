@@ -1,0 +1,129 @@
+"""The shape of a compressed network: layers taken apart, quantisers where a policy asks for them. No data is needed,
+so a network that was saved is built by the same steps and given its tensors."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from torch import fx, nn
+
+from automl.compression.quantisation.activations import ActivationQuantiser, activation_quantiser
+from automl.compression.sites import Site, find_sites
+from search_spaces.capture import PrunableNetwork
+from search_spaces.errors import InputError
+from search_spaces.factorisations import part_name
+from search_spaces.graph import ModelGraph
+from search_spaces.layers import LayerSpec
+from search_spaces.policy import CompressionPolicy, LayerPolicy
+
+QUANTISERS = "activation_quantisers"
+"""The submodule that holds them; each has its layer's name, dots replaced by underscores."""
+
+
+def build(
+    network: PrunableNetwork, units: Mapping[str, npt.ArrayLike], layers: Mapping[str, LayerPolicy]
+) -> fx.GraphModule:
+    """A compressed network that waits for its tensors.
+
+    Args:
+        network: the captured one.
+        units: by channel group, the rising indices of the units that stay; a group that is absent keeps all.
+        layers: what is done to layers beside pruning.
+
+    Raises:
+        InputError: that does not fit the network.
+    """
+    module = network.prune(units)
+    kept = [
+        len(np.atleast_1d(units[group.name])) if group.name in units else group.width for group in network.graph.groups
+    ]
+    graph = network.graph.apply(CompressionPolicy({name: replace(layer, keep=None) for name, layer in layers.items()}))
+    shape(module, graph.with_kept(kept))
+    return module.eval()
+
+
+def shape(network: fx.GraphModule, graph: ModelGraph) -> None:
+    """Give a pruned network the modules that its graph's treatments ask for, in place; their tensors mean nothing yet.
+
+    Args:
+        network: with the channels that the graph keeps.
+        graph: of the network that is wanted.
+
+    Raises:
+        InputError: a layer cannot be treated so.
+    """
+    layers = {layer.name: layer for layer in graph.layers}
+    for name, policy in graph.treatments:
+        if policy.factors is not None:
+            own = [layers[part] for part in layers if part.startswith(f"{name}.")]
+            take_apart(network, name, nn.Sequential(*(_module(part) for part in own)))
+    formats = {name: layer.activation_format for name, layer in layers.items()}
+    quantisers = {name: activation_quantiser(each) for name, each in formats.items() if each is not None}
+    install_quantisers(network, find_sites(network, quantisers), quantisers)
+
+
+def _module(layer: LayerSpec) -> nn.Module:
+    """A module like the layer."""
+    if layer.kind == "linear":
+        return nn.Linear(layer.in_channels, layer.out_channels, bias=layer.bias)
+    convolution: Any = (nn.Conv1d, nn.Conv2d, nn.Conv3d)[len(layer.kernel) - 1]
+    sizes = {name: getattr(layer, name) for name in ("stride", "padding", "dilation", "groups", "bias")}
+    made: nn.Module = convolution(layer.in_channels, layer.out_channels, layer.kernel, **sizes)
+    return made
+
+
+def quantiser_name(layer: str) -> str:
+    """Qualified name of the quantiser of what a layer reads."""
+    return f"{QUANTISERS}.{layer.replace('.', '_')}"
+
+
+def take_apart(network: fx.GraphModule, layer: str, parts: nn.Sequential) -> None:
+    """Put a sequence of layers in the place of one, in place: they lie under its name and run one after the other.
+
+    Raises:
+        InputError: the layer is no module of its own.
+    """
+    calls = [node for node in network.graph.nodes if node.op == "call_module" and node.target == layer]
+    if not calls:
+        raise InputError(f"layer {layer!r} is part of another module and cannot be taken apart; leave out its rank")
+    network.delete_submodule(layer)
+    network.add_submodule(layer, parts)
+    for call in calls:
+        value = call.all_input_nodes[0]
+        with network.graph.inserting_before(call):
+            for index in range(len(parts)):
+                value = network.graph.call_module(part_name(layer, index), (value,))
+        call.replace_all_uses_with(value)
+        network.graph.erase_node(call)
+    network.recompile()
+
+
+def install_quantisers(
+    network: fx.GraphModule, sites: Mapping[str, Site], quantisers: Mapping[str, ActivationQuantiser]
+) -> None:
+    """Have layers read quantised values, in place.
+
+    Args:
+        network: that the sites are in.
+        sites: of the layers, by name.
+        quantisers: by name of the layer that reads what they give.
+
+    Raises:
+        InputError: what the layer reads never leaves it.
+    """
+    for layer, quantiser in quantisers.items():
+        site = sites[layer]
+        if not site.feeds:
+            raise InputError(
+                f"layer {layer!r} reads a state that never leaves its module, so its activations stay float32; leave "
+                "out its activation_bits"
+            )
+        name = quantiser_name(layer)
+        network.add_submodule(name, quantiser)
+        for call, feed in zip(site.calls, site.feeds, strict=True):
+            with network.graph.inserting_before(call):
+                quantised = network.graph.call_module(name, (feed,))
+            call.replace_input_with(feed, quantised)
+    network.recompile()

@@ -1,0 +1,232 @@
+"""What a policy asks for beside pruning, done to the tensors of a pruned network: layers are taken apart, then made
+sparse, then quantised. Each step sees what the one before it left."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from automl.compression.low_rank import factorise
+from automl.compression.quantisation import (
+    METHODS,
+    WEIGHT_METHODS,
+    Observer,
+    Quantised,
+    bias_correction,
+    quantise,
+)
+from automl.compression.quantisation.calibration import check_method
+from automl.compression.sites import Site, find_sites, weight_of
+from automl.compression.sparsity import magnitude, mask
+from automl.compression.structure import install_quantisers, take_apart
+from search_spaces.errors import InputError
+from search_spaces.graph import ModelGraph
+from search_spaces.layers import LayerSpec
+from search_spaces.rebuild import slice_layer
+
+BATCH = 256
+
+Stays = Callable[[str], tuple[Tensor, ...]]
+"""Layer -> which of its input and of its output channels stay, bool [in] and [out]."""
+
+
+@dataclass(frozen=True)
+class QuantisationOptions:
+    """How values are chosen for the formats that a policy asks for.
+
+    Attributes:
+        weight_range: finds the range of weights; see `quantisation.calibration`.
+        activation_range: finds that of activations.
+        stochastic_rounding: whether weights are rounded by chance, instead of to the nearest.
+        bias_correction: whether biases make up for the mean error of quantised weights.
+        seed: of that chance.
+    """
+
+    weight_range: str = "min_max"
+    activation_range: str = "min_max"
+    stochastic_rounding: bool = False
+    bias_correction: bool = False
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_method(self.weight_range, WEIGHT_METHODS)
+        check_method(self.activation_range, METHODS)
+
+
+@dataclass(frozen=True, eq=False)
+class Compressed:
+    """A compressed network, and what has to stay in force while it is trained further.
+
+    Attributes:
+        module: in eval mode, with tensors of its own.
+        graph: what arithmetic says of it.
+        masks: which weights stay, by layer; of those that are sparse.
+        weights: codes and scales, by layer; of those that are quantised.
+    """
+
+    module: fx.GraphModule
+    graph: ModelGraph
+    masks: Mapping[str, Tensor] = field(default_factory=dict)
+    weights: Mapping[str, Quantised] = field(default_factory=dict)
+
+
+def decompose(module: fx.GraphModule, graph: ModelGraph, original: nn.Module, stays: Stays) -> None:
+    """Take layers of a pruned network apart, in place: whole layers are factored, then their channels pruned.
+
+    Args:
+        module: the pruned network.
+        graph: of the network that is wanted.
+        original: the network before pruning.
+        stays: of a layer of the original.
+
+    Raises:
+        InputError: a layer cannot be taken apart.
+    """
+    for name, policy in graph.treatments:
+        if policy.factors is not None:
+            take_apart(module, name, _factored(original, name, *policy.factors, *stays(name)))
+
+
+def treat(module: fx.GraphModule, graph: ModelGraph, images: Tensor | None, options: QuantisationOptions) -> Compressed:
+    """Make the weights of a network sparse, then quantise them and what layers read, in place.
+
+    Args:
+        module: the network, pruned and taken apart.
+        graph: of the network that is wanted.
+        images: calibration images [N, ...]; None where nothing that is wanted needs them.
+        options: how values are chosen.
+
+    Raises:
+        InputError: a layer has no weights of its own, or images are needed.
+    """
+    treated = [layer for layer in graph.layers if layer.sparsity or layer.weight_format or layer.activation_format]
+    sites = find_sites(module, [layer.name for layer in treated])
+    masks = _sparsify(module, treated, sites)
+    weights = _quantise(module, treated, sites, masks, options)
+    _calibrate(module, treated, sites, weights, images, options)
+    return Compressed(module.eval(), graph, masks, {name: found for name, (found, _) in weights.items()})
+
+
+def _factored(
+    original: nn.Module, name: str, method: str, rank: tuple[int, ...], inputs: Tensor, outputs: Tensor
+) -> nn.Sequential:
+    """The parts of the whole layer, without the channels that were pruned."""
+    layer = original.get_submodule(name) if name in dict(original.named_modules()) else None
+    if not isinstance(layer, nn.Conv1d | nn.Conv2d | nn.Linear):
+        raise InputError(f"layer {name!r} is part of another module and cannot be taken apart; leave out its rank")
+    parts = list(factorise(layer, method, rank))
+    parts[0] = slice_layer(parts[0], inputs.nonzero().flatten().numpy(), None)
+    parts[-1] = slice_layer(parts[-1], None, outputs.nonzero().flatten().numpy())
+    return nn.Sequential(*parts)
+
+
+def _sparsify(module: nn.Module, layers: Sequence[LayerSpec], sites: Mapping[str, Site]) -> dict[str, Tensor]:
+    masks = {}
+    for layer in layers:
+        if layer.sparsity is not None:
+            weight = weight_of(module, sites[layer.name]).data
+            masks[layer.name] = mask(magnitude(weight), layer.sparsity)
+            weight.masked_fill_(~masks[layer.name], 0.0)
+    return masks
+
+
+def _quantise(
+    module: nn.Module,
+    layers: Sequence[LayerSpec],
+    sites: Mapping[str, Site],
+    masks: Mapping[str, Tensor],
+    options: QuantisationOptions,
+) -> dict[str, tuple[Quantised, Tensor]]:
+    """Codes of the weights, and the weights as they were."""
+    chance = torch.Generator().manual_seed(options.seed) if options.stochastic_rounding else None
+    found = {}
+    for layer in layers:
+        if layer.weight_format is not None:
+            weight = weight_of(module, sites[layer.name]).data
+            kept = masks.get(layer.name)
+            codes = quantise(weight, layer.weight_format, mask=kept, generator=chance, method=options.weight_range)
+            found[layer.name] = codes, weight.clone()
+            weight.copy_(codes.values)
+    return found
+
+
+def _calibrate(
+    module: fx.GraphModule,
+    layers: Sequence[LayerSpec],
+    sites: Mapping[str, Site],
+    weights: Mapping[str, tuple[Quantised, Tensor]],
+    images: Tensor | None,
+    options: QuantisationOptions,
+) -> None:
+    """Activation quantisers and bias correction, both from one pass over the images."""
+    observers = {
+        layer.name: Observer(layer.activation_format, options.activation_range, seed=options.seed)
+        for layer in layers
+        if layer.activation_format is not None
+    }
+    means = {name: _Mean() for name in weights if options.bias_correction and _bias(module, sites[name]) is not None}
+    if not observers and not means:
+        return
+    if images is None:
+        raise InputError("activation bits and bias correction need calibration images; give some, or leave them out")
+    watching: dict[fx.Node, list[Callable[[Tensor], None]]] = {}
+    for name, observer in observers.items():
+        for feed in sites[name].feeds:
+            watching.setdefault(feed, []).append(observer.observe)
+    for name, mean in means.items():
+        for feed in sites[name].feeds:
+            mean.axis = 1 if isinstance(module.get_submodule(name), nn.Conv1d | nn.Conv2d | nn.Conv3d) else -1
+            watching.setdefault(feed, []).append(mean.observe)
+    listener = _Listener(module, watching)
+    with torch.no_grad():
+        for batch in images.tensor_split(-(-len(images) // BATCH)):
+            listener.run(batch)
+        for name, mean in means.items():
+            found, before = weights[name]
+            bias = _bias(module, sites[name])
+            if bias is not None:
+                bias += bias_correction(before, found, mean.value)
+    install_quantisers(module, sites, {name: observer.quantiser() for name, observer in observers.items()})
+
+
+def _bias(module: nn.Module, site: Site) -> Tensor | None:
+    """Of a layer that is a module; None where it has none."""
+    if site.weight != f"{site.layer}.weight" or not isinstance(module.get_submodule(site.layer), nn.Module):
+        return None
+    bias = module.get_submodule(site.layer)._parameters.get("bias")
+    return None if bias is None else bias.data
+
+
+class _Mean:
+    """Mean of each channel over all that was seen."""
+
+    def __init__(self) -> None:
+        self.axis = 1
+        self._total: Tensor = torch.zeros(())
+        self._count = 0
+
+    def observe(self, values: Tensor) -> None:
+        channels = values.detach().movedim(self.axis, 0).flatten(1).double()
+        self._total = self._total + channels.sum(1)
+        self._count += channels.shape[1]
+
+    @property
+    def value(self) -> Tensor:
+        """[channels]."""
+        return self._total / max(1, self._count)
+
+
+class _Listener(fx.Interpreter):
+    """Runs a network and hands the values of some nodes on."""
+
+    def __init__(self, module: fx.GraphModule, watching: Mapping[fx.Node, Sequence[Callable[[Tensor], None]]]) -> None:
+        super().__init__(module)
+        self._watching = watching
+
+    def run_node(self, n: fx.Node) -> Any:
+        value = super().run_node(n)
+        for watch in self._watching.get(n, ()):
+            watch(value)
+        return value

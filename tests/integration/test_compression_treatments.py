@@ -1,0 +1,263 @@
+"""Every method and joint recipes on the zoo: what is counted on the module is what arithmetic says, and a network that
+is saved comes back the same in another process."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+from torch import nn
+
+from automl.compression import CompressionOptions, Compressor
+from automl.compression.packing import pack_weights
+from automl.compression.sites import find_sites, weight_of
+from automl.compression.structure import QUANTISERS
+from automl.compression.treatments import Compressed, QuantisationOptions
+from automl.models import build_model
+from search_spaces.capture import PrunableNetwork
+from search_spaces.errors import InputError
+from search_spaces.graph import ModelGraph
+from search_spaces.layers import FLOAT32_BYTES, LayerSpec
+from search_spaces.policy import CompressionPolicy, LayerPolicy, layer_to_json
+
+Recipe = Callable[[ModelGraph], dict[str, LayerPolicy]]
+
+
+def on(layers: Callable[[LayerSpec], bool], policy: LayerPolicy) -> Recipe:
+    return lambda graph: {layer.name: policy for layer in graph.layers if layers(layer)}
+
+
+def everywhere(layer: LayerSpec) -> bool:
+    return layer.kind != "conv_transpose"
+
+
+def wide(layer: LayerSpec) -> bool:
+    return layer.kind == "conv" and layer.groups == 1 and min(layer.in_channels, layer.out_channels) >= 16
+
+
+def spatial(layer: LayerSpec) -> bool:
+    return wide(layer) and layer.kernel == (3, 3)
+
+
+def pruned_and(policy: LayerPolicy, keep: float = 0.5) -> Recipe:
+    def recipe(graph: ModelGraph) -> dict[str, LayerPolicy]:
+        fields = layer_to_json(policy)
+        found = {group.name: LayerPolicy(keep=keep) for group in graph.groups}
+        for layer in graph.layers:
+            kept = {"keep": keep} if layer.name in found else {}
+            found[layer.name] = LayerPolicy(**fields, **kept)
+        return found
+
+    return recipe
+
+
+def everything(graph: ModelGraph) -> dict[str, LayerPolicy]:
+    """All four, where they fit."""
+    found = pruned_and(LayerPolicy(sparsity=0.5, weight_bits=4, activation_bits=8), 0.75)(graph)
+    for layer in filter(spatial, graph.layers):
+        fields = layer_to_json(found[layer.name])
+        found[layer.name] = LayerPolicy(**fields, rank=layer.out_channels // 4, factorisation="spatial_svd")
+    return found
+
+
+RECIPES: dict[str, Recipe] = {
+    "8 bits": on(everywhere, LayerPolicy(weight_bits=8, activation_bits=8)),
+    "asymmetric": on(everywhere, LayerPolicy(weight_bits=4, weight_scheme="asymmetric", weight_granularity="group:16")),
+    "power of two": on(everywhere, LayerPolicy(weight_bits=4, weight_scheme="power_of_two")),
+    "codebook": on(everywhere, LayerPolicy(weight_bits=3, weight_scheme="codebook", weight_granularity="tensor")),
+    "binary": on(everywhere, LayerPolicy(weight_bits=1)),
+    "ternary": on(everywhere, LayerPolicy(weight_bits=2, weight_scheme="ternary")),
+    "dorefa": on(everywhere, LayerPolicy(weight_bits=2, weight_scheme="dorefa")),
+    "fp16": on(everywhere, LayerPolicy(weight_bits=16, weight_scheme="fp16", activation_bits=16)),
+    "bf16": on(everywhere, LayerPolicy(weight_bits=16, weight_scheme="bf16")),
+    "elements": on(everywhere, LayerPolicy(sparsity=0.6)),
+    "rows": on(wide, LayerPolicy(sparsity=0.5, pattern="row")),
+    "columns": on(wide, LayerPolicy(sparsity=0.5, pattern="column")),
+    "kernels": on(wide, LayerPolicy(sparsity=0.5, pattern="kernel")),
+    "filters": on(wide, LayerPolicy(sparsity=0.25, pattern="filter")),
+    "blocks": on(wide, LayerPolicy(sparsity=0.5, pattern="block:4x4")),
+    "2:4": on(wide, LayerPolicy(pattern="2:4")),
+    "svd": on(wide, LayerPolicy(rank=4)),
+    "spatial svd": on(spatial, LayerPolicy(rank=8, factorisation="spatial_svd")),
+    "tucker": on(spatial, LayerPolicy(rank=(8, 8), factorisation="tucker2")),
+    "pruned and quantised": pruned_and(LayerPolicy(weight_bits=4, activation_bits=8)),
+    "pruned and sparse": pruned_and(LayerPolicy(sparsity=0.5)),
+    "everything": everything,
+}
+SCRIPT = """
+import json, sys
+import safetensors.torch, torch
+from automl.compression.structure import build
+from automl.models import build_model
+from search_spaces.capture import PrunableNetwork
+from search_spaces.policy import layer_from_json
+
+folder = sys.argv[1]
+said = json.load(open(f"{folder}/said.json"))
+tensors = safetensors.torch.load_file(f"{folder}/tensors.safetensors")
+x = tensors.pop("x")
+torch.set_num_threads(1)
+model = build_model(said["model"], {}, classes=10, input_shape=tuple(x.shape[1:]), seed=0).eval()
+layers = {name: layer_from_json(name, entry) for name, entry in said["layers"].items()}
+module = build(PrunableNetwork(model, x, prove=False), said["units"], layers)
+module.load_state_dict(tensors)
+with torch.no_grad():
+    torch.save(module(x), f"{folder}/y.pt")
+"""
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="module", params=["resnet20", "mobilenet_v2"])
+def compressor(request: pytest.FixtureRequest) -> tuple[str, Compressor, torch.Tensor]:
+    torch.manual_seed(0)
+    x = torch.randn(32, 3, 16, 16)
+    module = build_model(request.param, {}, classes=10, input_shape=(3, 16, 16), seed=0).eval()
+    return request.param, Compressor(PrunableNetwork(module, x[:2]), x, CompressionOptions(reconstruct=False)), x
+
+
+def packed_bytes(found: Compressed) -> int:
+    """Bytes of all parameters, those of treated layers really packed."""
+    sites = find_sites(found.module, [layer.name for layer in found.graph.layers])
+    packed, loose = 0, sum(parameter.numel() for parameter in found.module.parameters())
+    for layer in found.graph.layers:
+        weight = weight_of(found.module, sites[layer.name])
+        loose -= weight.numel()
+        quantised = found.weights.get(layer.name)
+        stored, side = (weight.detach(), None) if quantised is None else (quantised.codes, quantised.side)
+        mask = found.masks.get(layer.name)
+        packed += len(pack_weights(stored, layer.weight_format, layer.sparsity, mask=mask, side=side))
+    return packed + FLOAT32_BYTES * loose
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_the_module_is_what_arithmetic_says(name: str, compressor: tuple[str, Compressor, torch.Tensor]) -> None:
+    _, compress, x = compressor
+    policy = CompressionPolicy(RECIPES[name](compress.network.graph), compress.network.graph.digest)
+    found = compress.compress(policy)
+    assert found.graph == compress.network.graph.apply(policy)
+    assert found.graph.params == sum(parameter.numel() for parameter in found.module.parameters())
+    assert found.graph.macs == counted_macs(found.module, x[:1])
+    assert found.graph.weight_bytes == packed_bytes(found)
+    assert torch.isfinite(found.module(x[:2])).all()
+    sites = find_sites(found.module, [layer.name for layer in found.graph.layers])
+    for layer in found.graph.layers:
+        weight = weight_of(found.module, sites[layer.name])
+        assert tuple(weight.shape) == layer.weight_shape
+        if layer.sparsity is not None:
+            assert int(found.masks[layer.name].sum()) == layer.nonzeros
+            assert (weight[~found.masks[layer.name]] == 0).all()
+        if layer.weight_format is not None:
+            levels = max(len(np.unique(row)) for row in weight.detach().flatten(1).numpy())
+            assert layer.weight_format.granularity != "channel" or levels <= 2**layer.weight_format.bits + 1
+
+
+def counted_macs(module: nn.Module, x: torch.Tensor) -> int:
+    from torch.utils.flop_counter import FlopCounterMode
+
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        module(x)
+    return counter.get_total_flops() // 2
+
+
+@pytest.mark.parametrize("name", ["8 bits", "tucker", "everything"])
+def test_a_saved_network_comes_back_in_another_process(
+    name: str, compressor: tuple[str, Compressor, torch.Tensor], tmp_path: Path
+) -> None:
+    model, compress, x = compressor
+    policy = CompressionPolicy(RECIPES[name](compress.network.graph))
+    found = compress.compress(policy)
+    layers = {layer: layer_to_json(each) for layer, each in compress.network.graph.treated(policy)}
+    said = {"model": model, "units": compress.kept(policy), "layers": layers}
+    (tmp_path / "said.json").write_text(json.dumps(said))
+    tensors = {key: tensor.contiguous().clone() for key, tensor in found.module.state_dict().items()}
+    safetensors.torch.save_file({**tensors, "x": x[:2].clone()}, tmp_path / "tensors.safetensors")
+    subprocess.run([sys.executable, "-c", SCRIPT, str(tmp_path)], check=True, timeout=120)
+    with torch.no_grad():
+        assert torch.equal(torch.load(tmp_path / "y.pt", weights_only=True), found.module(x[:2]))
+
+
+def test_a_compressed_network_can_be_exported(compressor: tuple[str, Compressor, torch.Tensor]) -> None:
+    _, compress, x = compressor
+    found = compress.compress(CompressionPolicy(RECIPES["everything"](compress.network.graph)))
+    program = torch.export.export(found.module, (x[:2],))
+    with torch.no_grad():
+        torch.testing.assert_close(program.module()(x[:2]), found.module(x[:2]))
+
+
+def tiny(**options: object) -> tuple[Compressor, torch.Tensor]:
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Conv2d(3, 8, 3, bias=True), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 36, 4)).eval()
+    x = torch.rand(64, 3, 8, 8) + 1.0
+    made = CompressionOptions(reconstruct=False, quantisation=QuantisationOptions(**options))  # type: ignore[arg-type]
+    return Compressor(PrunableNetwork(module, x[:2]), x, made), x
+
+
+def test_bias_correction_keeps_the_mean_output() -> None:
+    policy = CompressionPolicy({"0": LayerPolicy(weight_bits=2)})
+    compress, x = tiny()
+    with torch.no_grad():
+        whole = compress.network.prune({}).get_submodule("0")(x)
+        off = [
+            (made.compress(policy).module.get_submodule("0")(x) - whole).mean((0, 2, 3)).abs().max()
+            for made in (compress, tiny(bias_correction=True)[0])
+        ]
+    assert off[1] < 0.1 * off[0]
+
+
+def test_what_a_layer_reads_is_quantised_before_each_call() -> None:
+    compress, x = tiny()
+    found = compress.compress(CompressionPolicy({"3": LayerPolicy(activation_bits=2)})).module
+    quantiser = found.get_submodule(f"{QUANTISERS}.3")
+    with torch.no_grad():
+        hidden = torch.relu(found.get_submodule("0")(x)).flatten(1)
+        assert len(quantiser(hidden).unique()) <= 4
+        torch.testing.assert_close(found(x), found.get_submodule("3")(quantiser(hidden)))
+
+
+def test_chance_depends_on_the_seed_alone() -> None:
+    policy = CompressionPolicy({"0": LayerPolicy(weight_bits=3)})
+    made = [
+        tiny(stochastic_rounding=chance, seed=seed)[0].apply(policy).get_parameter("0.weight").detach()
+        for chance, seed in [(True, 0), (True, 0), (True, 1), (False, 0)]
+    ]
+    assert torch.equal(made[0], made[1])
+    assert not torch.equal(made[0], made[2])
+    assert not torch.equal(made[0], made[3])
+
+
+@pytest.mark.parametrize(
+    ("layer", "message"),
+    [
+        (LayerPolicy(rank=100), "rank of layer '0' under 'svd' is from 1 to 8, got 100"),
+        (LayerPolicy(rank=8), "saves nothing in layer '0'"),
+        (LayerPolicy(sparsity=0.9999), "leaves none of the"),
+        (LayerPolicy(pattern="2:4"), "needs a multiple of 4 input channels for each output channel, got 3"),
+        (LayerPolicy(sparsity=0.5, pattern="block:3x3"), "blocks of 3x3 do not divide"),
+        (LayerPolicy(activation_bits=2, activation_scheme="dorefa"), "from zero up"),
+    ],
+)
+def test_what_does_not_fit_is_refused_and_the_model_untouched(layer: LayerPolicy, message: str) -> None:
+    compress, _ = tiny()
+    shifted = Compressor(compress.network, torch.randn(8, 3, 8, 8), CompressionOptions(reconstruct=False))
+    before = {name: tensor.clone() for name, tensor in compress.network.prune({}).state_dict().items()}
+    with pytest.raises(InputError, match=message):
+        shifted.compress(CompressionPolicy({"0": layer}))
+    after = compress.network.prune({}).state_dict()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_activations_need_images() -> None:
+    compress, _ = tiny()
+    without = Compressor(compress.network, None, CompressionOptions(reconstruct=False))
+    assert without.compress(CompressionPolicy({"0": LayerPolicy(weight_bits=4)})).module is not None
+    with pytest.raises(InputError, match="activation bits and bias correction need calibration images"):
+        without.compress(CompressionPolicy({"0": LayerPolicy(activation_bits=4)}))

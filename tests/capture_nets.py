@@ -7,6 +7,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from search_spaces.capture import PrunableNetwork
 
@@ -611,7 +612,16 @@ def zeroed(network: PrunableNetwork, model: nn.Module, kept: Mapping[str, np.nda
     return twin
 
 
-def lstm_macs(model: nn.Module, x: Tensor) -> int:
+def counted_macs(model: nn.Module, x: Tensor) -> int:
+    """Of convolutions, linear and recurrent layers for one image, counted by torch; attention's products left out."""
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model(x)
+    flops = {str(operator): count for operator, count in counter.get_flop_counts()["Global"].items()}
+    kept = sum(count for name, count in flops.items() if "conv" in name or name in ("aten.addmm", "aten.mm"))
+    return kept // 2 // len(x) + _lstm_macs(model, x)
+
+
+def _lstm_macs(model: nn.Module, x: Tensor) -> int:
     """Multiply-accumulates for one image of the LSTMs, which torch does not count: every weight, at every step."""
     counts = []
 

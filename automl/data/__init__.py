@@ -13,11 +13,13 @@ from automl.data.digits import digits
 from automl.data.glyphs import glyphs
 from automl.data.image_folder import image_folder
 from automl.data.mnist import fashion_mnist, mnist
+from automl.data.text import logbook
 from automl.plugins import call_builder, call_plugin, is_reference, resolve
 from search_spaces.errors import InputError, did_you_mean
 
 _DATA: dict[str, Callable[..., DataBundle]] = {
-    builder.__name__: builder for builder in (digits, glyphs, cifar10, cifar100, mnist, fashion_mnist, image_folder)
+    builder.__name__: builder
+    for builder in (digits, glyphs, logbook, cifar10, cifar100, mnist, fashion_mnist, image_folder)
 }
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from automl.models import alexnet, densenet, lenet, mobilenet, resnet, shufflenet, squeezenet, vgg
+from automl.models import alexnet, densenet, lenet, mobilenet, recurrent, resnet, shufflenet, squeezenet, vgg, vit
 from automl.models.external import EXTERNAL, build_external
 from automl.plugins import call_builder, call_plugin, is_reference, resolve
 from search_spaces.errors import InputError, did_you_mean
@@ -35,6 +35,10 @@ _MODELS: dict[str, Callable[..., nn.Module]] = {
         squeezenet.squeezenet,
         shufflenet.shufflenet_v2,
         densenet.densenet40,
+        vit.vit,
+        recurrent.lstm,
+        recurrent.gru,
+        recurrent.char_lm,
     )
 }
 

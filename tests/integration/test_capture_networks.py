@@ -7,16 +7,15 @@ from types import ModuleType
 import numpy as np
 import pytest
 import torch
-from capture_nets import random_units, randomised, relative_error, zeroed
+from capture_nets import counted_macs, random_units, randomised, relative_error, zeroed
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from automl.models import build_model, model_names
 from search_spaces.capture import PrunableNetwork
 
 TOLERANCE = 1e-4
 QUICK = {"lenet300_100", "lenet5", "alexnet_cifar", "vgg11", "vgg16", "plain20", "resnet20", "mobilenet_v1"}
-QUICK |= {"mobilenet_v2", "squeezenet", "shufflenet_v2", "densenet40"}
+QUICK |= {"mobilenet_v2", "squeezenet", "shufflenet_v2", "densenet40", "vit", "lstm", "gru", "char_lm"}
 
 
 def check(model: nn.Module, x: Tensor, *, rounds: int = 2) -> PrunableNetwork:
@@ -34,9 +33,7 @@ def check(model: nn.Module, x: Tensor, *, rounds: int = 2) -> PrunableNetwork:
             assert relative_error(pruned(x), twin) < TOLERANCE
             assert relative_error(twin, model(x)) > 0.01
             smaller = graph.apply(policy)
-            with FlopCounterMode(display=False) as counter:
-                pruned(x)
-            assert smaller.macs == counter.get_total_flops() // 2 // len(x)
+            assert smaller.macs == counted_macs(pruned, x)
             assert smaller.params == sum(parameter.numel() for parameter in pruned.parameters())
             assert set(pruned.state_dict()) <= names
     return network
@@ -98,6 +95,35 @@ def test_torchvision(name: str, groups: int, vision: Callable[[str], ModuleType]
 def test_timm(name: str, groups: int, vision: Callable[[str], ModuleType]) -> None:
     network = check(vision("timm").create_model(name), image(64))
     assert len(network.graph.groups) == groups
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "heads", "widths"),
+    [
+        ("vit_tiny_patch16_224", {"img_size": 32, "depth": 2}, 2, 2),
+        ("convnext_tiny", {"depths": (1, 1, 1, 1), "dims": (16, 24, 32, 40)}, 0, 4),
+        pytest.param("vit_tiny_patch16_224", {"img_size": 64}, 12, 12, marks=pytest.mark.slow),
+        pytest.param("convnext_tiny", {}, 0, 18, marks=pytest.mark.slow),
+    ],
+)
+def test_heads_and_widths(
+    name: str, options: dict[str, object], heads: int, widths: int, vision: Callable[[str], ModuleType]
+) -> None:
+    """Heads and the hidden widths of MLPs are prunable; the residual stream is not, and says why."""
+    size = int(str(options.get("img_size", 64)))
+    network = check(vision("timm").create_model(name, **options), image(size), rounds=1)
+    names = [group.name for group in network.graph.groups]
+    assert sum(name.endswith("attn.qkv") for name in names) == heads
+    assert sum(name.endswith("mlp.fc1") for name in names) == widths
+    assert len(names) == heads + widths
+    reasons = [refusal.reason for refusal in network.graph.refusals]
+    assert all("layer norm" in reason or reason == "they are the network's output" for reason in reasons)
+    if heads:
+        group = next(group for group in network.graph.groups if group.name.endswith("attn.qkv"))
+        assert group.width == 3
+        fewer = network.prune({group.name: [0, 2]})
+        attention = fewer.get_submodule(group.name.removesuffix(".qkv"))
+        assert (attention.qkv.out_features, attention.proj.in_features) == (2 * 3 * 64, 2 * 64)  # type: ignore[union-attr]
 
 
 @pytest.mark.slow

@@ -30,15 +30,14 @@ from capture_nets import (
     SqueezeExcite,
     Tied,
     UNet,
+    counted_macs,
     example,
-    lstm_macs,
     random_units,
     randomised,
     relative_error,
     zeroed,
 )
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from search_spaces.capture import PrunableNetwork, capture_graph
 from search_spaces.errors import InputError
@@ -51,15 +50,6 @@ def captured(net: type[nn.Module]) -> tuple[nn.Module, torch.Tensor, PrunableNet
     torch.manual_seed(0)
     model = randomised(net())
     return model, example(model), PrunableNetwork(model, example(model))
-
-
-def counted_macs(model: nn.Module, x: torch.Tensor) -> int:
-    """Of convolutions, linear and recurrent layers for one image; attention's products left out."""
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        model(x)
-    flops = {str(operator): count for operator, count in counter.get_flop_counts()["Global"].items()}
-    kept = sum(count for name, count in flops.items() if "conv" in name or name in ("aten.addmm", "aten.mm"))
-    return kept // 2 // len(x) + lstm_macs(model, x)
 
 
 @pytest.mark.parametrize("net", NETS, ids=lambda net: net.__name__)

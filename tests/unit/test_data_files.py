@@ -177,5 +177,14 @@ def test_validation_slice_that_does_not_fit(tmp_path: Path, val: int) -> None:
 
 def test_every_data_set_has_a_description() -> None:
     names = dict(data_names())
-    assert list(names) == ["digits", "glyphs", "cifar10", "cifar100", "mnist", "fashion_mnist", "image_folder"]
+    assert list(names) == [
+        "digits",
+        "glyphs",
+        "logbook",
+        "cifar10",
+        "cifar100",
+        "mnist",
+        "fashion_mnist",
+        "image_folder",
+    ]
     assert all(20 < len(text) < 120 for text in names.values())

@@ -100,6 +100,21 @@ def test_width_multiplier_and_amc_channels() -> None:
     assert "channels" in refusal("mobilenet_v1", {"channels": channels}, (1, 32, 32))
 
 
+@pytest.mark.parametrize("name", ["lstm", "gru", "char_lm"])
+def test_rows_are_read_in_order(name: str) -> None:
+    """The last row's pixels count, all channels of them, and the order of rows does."""
+    model = build_model(name, {"bidirectional": True} if name == "lstm" else {}, classes=4, input_shape=(2, 6, 5))
+    image = torch.randn(1, 2, 6, 5, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        plain = model(image)
+        for row in (0, 5):
+            for channel in (0, 1):
+                other = image.clone()
+                other[0, channel, row] += 1.0
+                assert not torch.allclose(model(other), plain, atol=1e-7)
+        assert not torch.allclose(model(image.flip(2)), plain, atol=1e-4)
+
+
 def test_refusals() -> None:
     for name, args, shape, said in (
         ("resnet2O", {}, (3, 32, 32), "'resnet20'"),
@@ -109,6 +124,10 @@ def test_refusals() -> None:
         ("mobilenet_v2", {"width": -1}, (3, 32, 32), "'width'"),
         ("shufflenet_v2", {"width": 0.7}, (3, 32, 32), "0.7"),
         ("lenet5", {}, (1, 8, 8), "at least 16 x 16"),
+        ("vit", {"patch": 5}, (3, 32, 32), "do not divide 32 x 32"),
+        ("vit", {"width": 64, "heads": 5}, (3, 32, 32), "64 and 5"),
+        ("lstm", {"hidden": 0}, (3, 32, 32), "'hidden'"),
+        ("char_lm", {"cell": "rnn"}, (1, 32, 30), "got 'rnn'"),
     ):
         assert said in refusal(name, args, shape)
 

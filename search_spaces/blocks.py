@@ -17,8 +17,8 @@ class Block:
     """A residual block whose branch can be removed.
 
     Attributes:
-        name: the path of modules that all layers of its branch have in common; where there is none, or another block
-            has the same, its first layer.
+        name: the path of modules that all layers of its branch have in common; where other layers lie in it, too, the
+            first layer.
         operators: those of its branch, in execution order, constants that nothing else reads included.
         layers: convolution and linear layers of its branch, in execution order.
         sum: the operator that adds the branch to what it reads.
@@ -51,7 +51,7 @@ def residual_blocks(graph: ModelGraph) -> tuple[Block, ...]:
             if block is not None:
                 found.append(block)
                 break
-    return _named(found, operators)
+    return _named_apart(found)
 
 
 def without_blocks(graph: ModelGraph, blocks: Iterable[Block]) -> ModelGraph:
@@ -133,7 +133,9 @@ def _block(total: Operator, identity: int, branch: set[str], graph: ModelGraph) 
     if not layers or modules & outside:
         return None
     names = tuple(operator.name for operator in graph.full_operators if operator.name in branch)
-    return Block(_common_path(modules), names, layers, total.name, identity)
+    path = _common_path(modules)
+    shared = any(f"{name}.".startswith(f"{path}.") for name in outside if name)
+    return Block(path if path and not shared else layers[0], names, layers, total.name, identity)
 
 
 def _common_path(modules: Iterable[str]) -> str:
@@ -146,11 +148,10 @@ def _common_path(modules: Iterable[str]) -> str:
     return ".".join(path)
 
 
-def _named(blocks: list[Block], operators: Mapping[str, Operator]) -> tuple[Block, ...]:
+def _named_apart(blocks: list[Block]) -> tuple[Block, ...]:
+    """One inside of another may have the same layers."""
     names = [block.name for block in blocks]
-    found: list[Block] = []
-    for block in blocks:
-        name = block.name if block.name and names.count(block.name) == 1 else block.layers[0]
-        taken = sum(other.name.split("#")[0] == name for other in found)
-        found.append(replace(block, name=f"{name}#{taken + 1}" if taken else name))
-    return tuple(found)
+    return tuple(
+        replace(block, name=f"{name}#{earlier + 1}") if (earlier := names[:index].count(name)) else block
+        for index, (block, name) in enumerate(zip(blocks, names, strict=True))
+    )

@@ -1,15 +1,18 @@
-"""Cutting whole residual blocks out of a network."""
+"""Cutting whole residual blocks out of a network, and finding out which of them it misses least."""
 
 import copy
 from collections.abc import Iterable
 
 import torch
-from torch import fx
+from torch import Tensor, fx, nn
 
-from search_spaces.blocks import Block
+from automl.compression.importance.base import ImportanceInputs
+from automl.compression.importance.taylor import cross_entropy
+from search_spaces.blocks import Block, residual_blocks
 from search_spaces.errors import InputError
 from search_spaces.template import drop_unused
 
+BATCH = 64
 _SUMS = (torch.ops.aten.add.Tensor, torch.ops.aten.add_.Tensor)
 
 
@@ -48,3 +51,32 @@ def without_blocks(module: fx.GraphModule, blocks: Iterable[Block]) -> fx.GraphM
         if name not in saved:  # fx registers every tensor as persistent
             smaller.get_submodule(owner)._non_persistent_buffers_set.add(last)
     return smaller
+
+
+def block_importance(inputs: ImportanceInputs) -> dict[str, float]:
+    """How much the cross-entropy on the calibration images rises without each residual block alone, by its name.
+
+    The lesion study of Veit et al. 2016, section 4.1, with the loss in place of the error. One pass over the images for
+    each block; what several blocks are worth together is not the sum.
+
+    Args:
+        inputs: of the network as captured; see `ImportanceInputs`.
+
+    Raises:
+        InputError: there are no calibration images or labels, or they do not fit the network.
+    """
+    images, labels = inputs.calibration()
+    whole = inputs.network.prune({})
+    whole.load_state_dict(inputs.original.state_dict())
+    before = _loss(whole, images, labels)
+    return {
+        block.name: _loss(without_blocks(whole, [block]), images, labels) - before
+        for block in residual_blocks(inputs.network.graph)
+    }
+
+
+@torch.no_grad()
+def _loss(module: nn.Module, images: Tensor, labels: Tensor) -> float:
+    batches = zip(torch.split(images, BATCH), torch.split(labels, BATCH), strict=True)
+    total = sum(float(cross_entropy(module(some), wanted).double().sum()) for some, wanted in batches)
+    return total / len(images)

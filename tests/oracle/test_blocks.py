@@ -7,8 +7,10 @@ import pytest
 import torch
 from capture_nets import randomised
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from automl.compression.blocks import without_blocks
+from automl.compression.blocks import block_importance, without_blocks
+from automl.compression.importance.base import ImportanceInputs
 from automl.models import build_model
 from search_spaces.blocks import residual_blocks
 from search_spaces.capture import PrunableNetwork
@@ -56,3 +58,17 @@ def test_removed_from_a_pruned_network_equals_zeroed_there() -> None:
     with torch.no_grad():
         expected = zeroed(pruned, [f"{block.name}.bn2" for block in blocks], x)
         torch.testing.assert_close(without_blocks(pruned, blocks)(x), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_importance_of_a_block_is_the_loss_with_its_branch_zeroed() -> None:
+    model = randomised(build_model("resnet20", {}, classes=4, input_shape=(3, 8, 8)))
+    generator = torch.Generator().manual_seed(0)
+    images, labels = torch.randn(70, 3, 8, 8, generator=generator), torch.randint(4, (70,), generator=generator)
+    network = PrunableNetwork(model, images[:2], prove=False)
+    rises = block_importance(ImportanceInputs(network, network.prune({}), images, labels))
+    assert list(rises) == [block.name for block in residual_blocks(network.graph)]
+    whole = F.cross_entropy(zeroed(model, [], images), labels)
+    for name, rise in rises.items():
+        expected = F.cross_entropy(zeroed(model, [f"{name}.bn2"], images), labels) - whole
+        assert rise == pytest.approx(float(expected), rel=1e-3, abs=1e-5)
+    assert len(set(rises.values())) == len(rises)

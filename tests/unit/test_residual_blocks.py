@@ -151,6 +151,26 @@ def test_blocks_are_named_apart() -> None:
     assert names(network) == ["1.layer.p", "1.layer.r"]
 
 
+def test_a_path_that_others_share_names_nothing() -> None:
+    class Encoder(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.attention = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 4))
+            self.fc1, self.fc2 = nn.Linear(4, 8), nn.Linear(8, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = x + self.attention(x)
+            return x + self.fc2(self.fc1(x).relu())
+
+    network = PrunableNetwork(nn.Sequential(nn.Linear(3, 4), Encoder(), nn.Linear(4, 2)).eval(), torch.randn(2, 3))
+    assert names(network) == ["1.attention", "1.fc1"]
+
+
+def test_one_inside_of_another_with_the_same_layers() -> None:
+    assert found(lambda net, x: x + (y := x.relu()) + net.a(y)) == []
+    assert found(lambda net, x: x + ((y := x.relu()) + net.a(y)).sigmoid()) == ["a", "a#2"]
+
+
 def removed(network: PrunableNetwork, kept: dict[str, np.ndarray], indices: tuple[int, ...]) -> None:
     """The graph's arithmetic against the module: MACs as a new capture counts them, parameters as torch does."""
     graph = network.graph

@@ -74,6 +74,16 @@ def _module(layer: LayerSpec) -> nn.Module:
     return made
 
 
+def check_readable(site: Site) -> Site:
+    """InputError where what a layer reads never leaves it, so that no quantiser can come in between."""
+    if not site.feeds:
+        raise InputError(
+            f"layer {site.layer!r} reads a state that never leaves its module, so its activations stay float32; leave "
+            "out its activation_bits"
+        )
+    return site
+
+
 def quantiser_name(layer: str) -> str:
     """Qualified name of the quantiser of what a layer reads."""
     return f"{QUANTISERS}.{layer.replace('.', '_')}"
@@ -114,12 +124,7 @@ def install_quantisers(
         InputError: what the layer reads never leaves it.
     """
     for layer, quantiser in quantisers.items():
-        site = sites[layer]
-        if not site.feeds:
-            raise InputError(
-                f"layer {layer!r} reads a state that never leaves its module, so its activations stay float32; leave "
-                "out its activation_bits"
-            )
+        site = check_readable(sites[layer])
         name = quantiser_name(layer)
         network.add_submodule(name, quantiser)
         for call, feed in zip(site.calls, site.feeds, strict=True):

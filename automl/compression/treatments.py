@@ -20,7 +20,7 @@ from automl.compression.quantisation import (
 from automl.compression.quantisation.calibration import check_method
 from automl.compression.sites import Site, find_sites, weight_of
 from automl.compression.sparsity import magnitude, mask
-from automl.compression.structure import install_quantisers, take_apart
+from automl.compression.structure import check_readable, install_quantisers, take_apart
 from search_spaces.errors import InputError
 from search_spaces.graph import ModelGraph
 from search_spaces.layers import LayerSpec
@@ -173,7 +173,7 @@ def _calibrate(
         raise InputError("activation bits and bias correction need calibration images; give some, or leave them out")
     watching: dict[fx.Node, list[Callable[[Tensor], None]]] = {}
     for name, observer in observers.items():
-        for feed in sites[name].feeds:
+        for feed in check_readable(sites[name]).feeds:
             watching.setdefault(feed, []).append(observer.observe)
     for name, mean in means.items():
         for feed in sites[name].feeds:

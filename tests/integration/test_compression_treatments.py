@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -28,8 +29,16 @@ from search_spaces.policy import CompressionPolicy, LayerPolicy, layer_to_json
 Recipe = Callable[[ModelGraph], dict[str, LayerPolicy]]
 
 
+NETWORKS = ["resnet20", "mobilenet_v2", "lstm", "gru", "vit"]
+
+
 def on(layers: Callable[[LayerSpec], bool], policy: LayerPolicy) -> Recipe:
-    return lambda graph: {layer.name: policy for layer in graph.layers if layers(layer)}
+    return lambda graph: {layer.name: fit(layer, policy) for layer in graph.layers if layers(layer)}
+
+
+def fit(layer: LayerSpec, policy: LayerPolicy) -> LayerPolicy:
+    """Without what the hidden state of a recurrent layer is refused."""
+    return replace(policy, activation_bits=None, activation_scheme=None) if "weight_hh" in layer.name else policy
 
 
 def everywhere(layer: LayerSpec) -> bool:
@@ -37,7 +46,11 @@ def everywhere(layer: LayerSpec) -> bool:
 
 
 def wide(layer: LayerSpec) -> bool:
-    return layer.kind == "conv" and layer.groups == 1 and min(layer.in_channels, layer.out_channels) >= 16
+    return ".weight_" not in layer.name and layer.groups == 1 and min(layer.in_channels, layer.out_channels) >= 16
+
+
+def convolution(layer: LayerSpec) -> bool:
+    return wide(layer) and layer.kind == "conv"
 
 
 def spatial(layer: LayerSpec) -> bool:
@@ -46,11 +59,9 @@ def spatial(layer: LayerSpec) -> bool:
 
 def pruned_and(policy: LayerPolicy, keep: float = 0.5) -> Recipe:
     def recipe(graph: ModelGraph) -> dict[str, LayerPolicy]:
-        fields = layer_to_json(policy)
         found = {group.name: LayerPolicy(keep=keep) for group in graph.groups}
         for layer in graph.layers:
-            kept = {"keep": keep} if layer.name in found else {}
-            found[layer.name] = LayerPolicy(**fields, **kept)
+            found[layer.name] = replace(fit(layer, policy), keep=keep if layer.name in found else None)
         return found
 
     return recipe
@@ -60,8 +71,7 @@ def everything(graph: ModelGraph) -> dict[str, LayerPolicy]:
     """All four, where they fit."""
     found = pruned_and(LayerPolicy(sparsity=0.5, weight_bits=4, activation_bits=8), 0.75)(graph)
     for layer in filter(spatial, graph.layers):
-        fields = layer_to_json(found[layer.name])
-        found[layer.name] = LayerPolicy(**fields, rank=layer.out_channels // 4, factorisation="spatial_svd")
+        found[layer.name] = replace(found[layer.name], rank=layer.out_channels // 4, factorisation="spatial_svd")
     return found
 
 
@@ -78,7 +88,7 @@ RECIPES: dict[str, Recipe] = {
     "elements": on(everywhere, LayerPolicy(sparsity=0.6)),
     "rows": on(wide, LayerPolicy(sparsity=0.5, pattern="row")),
     "columns": on(wide, LayerPolicy(sparsity=0.5, pattern="column")),
-    "kernels": on(wide, LayerPolicy(sparsity=0.5, pattern="kernel")),
+    "kernels": on(convolution, LayerPolicy(sparsity=0.5, pattern="kernel")),
     "filters": on(wide, LayerPolicy(sparsity=0.25, pattern="filter")),
     "blocks": on(wide, LayerPolicy(sparsity=0.5, pattern="block:4x4")),
     "2:4": on(wide, LayerPolicy(pattern="2:4")),
@@ -116,7 +126,7 @@ def _one_thread() -> None:
     torch.set_num_threads(1)
 
 
-@pytest.fixture(scope="module", params=["resnet20", "mobilenet_v2"])
+@pytest.fixture(scope="module", params=NETWORKS)
 def compressor(request: pytest.FixtureRequest) -> tuple[str, Compressor, torch.Tensor]:
     torch.manual_seed(0)
     x = torch.randn(32, 3, 16, 16)
@@ -142,10 +152,13 @@ def packed_bytes(found: Compressed) -> int:
 def test_the_module_is_what_arithmetic_says(name: str, compressor: tuple[str, Compressor, torch.Tensor]) -> None:
     _, compress, x = compressor
     policy = CompressionPolicy(RECIPES[name](compress.network.graph), compress.network.graph.digest)
+    if not policy.layers:
+        pytest.skip("the network has no such layer")
     found = compress.compress(policy)
     assert found.graph == compress.network.graph.apply(policy)
     assert found.graph.params == sum(parameter.numel() for parameter in found.module.parameters())
-    assert found.graph.macs == counted_macs(found.module, x[:1])
+    if not any(isinstance(module, nn.RNNBase) for module in found.module.modules()):  # they count as nothing in torch
+        assert found.graph.macs == counted_macs(found.module, x[:1])
     assert found.graph.weight_bytes == packed_bytes(found)
     assert torch.isfinite(found.module(x[:2])).all()
     sites = find_sites(found.module, [layer.name for layer in found.graph.layers])
@@ -168,7 +181,7 @@ def counted_macs(module: nn.Module, x: torch.Tensor) -> int:
     return counter.get_total_flops() // 2
 
 
-@pytest.mark.parametrize("name", ["8 bits", "tucker", "everything"])
+@pytest.mark.parametrize("name", ["everything"])
 def test_a_saved_network_comes_back_in_another_process(
     name: str, compressor: tuple[str, Compressor, torch.Tensor], tmp_path: Path
 ) -> None:
@@ -185,12 +198,26 @@ def test_a_saved_network_comes_back_in_another_process(
         assert torch.equal(torch.load(tmp_path / "y.pt", weights_only=True), found.module(x[:2]))
 
 
+@pytest.mark.filterwarnings("ignore:The tensor attribute:UserWarning")  # torch's, about its own recurrent layers
 def test_a_compressed_network_can_be_exported(compressor: tuple[str, Compressor, torch.Tensor]) -> None:
     _, compress, x = compressor
     found = compress.compress(CompressionPolicy(RECIPES["everything"](compress.network.graph)))
     program = torch.export.export(found.module, (x[:2],))
     with torch.no_grad():
         torch.testing.assert_close(program.module()(x[:2]), found.module(x[:2]))
+
+
+def test_what_a_recurrent_layer_is_refused() -> None:
+    module = build_model("lstm", {}, classes=10, input_shape=(3, 16, 16), seed=0).eval()
+    x = torch.randn(4, 3, 16, 16)
+    compress = Compressor(PrunableNetwork(module, x[:2], prove=False), x, CompressionOptions(reconstruct=False))
+    for layer, policy, message in [
+        ("lstm.weight_hh_l0", LayerPolicy(activation_bits=8), "reads a state that never leaves its module"),
+        ("lstm.weight_hh_l0", LayerPolicy(rank=4), "'lstm.weight_hh_l0'"),
+        ("lstm.weight_ih_l0", LayerPolicy(rank=4), "is part of another module and cannot be taken apart"),
+    ]:
+        with pytest.raises(InputError, match=message):
+            compress.compress(CompressionPolicy({layer: policy}))
 
 
 def tiny(**options: object) -> tuple[Compressor, torch.Tensor]:

@@ -13,6 +13,7 @@ from automl.compression.blocks import block_importance, without_blocks
 from automl.compression.importance.base import ImportanceInputs
 from automl.models import build_model
 from search_spaces.blocks import residual_blocks
+from search_spaces.blocks import without_blocks as graph_without
 from search_spaces.capture import PrunableNetwork
 
 
@@ -47,6 +48,25 @@ def test_removed_equals_zeroed(name: str, args: dict[str, object], last: str, ch
         got, expected, whole = smaller(x), zeroed(model, [f"{block.name}.{last}" for block in blocks], x), model(x)
     torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-5)
     assert not torch.allclose(expected, whole, rtol=1e-2)
+
+
+def test_halves_of_transformer_blocks() -> None:
+    model = randomised(build_model("vit", {}, classes=4, input_shape=(3, 8, 8)))
+    x = torch.randn(3, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    network = PrunableNetwork(model, x, prove=False)
+    blocks = residual_blocks(network.graph)
+    assert [block.name for block in blocks] == [
+        name for index in range(4) for name in (f"blocks.{index}.attention", f"blocks.{index}.fc1")
+    ]
+    chosen = blocks[1:6:2] + blocks[6:7]
+    with torch.no_grad():
+        expected = zeroed(model, [block.layers[-1] for block in chosen], x)
+        smaller = without_blocks(network.prune({}), chosen)
+        torch.testing.assert_close(smaller(x), expected, rtol=1e-4, atol=1e-5)
+        assert not torch.allclose(expected, model(x), rtol=1e-2)
+    counted = graph_without(network.graph, chosen)
+    assert counted.params == sum(parameter.numel() for parameter in smaller.parameters())
+    assert counted.macs == PrunableNetwork(smaller, x, prove=False).graph.macs
 
 
 def test_removed_from_a_pruned_network_equals_zeroed_there() -> None:

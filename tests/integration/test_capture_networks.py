@@ -127,14 +127,14 @@ def test_heads_and_widths(
 
 
 @pytest.mark.slow
-def test_transformer_stays_prunable_where_it_is_not_attention(vision: Callable[[str], ModuleType]) -> None:
+def test_transformer_of_windows(vision: Callable[[str], ModuleType]) -> None:
+    """Heads where a map is one window; where there are more, their number multiplies the batch, and heads stay."""
     model = randomised(vision("torchvision.models").swin_t(weights=None))
     network = PrunableNetwork(model, image(64))
-    assert [group.name for group in network.graph.groups] == [
-        f"features.{stage}.{block}.mlp.0"
-        for stage, blocks in ((1, 2), (3, 2), (5, 6), (7, 2))
-        for block in range(blocks)
-    ]
+    blocks = [(stage, block) for stage, count in ((1, 2), (3, 2), (5, 6), (7, 2)) for block in range(count)]
+    names = {f"features.{stage}.{block}.mlp.0" for stage, block in blocks}
+    names |= {f"features.{stage}.{block}.attn.qkv" for stage, block in blocks if stage >= 5}
+    assert {group.name for group in network.graph.groups} == names
     kept = random_units(network, np.random.default_rng(0))
     with torch.no_grad():
         assert relative_error(network.prune(kept)(image(64)), zeroed(network, model, kept)(image(64))) < TOLERANCE

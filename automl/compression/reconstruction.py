@@ -146,9 +146,10 @@ def gather(
         InputError: an activation is NaN or infinite.
     """
     generator = torch.Generator().manual_seed(seed)
+    modules = dict(original.named_modules())  # a matrix of a recurrent layer is none
     recorders: dict[str, _Recorder] = {}
     for name, positions in layers.items():
-        layer = original.get_submodule(name)
+        layer = modules.get(name)
         if isinstance(layer, nn.Conv2d | nn.Linear):
             rows = len(images) * min(points_per_image, positions)
             recorders[name] = _Recorder(layer, points_per_image, generator, rows)

@@ -185,3 +185,16 @@ def test_hooks_are_gone_and_the_network_is_untouched() -> None:
     assert not any(module._forward_pre_hooks for module in model.modules())
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
     assert not torch.equal(first["0"].statistics, second["0"].statistics)
+
+
+def test_a_matrix_of_a_recurrent_layer_is_passed_over() -> None:
+    class Reader(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.lstm, self.fc = nn.LSTM(5, 6, batch_first=True), nn.Linear(6, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.fc(self.lstm(x)[0][:, -1])  # type: ignore[no-any-return]
+
+    found = gather(Reader().eval(), {"lstm.weight_hh_l0": 4, "fc": 1}, torch.randn(20, 4, 5), 3, seed=0)
+    assert list(found) == ["fc"]

@@ -56,7 +56,7 @@ def without_blocks(module: fx.GraphModule, blocks: Iterable[Block]) -> fx.GraphM
 def block_importance(inputs: ImportanceInputs) -> dict[str, float]:
     """How much the cross-entropy on the calibration images rises without each residual block alone, by its name.
 
-    The lesion study of Veit et al. 2016, section 4.1, with the loss in place of the error. One pass over the images for
+    The lesion study of Veit et al. 2016, with the loss in place of the error. One pass over the images for
     each block; what several blocks are worth together is not the sum.
 
     Args:

@@ -66,7 +66,7 @@ def by_mean(scores: FloatArray) -> FloatArray:
 
 
 def by_norm(scores: FloatArray) -> FloatArray:
-    """Relative to the l2 norm of the group (Molchanov et al. 2017, section 2.2); zeros stay zeros."""
+    """Relative to the l2 norm of the group, as Molchanov et al. 2017 normalise layers; zeros stay zeros."""
     norm = float(np.linalg.norm(scores))
     return scores / norm if norm else scores
 

@@ -10,7 +10,7 @@ def geometric_median(inputs: ImportanceInputs) -> dict[str, FloatArray]:
     """Sum of the Euclidean distances from a unit's filters to those of all others in the layer.
 
     He et al., "Filter Pruning via Geometric Median for Deep Convolutional Neural Networks Acceleration", CVPR 2019
-    (FPGM), equations 5 to 8. The sum is least at the geometric median, so the filters nearest to it come last: what
+    (FPGM). The sum is least at the geometric median, so the filters nearest to it come last: what
     they do, the others can take over. A small norm is no reason to go. Where several layers make a group (a residual
     stream), see `sum_of_shares`.
     """

@@ -9,8 +9,8 @@ from automl.compression.importance.weights import Weights, making, sum_of_shares
 def l2(inputs: ImportanceInputs) -> dict[str, FloatArray]:
     """Euclidean norm of the filters that make a unit.
 
-    He et al., "Soft Filter Pruning for Accelerating Deep Convolutional Neural Networks", IJCAI 2018, equation 2 with
-    p = 2. Where several layers make a group (a residual stream), see `sum_of_shares`.
+    He et al., "Soft Filter Pruning for Accelerating Deep Convolutional Neural Networks", IJCAI 2018, with p = 2.
+    Where several layers make a group (a residual stream), see `sum_of_shares`.
     """
     return sum_of_shares(inputs, making(inputs), _norm)
 

@@ -19,8 +19,8 @@ BATCH = 64
 def taylor(inputs: ImportanceInputs) -> dict[str, FloatArray]:
     """|sum of activation * dC/d activation| of what a unit is read as, averaged over the calibration images.
 
-    Molchanov et al., "Pruning Convolutional Neural Networks for Resource Efficient Inference", ICLR 2017, equation 7:
-    the change of the cost C (cross-entropy, of each image) when the unit's feature map is set to zero, to first order.
+    Molchanov et al., "Pruning Convolutional Neural Networks for Resource Efficient Inference", ICLR 2017: by Taylor
+    expansion, how the cost C (cross-entropy, of each image) changes when the unit's feature map is set to zero.
     A unit's feature maps are what the layers that read it see of it, all of them together, for a unit that is pruned
     is missing in all of them. The paper's division by the size of the map cancels in its normalisation by the l2 norm
     of a layer, and is left out.

@@ -57,6 +57,8 @@ class TrainingSection(Section):
     seed: int = Field(default=0, ge=0)
     workers: int = Field(default=4, ge=0, le=256)
     device: str = "cpu"
+    distillation: float = Field(default=0.0, ge=0, le=1)
+    temperature: float = Field(default=4.0, gt=0)
 
 
 class SpaceSection(Section):

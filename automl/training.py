@@ -4,6 +4,7 @@ Given the same seed, machine, torch and number of threads, training gives the sa
 number of threads torch adds up in another order, and the weights differ in their last bits, then more.
 """
 
+import copy
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from automl.data.bundle import AugmentsItems, DataBundle, Images
 from automl.metrics import Metric, accuracy
+from automl.training_state import TrainingState
 from search_spaces.errors import InputError, TrimtabError
 
 
@@ -37,6 +39,9 @@ class TrainingOptions:
         workers: processes that decode images; only data sets that are not held in memory use them. The result does
             not depend on their number.
         device: where to train, "cpu" or for example "cuda:0".
+        distillation: share of the loss that is the distance to a teacher's answers, where there is a teacher: Hinton et
+            al., "Distilling the Knowledge in a Neural Network", 2015.
+        temperature: that both answers are softened by.
     """
 
     epochs: int
@@ -50,6 +55,8 @@ class TrainingOptions:
     seed: int = 0
     workers: int = 4
     device: str = "cpu"
+    distillation: float = 0.0
+    temperature: float = 4.0
 
     def __post_init__(self) -> None:
         rules = {
@@ -62,6 +69,8 @@ class TrainingOptions:
             "optimizer must be 'sgd' or 'adam'": self.optimizer in ("sgd", "adam"),
             "warmup_epochs must not be negative": self.warmup_epochs >= 0,
             "workers must not be negative": self.workers >= 0,
+            "distillation must be in [0, 1]": 0 <= self.distillation <= 1,
+            "temperature must be positive": self.temperature > 0,
         }
         for rule, holds in rules.items():
             if not holds:
@@ -83,11 +92,21 @@ def train(
     data: DataBundle,
     options: TrainingOptions,
     *,
+    teacher: nn.Module | None = None,
+    state: TrainingState | None = None,
     on_epoch: Callable[[EpochReport], None] | None = None,
 ) -> None:
     """Train `model` IN PLACE on data.train, and leave it in eval mode on the CPU.
 
     Everything random comes from options.seed; torch's own random state is left as it was.
+
+    Args:
+        model: what to train.
+        data: its training split.
+        options: how.
+        teacher: whose answers count where `options.distillation` says so; it is not changed.
+        state: where the training stands after each epoch, and goes on from.
+        on_epoch: told of each.
 
     Raises:
         TrimtabError: the loss is no longer a finite number.
@@ -99,9 +118,31 @@ def train(
         torch.manual_seed(options.seed)
         model.to(device).train()
         try:
-            _train(model, data, options, device, on_epoch)
+            _train(model, data, options, device, _Loss(teacher, options, device), state, on_epoch)
         finally:
             model.cpu().eval()
+
+
+class _Loss:
+    """Cross entropy, and the distance to a teacher's answers where there is one."""
+
+    def __init__(self, teacher: nn.Module | None, options: TrainingOptions, device: torch.device) -> None:
+        self._options = options
+        wanted = teacher is not None and options.distillation > 0
+        self._teacher = copy.deepcopy(teacher).to(device).eval() if wanted and teacher is not None else None
+
+    def __call__(self, inputs: Tensor, outputs: Tensor, labels: Tensor) -> Tensor:
+        """Of logits [N, classes, ...]."""
+        options = self._options
+        loss = F.cross_entropy(outputs, labels, label_smoothing=options.label_smoothing)
+        if self._teacher is None:
+            return loss
+        with torch.no_grad():
+            wanted = F.log_softmax(self._teacher(inputs) / options.temperature, dim=1)
+        found = F.log_softmax(outputs / options.temperature, dim=1)
+        distance = F.kl_div(found, wanted, reduction="none", log_target=True).sum(1).mean()
+        # the softened gradients are smaller by the square of the temperature
+        return (1 - options.distillation) * loss + options.distillation * options.temperature**2 * distance
 
 
 def _train(
@@ -109,13 +150,17 @@ def _train(
     data: DataBundle,
     options: TrainingOptions,
     device: torch.device,
+    loss_of: _Loss,
+    state: TrainingState | None,
     on_epoch: Callable[[EpochReport], None] | None,
 ) -> None:
     optimizer = _optimizer(model, options)
     steps = -(-_length(data.train) // options.batch_size)
     warmup = min(options.warmup_epochs, options.epochs / 2) * steps
-    step = 0
-    for epoch in range(options.epochs):
+    done = state.restore(model, optimizer) if state is not None else 0
+    step = done * steps
+    for epoch in range(done, options.epochs):
+        torch.manual_seed(_mix(options.seed, epoch))  # an epoch drops out the same things, whichever is run first
         start = time.perf_counter()
         total, images = torch.zeros((), device=device), 0
         for inputs, labels in _training_batches(data, options, epoch):
@@ -125,8 +170,8 @@ def _train(
             step += 1
             if len(labels) == 1 and steps > 1:
                 continue  # batch norm cannot normalise a single image; it comes along in another epoch
-            labels = labels.to(device)
-            loss = F.cross_entropy(model(inputs.to(device)), labels, label_smoothing=options.label_smoothing)
+            inputs, labels = inputs.to(device), labels.to(device)
+            loss = loss_of(inputs, model(inputs), labels)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
@@ -135,6 +180,8 @@ def _train(
         mean = float(total) / max(images, 1)
         if not isfinite(mean):
             raise TrimtabError(f"training diverged in epoch {epoch + 1} (loss {mean}); lower lr, it is {options.lr}")
+        if state is not None:
+            state.save(epoch + 1, model, optimizer)
         if on_epoch is not None:
             on_epoch(EpochReport(epoch + 1, options.epochs, mean, time.perf_counter() - start))
 

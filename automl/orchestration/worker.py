@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import safetensors.torch
@@ -10,6 +11,7 @@ import torch
 from torch import nn
 
 from automl.baseline import load_weights
+from automl.compression import fine_tune
 from automl.compression.structure import build
 from automl.config import Config
 from automl.errors import TrimtabError
@@ -18,6 +20,7 @@ from automl.run.artefacts import make_artefact
 from automl.run.directory import make_importable, write_atomically, write_json
 from automl.run.finalists import Compiled, Finalist, read_result
 from automl.training import EpochReport, evaluate, train
+from automl.training_state import TrainingState
 from backends.lease import shared_lease
 from search_spaces.objective import Constraint, Evaluation
 from search_spaces.policy import CompressionPolicy
@@ -90,7 +93,8 @@ class Worker:
 
     def _train_and_test(self, finalist: Finalist, folder: Path) -> None:
         data, metric = self._problem.data, self._problem.metric
-        module, epochs = self._trained(finalist, _notes(folder))
+        unfinished = TrainingState(folder / "training.pt", f"{finalist.name} {finalist.policy.digest}")
+        module, epochs = self._trained(finalist, unfinished, _notes(folder))
         found = finalist.search_accuracy
         if found is None:
             found = evaluate(module, data.val, metric)
@@ -105,21 +109,25 @@ class Worker:
         state = {name: tensor.detach().clone().contiguous() for name, tensor in module.state_dict().items()}
         write_atomically(folder / "model.safetensors", safetensors.torch.save(state))
         write_json(folder / "result.json", result)
+        unfinished.forget()
 
-    def _trained(self, finalist: Finalist, on_epoch: Callable[[EpochReport], None]) -> tuple[nn.Module, int]:
-        """The finalist's network and the epochs it was trained for."""
+    def _trained(
+        self, finalist: Finalist, state: TrainingState, on_epoch: Callable[[EpochReport], None]
+    ) -> tuple[nn.Module, int]:
+        """The finalist's network and the epochs it was trained for. After a kill it goes on from its last epoch."""
         config = self._problem.config
         if finalist.name == "baseline":
             return self._problem.network.prune({}), 0
-        options = training_options(config.fine_tune)
+        options, data = training_options(config.fine_tune), self._problem.data
+        found = self._compressor.compress(finalist.policy)
+        teacher = self._problem.network.prune({}) if options.distillation else None
         if finalist.name == "from_scratch":
-            module: nn.Module = self._problem.network.prune(self._compressor.kept(finalist.policy))
-            reinitialise(module, options.seed)
-            options = training_options(config.fine_tune.model_copy(update={"lr": config.baseline.lr}))
-        else:
-            module = self._compressor.apply(finalist.policy)
-        train(module, self._problem.data, options, on_epoch=on_epoch)
-        return module, options.epochs
+            reinitialise(found.module, options.seed)
+            options, teacher = replace(options, lr=config.baseline.lr), None
+        tuned = fine_tune(
+            found, lambda module: train(module, data, options, teacher=teacher, state=state, on_epoch=on_epoch)
+        )
+        return tuned.module, options.epochs
 
     def _compile(self, finalist: Finalist, folder: Path, scratch: Path) -> Compiled:
         """What is measured in the end, in `scratch`: for the config's backend, and where it tells most ONNX Runtime."""

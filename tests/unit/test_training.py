@@ -1,6 +1,8 @@
 """Training: what it learns, that it is deterministic, and what it refuses."""
 
+import contextlib
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,7 +14,8 @@ from torch.utils.data import TensorDataset
 from automl.data import DataBundle, load_data
 from automl.data.bundle import tensor_bundle
 from automl.models import build_model
-from automl.training import EpochReport, TrainingOptions, _schedule, evaluate, train
+from automl.training import EpochReport, TrainingOptions, _Loss, _schedule, evaluate, train
+from automl.training_state import TrainingState
 from search_spaces.errors import InputError, TrimtabError
 
 
@@ -62,6 +65,73 @@ def test_same_seed_same_weights(optimizer: Any) -> None:
         results.append(weights(model))
     assert torch.equal(results[0], results[1])
     assert not torch.equal(results[0], results[2])
+
+
+class Killed(Exception):  # noqa: N818
+    """As a kill would, between two epochs."""
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+def test_an_interrupted_training_ends_with_the_same_weights(optimizer: Any, tmp_path: Path) -> None:
+    options = TrainingOptions(epochs=4, batch_size=8, lr=0.001, optimizer=optimizer)
+
+    def run(path: Path | None, about: str = "it", kill: int = 0) -> tuple[torch.Tensor, list[int]]:
+        model = build_model("alexnet_cifar", {"hidden": 16}, classes=3, input_shape=(1, 16, 16))  # drops out
+        epochs: list[int] = []
+
+        def note(report: EpochReport) -> None:
+            epochs.append(report.epoch)
+            if report.epoch == kill:
+                raise Killed
+
+        with contextlib.suppress(Killed):
+            train(model, small(), options, state=TrainingState(path, about), on_epoch=note)
+        return weights(model), epochs
+
+    file = tmp_path / "training.pt"
+    expected, _ = run(None)
+    run(file, kill=2)
+    again, epochs = run(file)
+    assert epochs == [3, 4]
+    assert torch.equal(again, expected)
+    other, epochs = run(file, about="another")
+    assert epochs == [1, 2, 3, 4]
+    assert torch.equal(other, expected)
+    file.write_bytes(file.read_bytes()[:1000])
+    damaged, epochs = run(file)
+    assert epochs == [1, 2, 3, 4]
+    assert torch.equal(damaged, expected)
+    TrainingState(file, "it").forget()
+    assert not list(tmp_path.iterdir())
+
+
+def test_distillation_is_hintons_loss() -> None:
+    torch.manual_seed(0)
+    student, teacher, x = nn.Linear(5, 3), nn.Linear(5, 3), torch.randn(7, 5)
+    labels = torch.arange(7) % 3
+    options = TrainingOptions(epochs=1, distillation=0.3, temperature=2.0)
+    with torch.no_grad():
+        found = _Loss(teacher, options, torch.device("cpu"))(x, student(x), labels)
+        p, q = (torch.softmax(each(x).double() / 2, 1).numpy() for each in (teacher, student))
+        hard = -torch.log_softmax(student(x), 1)[range(7), labels].mean().item()
+    soft = (p * np.log(p / q)).sum(1).mean() * 4
+    assert found.item() == pytest.approx(0.7 * hard + 0.3 * soft, rel=1e-5)
+
+
+def test_a_student_comes_nearer_to_its_teacher(digits: DataBundle) -> None:
+    teacher, distances = lenet(seed=1), []
+    train(teacher, digits, TrainingOptions(epochs=2, lr=0.05, batch_size=32))
+    for share in (0.0, 1.0):
+        student = lenet()
+        options = TrainingOptions(epochs=2, lr=0.02, batch_size=32, distillation=share, temperature=2.0)
+        before = weights(teacher).clone()
+        train(student, digits, options, teacher=teacher)
+        assert torch.equal(weights(teacher), before)
+        images = torch.stack([digits.val[index][0] for index in range(100)])
+        with torch.no_grad():
+            answers = [torch.log_softmax(network(images), 1) for network in (teacher, student)]
+        distances.append(nn.functional.kl_div(answers[1], answers[0], log_target=True, reduction="batchmean").item())
+    assert distances[1] < distances[0]
 
 
 def test_no_epochs_change_nothing() -> None:

@@ -104,7 +104,7 @@ def _rule(weight: Tensor, quantised: Quantised | None, mask: Tensor | None, lear
         return Masked(mask)
     if learn == "step" and quantised.format.scheme == "symmetric":
         return LearnedWeightStep(weight.detach(), quantised.format, mask)
-    return StraightThrough(quantised.format, mask)
+    return StraightThrough(quantised.format, mask, quantised.method)
 
 
 def _learn_activations(compressed: Compressed, learn: str) -> None:

@@ -29,7 +29,7 @@ def save_onnx(program: ExportedProgram, path: Path) -> None:
     import onnx
 
     try:
-        with _quiet():
+        with quiet():
             converted = torch.onnx.export(
                 program, (), dynamo=True, verbose=False, input_names=[INPUT], output_names=[OUTPUT]
             )
@@ -69,7 +69,7 @@ def load_onnx(model: bytes, threads: int) -> Callable[[FloatArray], FloatArray]:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Silence what the exporter says about itself: it prints, warns and logs on the way to a good model."""
     loggers = [logging.getLogger(name) for name in _CHATTY]
     levels = [logger.level for logger in loggers]

@@ -18,6 +18,7 @@ a Clip before QuantizeLinear sees to it. Where the exporter folded batch norm in
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import numpy as np
 import numpy.typing as npt
@@ -58,17 +59,19 @@ _INTEGERS = {
 
 def insert_qdq(
     model: onnx.ModelProto,
-    weights: Mapping[str, Quantised],
+    weights: Mapping[str, Quantised | Tensor],
     activations: Mapping[str, ActivationQuantiser],
+    left: Mapping[str, str] = MappingProxyType({}),
 ) -> onnx.ModelProto:
     """Quantise a float model; the one given is not changed. `left_in_float` tells what ONNX cannot say.
 
     Args:
         model: as `torch.onnx` writes it, of the network with quantised weights and without quantisers of activations.
         weights: by name of the parameter; its initializer may be transposed under another name, or have a factor for
-            each output channel. What cannot be integers stays in float32.
+            each output channel. What cannot be integers stays in float32, as does a weight given as float values.
         activations: by name of a weight, for what its layers read; or by name of a tensor, for all that read it. What
             cannot be integers stays as it is: leave its quantiser in the float graph.
+        left: what else stays in float32, and why.
 
     Raises:
         InputError: an opset before 13, a name that the model does not have, or a weight of other values.
@@ -80,11 +83,15 @@ def insert_qdq(
         raise InputError(
             f"quantisation by channel needs ONNX opset {LEAST_OPSET}, the model has {opset}; export it anew"
         )
-    sites = {name: locate(copy.graph, name, quantised.values) for name, quantised in weights.items()}
+    sites = {
+        name: locate(copy.graph, name, given.values if isinstance(given, Quantised) else given)
+        for name, given in weights.items()
+    }
     readers = find_readers(copy.graph, {site.initializer: name for name, site in sites.items()}, activations)
-    writer = _Writer(copy, opset)
-    for name, quantised in weights.items():
-        writer.weight(name, quantised, sites[name])
+    writer = _Writer(copy, opset, left)
+    for name, given in weights.items():
+        if isinstance(given, Quantised):
+            writer.weight(name, given, sites[name])
     for (place, tensor), key in readers.items():
         writer.activation(place, tensor, key, activations[key])
     return writer.finished()
@@ -122,11 +129,11 @@ class _NotInOnnxError(Exception):
 class _Writer:
     """A model while nodes are added to it."""
 
-    def __init__(self, model: onnx.ModelProto, opset: int) -> None:
+    def __init__(self, model: onnx.ModelProto, opset: int, left: Mapping[str, str]) -> None:
         self._model, self._graph, self._opset = model, model.graph, opset
         self._first: list[onnx.NodeProto] = []
         self._before: dict[int, list[onnx.NodeProto]] = {}
-        self._reasons: dict[str, str] = {}
+        self._reasons = dict(left)
 
     def weight(self, name: str, quantised: Quantised, site: Site) -> None:
         """Put integers in place of a weight, where there are such."""

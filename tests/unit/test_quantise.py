@@ -278,3 +278,8 @@ def test_means_that_do_not_fit_are_refused() -> None:
         with pytest.raises(InputError, match="mean input"):
             bias_correction(weight, found, torch.zeros(shape))
     assert bias_correction(weight, found, torch.zeros(6)).shape == (4,)
+
+
+def test_how_ranges_were_found_is_remembered() -> None:
+    """So that fine-tuning finds them in the same way."""
+    assert quantise(normal(2, 2), NumberFormat(4), method="mse").method == "mse"

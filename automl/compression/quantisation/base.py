@@ -52,6 +52,7 @@ class Quantised:
         side: scales, zero points, exponents or codebooks, by name.
         format: of the codes.
         mask: True for the weights that stay, None where all do.
+        method: that found the ranges; see `calibration`.
     """
 
     values: Tensor
@@ -59,3 +60,4 @@ class Quantised:
     side: Side
     format: NumberFormat
     mask: Tensor | None = None
+    method: str = "min_max"

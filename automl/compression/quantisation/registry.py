@@ -62,7 +62,7 @@ def quantise(
     codes = join(found, weight.shape)
     if mask is not None and not format.zero:
         codes = codes.masked_fill(~mask, 0)
-    return Quantised(dequantise(codes, side, format, mask), codes, side, format, mask)
+    return Quantised(dequantise(codes, side, format, mask), codes, side, format, mask, method)
 
 
 def dequantise(codes: Tensor, side: Side, format: NumberFormat, mask: Tensor | None = None) -> Tensor:

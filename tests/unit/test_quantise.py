@@ -233,6 +233,16 @@ def test_bad_calibration_is_refused() -> None:
         calibrate(torch.tensor([-1.0, 2.0]), NumberFormat(2, "dorefa", "tensor"))
 
 
+def test_percentiles_are_chosen_by_name() -> None:
+    x = torch.arange(1001.0)
+    format = NumberFormat(8, "asymmetric", "tensor")
+    for method, high in (("percentile:90", 900), ("percentile:99.9", 999), ("percentile:100", 1000)):
+        assert float(calibrate(x, format, method).scale) * 255 == pytest.approx(high)  # type: ignore[arg-type]
+    for method in ("percentile:", "percentile:50", "percentile:101", "percentile:many", "percentile:nan", "mse:3"):
+        with pytest.raises(InputError, match="percentile:P|takes no number"):
+            calibrate(x, format, method)
+
+
 def test_gradients_pass_where_nothing_is_clipped() -> None:
     for format in (NumberFormat(3, "asymmetric", "tensor"), NumberFormat(3, "power_of_two", "tensor")):
         module = calibrate(torch.tensor([-1.0, 1.0]), format).train()

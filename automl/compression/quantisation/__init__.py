@@ -7,7 +7,7 @@ A scheme is a `Codec` in a file of its own, registered in `registry.SCHEMES` und
 from automl.compression.quantisation.activations import ActivationQuantiser, activation_quantiser
 from automl.compression.quantisation.base import Choice, Codec, Quantised
 from automl.compression.quantisation.bias import bias_correction
-from automl.compression.quantisation.calibration import METHODS, WEIGHT_METHODS
+from automl.compression.quantisation.calibration import METHODS, WEIGHT_METHODS, check_method
 from automl.compression.quantisation.observer import Observer, calibrate
 from automl.compression.quantisation.registry import SCHEMES, dequantise, quantise
 from automl.compression.quantisation.trainable import (
@@ -33,6 +33,7 @@ __all__ = [
     "activation_quantiser",
     "bias_correction",
     "calibrate",
+    "check_method",
     "dequantise",
     "quantise",
 ]

@@ -3,7 +3,7 @@
 | method | range | source |
 |---|---|---|
 | `min_max` | all numbers: nothing is clipped | |
-| `percentile` | all but the outermost share | McKinstry et al., arXiv 1809.04191 |
+| `percentile`, `percentile:99.9` | all but the outermost share | McKinstry et al., arXiv 1809.04191 |
 | `mse` | least mean squared error, among shrunken ranges; never worse than `min_max` | Sung et al., arXiv 1511.06488 |
 | `entropy` | least Kullback-Leibler divergence of the histograms | Migacz, "8-bit Inference with TensorRT", GTC 2017 |
 
@@ -26,7 +26,8 @@ WEIGHT_METHODS = METHODS[:3]
 """A channel has too few weights for a histogram."""
 
 PERCENTILE = 99.99
-"""Per cent of the numbers (of their magnitudes, where the range is symmetric) that are not clipped."""
+"""Per cent of the numbers (of their magnitudes, where the range is symmetric) that are not clipped, unless the method
+says another."""
 
 SHRINKS = tuple(0.93**power for power in range(1, 41))
 """Of the range that `mse` tries: down to a twentieth, as sets with outliers need at 2 bits."""
@@ -40,8 +41,24 @@ Represent = Callable[[Tensor, Tensor], Tensor]
 
 def check_method(method: str, methods: tuple[str, ...] = METHODS) -> None:
     """InputError where there is no such method."""
-    if method not in methods:
+    name, colon, _ = method.partition(":")
+    if name not in methods:
         raise InputError(f"there is no calibration {method!r} here{did_you_mean(method, methods)}")
+    if name == "percentile":
+        _percent(method)
+    elif colon:
+        raise InputError(f"the calibration {name!r} takes no number, got {method!r}")
+
+
+def _percent(method: str) -> float:
+    _, colon, share = method.partition(":")
+    try:
+        found = float(share) if colon else PERCENTILE
+    except ValueError:
+        found = 0.0
+    if not 50.0 < found <= 100.0:
+        raise InputError(f"a percentile is 'percentile:P' with P above 50 and at most 100, got {method!r}")
+    return found
 
 
 def bounds(rows: Rows, method: str, levels: int, represent: Represent, *, symmetric: bool) -> tuple[Tensor, Tensor]:
@@ -49,13 +66,13 @@ def bounds(rows: Rows, method: str, levels: int, represent: Represent, *, symmet
 
     Args:
         rows: the numbers.
-        method: one of `METHODS`.
+        method: one that `check_method` lets pass.
         levels: that the quantiser has on one side of zero, zero included; for `entropy`.
         represent: the quantiser; for `mse`.
         symmetric: whether low is -high.
     """
-    if method == "percentile":
-        return _percentile(rows, symmetric)
+    if method.startswith("percentile"):
+        return _percentile(rows, _percent(method) / 100, symmetric)
     if symmetric:
         high = rows.values.abs().amax(1, keepdim=True)
         low = -high
@@ -127,8 +144,7 @@ def _log_weighted(weights: npt.NDArray[np.float64], numbers: npt.NDArray[np.floa
     return np.where(weights > 0, weights * np.log(numbers), 0.0)
 
 
-def _percentile(rows: Rows, symmetric: bool) -> tuple[Tensor, Tensor]:
-    share = PERCENTILE / 100
+def _percentile(rows: Rows, share: float, symmetric: bool) -> tuple[Tensor, Tensor]:
     if symmetric:
         high = Rows(rows.values.abs(), rows.valid).quantile(share)
         return -high, high

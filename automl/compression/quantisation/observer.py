@@ -29,7 +29,7 @@ class Observer:
 
     Args:
         format: of the quantiser.
-        method: one of `calibration.METHODS`.
+        method: one of `calibration.METHODS`; "percentile:99.9" names the percentile.
         seed: of the sample.
 
     Raises:
@@ -110,7 +110,7 @@ def calibrate(samples: Tensor, format: NumberFormat, method: str = "min_max") ->
     Args:
         samples: what the layer reads, of any shape.
         format: with granularity "tensor".
-        method: one of `calibration.METHODS`.
+        method: one of `calibration.METHODS`; "percentile:99.9" names the percentile.
 
     Raises:
         InputError: see `Observer`.

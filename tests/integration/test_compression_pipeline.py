@@ -14,7 +14,7 @@ from automl.data import DataBundle, load_data
 from automl.training import TrainingOptions, train
 from search_spaces.capture import PrunableNetwork
 from search_spaces.errors import InputError
-from search_spaces.policy import CompressionPolicy, LayerPolicy
+from search_spaces.policy import CompressionPolicy
 
 
 class Mixed(nn.Module):

@@ -239,7 +239,7 @@ def test_percentiles_are_chosen_by_name() -> None:
     for method, high in (("percentile:90", 900), ("percentile:99.9", 999), ("percentile:100", 1000)):
         assert float(calibrate(x, format, method).scale) * 255 == pytest.approx(high)  # type: ignore[arg-type]
     for method in ("percentile:", "percentile:50", "percentile:101", "percentile:many", "percentile:nan", "mse:3"):
-        with pytest.raises(InputError, match="percentile:P|takes no number"):
+        with pytest.raises(InputError, match=r"percentile:P|takes no number"):
             calibrate(x, format, method)
 
 

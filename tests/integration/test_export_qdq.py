@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Mapping
+from functools import cache
 
 import numpy as np
 import onnx
@@ -92,6 +93,17 @@ def to_onnx(module: Network, opset: int) -> onnx.ModelProto:
     return found
 
 
+@cache
+def translated(format: NumberFormat, opset: int) -> tuple[Network, dict[str, Quantised], onnx.ModelProto]:
+    module, weights = network(dict.fromkeys(LAYERS, format))
+    return module, weights, to_onnx(module, opset)
+
+
+def case(format: NumberFormat, opset: int) -> tuple[Network, dict[str, Quantised], onnx.ModelProto]:
+    """All layers in a format; a copy, translated once."""
+    return copy.deepcopy(translated(format, opset))
+
+
 def run(model: onnx.ModelProto, x: Tensor, optimise: bool = False) -> Tensor:
     onnx.checker.check_model(model, full_check=True)
     options = onnxruntime.SessionOptions()
@@ -130,8 +142,7 @@ def types(model: onnx.ModelProto) -> dict[str, str]:
 )
 def test_weights_become_integers(format: NumberFormat, opset: int, kind: str) -> None:
     """Of every layer, of the folded one and the transposed one, too."""
-    module, weights = network(dict.fromkeys(LAYERS, format))
-    plain = to_onnx(module, opset)
+    module, weights, plain = case(format, opset)
     before = plain.SerializeToString()
     model = insert_qdq(plain, weights, {})
     assert plain.SerializeToString() == before
@@ -158,8 +169,8 @@ def test_weights_become_integers(format: NumberFormat, opset: int, kind: str) ->
     ],
 )
 def test_what_onnx_cannot_say_stays_float_with_the_reason(format: NumberFormat, opset: int, reason: str) -> None:
-    module, weights = network(dict.fromkeys(LAYERS, format))
-    model = insert_qdq(to_onnx(module, opset), weights, {})
+    module, weights, plain = case(format, opset)
+    model = insert_qdq(plain, weights, {})
     left = left_in_float(model)
     assert types(model) == {}
     if reason:
@@ -201,9 +212,9 @@ def test_what_onnx_cannot_say_stays_float_with_the_reason(format: NumberFormat, 
 def test_layers_read_quantised_activations(format: NumberFormat, opset: int, nodes: Mapping[str, int]) -> None:
     """All layers with weights in 8 bits. Outputs differ where rounding sends a value to the other neighbour: most do
     not, and none by more than steps do."""
-    module, weights = network(dict.fromkeys(LAYERS, NumberFormat(8)))
+    module, weights, float_model = case(NumberFormat(8), opset)
     found = quantisers(module, format)
-    model = insert_qdq(to_onnx(module, opset), weights, {f"{layer}.weight": each for layer, each in found.items()})
+    model = insert_qdq(float_model, weights, {f"{layer}.weight": each for layer, each in found.items()})
     assert left_in_float(model) == {}
     counts = {kind: sum(node.op_type == kind for node in model.graph.node) for kind in nodes}
     assert counts == dict(nodes)
@@ -237,8 +248,7 @@ def test_a_single_layer_is_quantised_exactly() -> None:
 
 
 def test_a_tensor_is_quantised_for_all_who_read_it() -> None:
-    module, weights = network(dict.fromkeys(LAYERS, NumberFormat(8)))
-    plain = to_onnx(module, 18)
+    module, weights, plain = case(NumberFormat(8), 18)
     (shared,) = {node.input[0] for node in plain.graph.node if "depth.weight" in node.input}
     quantiser = quantisers(module, NumberFormat(8, "asymmetric", "tensor"))["depth"]
     by_tensor = insert_qdq(plain, weights, {shared: quantiser})
@@ -249,9 +259,9 @@ def test_a_tensor_is_quantised_for_all_who_read_it() -> None:
 
 
 def test_activations_that_onnx_has_no_numbers_for_are_named() -> None:
-    module, weights = network({})
+    module, _, plain = case(NumberFormat(8), 18)
     found = quantisers(module, NumberFormat(4, "power_of_two", "tensor"))
-    model = insert_qdq(to_onnx(module, 18), weights, {"conv.weight": found["conv"]})
+    model = insert_qdq(plain, {}, {"conv.weight": found["conv"]})
     assert left_in_float(model) == {"conv.weight": "ONNX has no numbers of the scheme 'power_of_two'"}
 
 
@@ -268,8 +278,7 @@ def test_masked_binary_weights_keep_their_zeros() -> None:
 
 
 def test_what_does_not_fit_the_model_is_refused() -> None:
-    module, weights = network({"last": NumberFormat(8), "tokens": NumberFormat(8)})
-    plain = to_onnx(module, 18)
+    _, weights, plain = case(NumberFormat(8), 18)
     quantiser = calibrate(torch.ones(3), NumberFormat(8, "asymmetric", "tensor"))
     other = quantise(torch.randn(4, 12, generator=torch.Generator().manual_seed(9)), NumberFormat(8))
     for wrong, message in (
@@ -288,8 +297,7 @@ def test_what_does_not_fit_the_model_is_refused() -> None:
 
 
 def test_other_metadata_stays() -> None:
-    module, weights = network({"last": NumberFormat(8)})
-    plain = to_onnx(module, 18)
+    _, weights, plain = case(NumberFormat(8), 18)
     helper.set_model_props(plain, {"author": "somebody"})
     model = insert_qdq(plain, weights, {})
     assert {entry.key: entry.value for entry in model.metadata_props}["author"] == "somebody"

@@ -90,7 +90,8 @@ class VisionTransformer(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Images [N, C, H, W] -> logits [N, classes]."""
         tokens = self.patches(x).flatten(2).transpose(1, 2) + self.position
-        return self.fc(self.norm(self.blocks(tokens)).mean(1))  # type: ignore[no-any-return]
+        features = self.norm(self.blocks(tokens)).transpose(1, 2)  # pooled as a feature map is
+        return self.fc(features.mean(2))  # type: ignore[no-any-return]
 
 
 def vit(

@@ -17,7 +17,7 @@ from backends.tvm.target import cpu_for
 from search_spaces.capture import PrunableNetwork
 from search_spaces.space import SearchSpace
 
-ZOO = ("lenet5", "resnet20", "mobilenet_v1", "squeezenet", "shufflenet_v2")
+ZOO = ("lenet5", "resnet20", "mobilenet_v1", "squeezenet", "shufflenet_v2", "vit")
 SLOW_ZOO = ("lenet300_100", "alexnet_cifar", "vgg11", "resnet56", "mobilenet_v2", "densenet40")
 VISION = ("efficientnet_b0", "mobilenet_v3_small", "googlenet", "densenet121", "resnext50_32x4d", "convnext_tiny")
 
@@ -106,6 +106,11 @@ def test_views_and_tokens_of_any_batch(batch):
     assert compiled.fallbacks == {}
     expected = reference_output(model, x)
     assert np.abs(compiled.run(x.numpy()) - expected).max() <= 1e-5 * np.abs(expected).max()
+
+
+def test_heads_and_widths_are_planned_as_they_are_compiled():
+    torch.manual_seed(0)
+    check(Mixed().eval(), torch.randn(1, 3, 6, 5))
 
 
 @pytest.mark.parametrize("patch", [4])

@@ -33,6 +33,7 @@ _DROPOUTS = {
 _FUNCTIONAL_BATCH_NORM = "_native_batch_norm_legit_no_training"
 _RESHAPES = {"view", "reshape", "_unsafe_view", "unflatten", "squeeze", "view_as", "reshape_as"}
 _SPLITS = {"split", "split_with_sizes", "chunk", "tensor_split", "unsafe_chunk", "unsafe_split", "unbind"}
+_ZEROS = {"zeros", "new_zeros", "zeros_like"}
 _NOTHING = {"detach", "alias", "lift_fresh_copy", "lift_fresh", "lift", "_assert_tensor_metadata"}
 
 
@@ -312,7 +313,7 @@ class _Normaliser:
             return False
         given = found["hx"] if isinstance(found["hx"], list | tuple) else [found["hx"]]
         called: list[Any] = [self._value(found["input"])]
-        if not all(op_name(state) == "zeros" for state in given):
+        if not all(op_name(state) in _ZEROS for state in given):
             states = tuple(self._value(state) for state in given)
             called.append(states if name == "lstm" else states[0])
         new = self._describe(node, self.graph.call_module(prefix, tuple(called)))

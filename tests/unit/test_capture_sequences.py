@@ -47,7 +47,8 @@ class TwiceRead(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.embed(x)
-        x = x + self.lstm(x)[0]
+        zeros = x.new_zeros(1, len(x), 8)
+        x = x + self.lstm(x, (zeros, torch.zeros_like(zeros)))[0]
         return self.fc(self.lstm(x)[0].mean(1))
 
 

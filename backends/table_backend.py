@@ -110,11 +110,9 @@ class TableBackend(HardwareBackend):
                 f"the backend prices policies of one network (digest {self._graph.digest[:12]}), and this is another "
                 f"(digest {graph.digest[:12]})",
             )
-        if graph.treatments:
-            return (
-                f"layer {graph.treatments[0][0]!r} is not only pruned, and operators are measured dense, whole and in "
-                "float32 alone",
-            )
+        if graph.treatments or graph.removed:
+            name = graph.treatments[0][0] if graph.treatments else graph.removed[0].name
+            return (f"{name!r} is not only pruned, and operators are measured dense, whole and in float32 alone",)
         return tuple(self._engine.unsupported(graph))
 
     def require(self, graph: ModelGraph) -> None:

@@ -6,30 +6,10 @@ block changes the shape and has to stay.
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from search_spaces.graph import ModelGraph
-from search_spaces.operators import Operator
-
-
-@dataclass(frozen=True, slots=True)
-class Block:
-    """A residual block whose branch can be removed.
-
-    Attributes:
-        name: the path of modules that all layers of its branch have in common; where other layers lie in it, too, the
-            first layer.
-        operators: those of its branch, in execution order, constants that nothing else reads included.
-        layers: convolution and linear layers of its branch, in execution order.
-        sum: the operator that adds the branch to what it reads.
-        identity: which input of the sum that is, 0 or 1.
-    """
-
-    name: str
-    operators: tuple[str, ...]
-    layers: tuple[str, ...]
-    sum: str
-    identity: int
+from search_spaces.operators import Block, Operator
 
 
 def residual_blocks(graph: ModelGraph) -> tuple[Block, ...]:
@@ -52,38 +32,6 @@ def residual_blocks(graph: ModelGraph) -> tuple[Block, ...]:
                 found.append(block)
                 break
     return _named_apart(found)
-
-
-def without_blocks(graph: ModelGraph, blocks: Iterable[Block]) -> ModelGraph:
-    """The graph without some of its blocks: layers and operators of their branches and the sums are gone.
-
-    Channel groups, digest and what a policy does to the other layers stay; a group that only lived in a branch is left
-    without layers, and costs nothing whatever it keeps.
-    """
-    gone: set[str] = set()
-    layers: set[str] = set()
-    stands_for: dict[str, str] = {}
-    inputs = {operator.name: operator.inputs for operator in graph.full_operators}
-    for block in blocks:
-        gone.update(block.operators, [block.sum])
-        layers.update(block.layers)
-        stands_for[block.sum] = inputs[block.sum][block.identity]
-
-    def source(name: str) -> str:
-        while name in stands_for:
-            name = stands_for[name]
-        return name
-
-    return replace(
-        graph,
-        full_operators=tuple(
-            replace(operator, inputs=tuple(source(name) for name in operator.inputs))
-            for operator in graph.full_operators
-            if operator.name not in gone
-        ),
-        full_layers=tuple(layer for layer in graph.full_layers if layer.name not in layers),
-        treatments=tuple(treatment for treatment in graph.treatments if treatment[0] not in layers),
-    )
 
 
 def _adds(operator: Operator, operators: Mapping[str, Operator]) -> bool:

@@ -14,7 +14,7 @@ from math import prod
 from search_spaces.errors import InputError, did_you_mean
 from search_spaces.factorisations import factors
 from search_spaces.layers import FIXED, FLOAT32_BYTES, LayerSpec
-from search_spaces.operators import Operator
+from search_spaces.operators import Block, Operator
 from search_spaces.policy import CompressionPolicy, LayerPolicy
 
 
@@ -58,6 +58,7 @@ class ModelGraph:
         kept: units that each group keeps, in the order of `groups`.
         digest: SHA-256 of the uncompressed network's structure.
         treatments: (layer, what is done to it beside pruning) in execution order.
+        removed: residual blocks that are left out.
     """
 
     full_operators: tuple[Operator, ...]
@@ -68,6 +69,7 @@ class ModelGraph:
     kept: tuple[int, ...]
     digest: str
     treatments: tuple[tuple[str, LayerPolicy], ...] = ()
+    removed: tuple[Block, ...] = ()
 
     @classmethod
     def build(
@@ -126,9 +128,14 @@ class ModelGraph:
         """The graph of the compressed network: counts, shapes and bytes, without touching a tensor.
 
         Raises:
-            InputError: see `kept_units` and `treated`; or what is left of a layer cannot be so sparse.
+            InputError: see `kept_units`, `treated` and `left_out`; or what is left of a layer cannot be so sparse.
         """
-        found = replace(self, kept=self.kept_units(policy), treatments=self.treated(policy))
+        removed = self.left_out(policy)
+        found = replace(self, kept=self.kept_units(policy), treatments=self.treated(policy), removed=removed)
+        gone = {layer for block in removed for layer in block.layers}
+        for name, _ in found.treatments:
+            if name in gone:
+                raise InputError(f"layer {name!r} goes with its block; leave it out of the policy")
         for layer in found.layers if found.treatments else ():
             if layer.sparsity is not None:
                 try:
@@ -161,6 +168,23 @@ class ModelGraph:
                 factors(whole[name], *layer.factors)
         return tuple((name, named[name]) for name in whole if name in named)
 
+    def left_out(self, policy: CompressionPolicy) -> tuple[Block, ...]:
+        """The residual blocks that the policy removes.
+
+        Raises:
+            InputError: the network has no such block that can go.
+        """
+        names = [name for name, layer in policy.layers.items() if layer.remove]
+        if not names:
+            return ()
+        from search_spaces.blocks import residual_blocks  # reads graphs
+
+        blocks = {block.name: block for block in residual_blocks(replace(self, removed=()))}
+        for name in names:
+            if name not in blocks:
+                raise InputError(f"no residual block {name!r} of the network can go{did_you_mean(name, blocks)}")
+        return tuple(block for name, block in blocks.items() if name in names)
+
     def policy(self, kept: Sequence[int] | None = None) -> CompressionPolicy:
         """The policy that keeps kept[i] units of group i (by default what this graph keeps) and treats layers as this
         graph does."""
@@ -170,6 +194,8 @@ class ModelGraph:
         }
         for name, layer in self.treatments:
             layers[name] = replace(layer, keep=layers[name].keep if name in layers else None)
+        for block in self.removed:
+            layers[block.name] = LayerPolicy(remove=True)
         return CompressionPolicy(layers, self.digest)
 
     def real_macs(self, kept: Sequence[float]) -> float:
@@ -202,7 +228,7 @@ class ModelGraph:
         """Every operator in execution order, with the shapes it has after the policy; in place of a layer that was
         taken apart its parts, the last of them under its name."""
         found = []
-        for operator in self.full_operators:
+        for operator in self._present:
             if operator.axis is not None and operator.extent.terms:
                 before, after = operator.shape[: operator.axis], operator.shape[operator.axis + 1 :]
                 operator = replace(operator, shape=(*before, operator.extent.size(self.kept), *after))
@@ -247,7 +273,7 @@ class ModelGraph:
         others = sum(
             operator.fixed_params
             + (operator.channel_params * operator.extent.size(self.kept) if operator.channel_params else 0)
-            for operator in self.full_operators
+            for operator in self._present
         )
         return sum(layer.params for layer in self.layers) + others
 
@@ -262,9 +288,29 @@ class ModelGraph:
     @cached_property
     def _full_parts(self) -> tuple[LayerSpec, ...]:
         """The layers with all channels, as they are treated."""
-        if not self.treatments:
+        if not (self.treatments or self.removed):
             return self.full_layers
-        return tuple(part for spec in self.full_layers for part in self._parts.get(spec.name, (self._formatted(spec),)))
+        gone = {layer for block in self.removed for layer in block.layers}
+        specs = (spec for spec in self.full_layers if spec.name not in gone)
+        return tuple(part for spec in specs for part in self._parts.get(spec.name, (self._formatted(spec),)))
+
+    @cached_property
+    def _present(self) -> tuple[Operator, ...]:
+        """The operators but those of blocks that are left out: who read a sum reads what the branch was added to."""
+        gone = {name for block in self.removed for name in (*block.operators, block.sum)}
+        inputs = {operator.name: operator.inputs for operator in self.full_operators}
+        instead = {block.sum: inputs[block.sum][block.identity] for block in self.removed}
+
+        def source(name: str) -> str:
+            while name in instead:
+                name = instead[name]
+            return name
+
+        return tuple(
+            replace(operator, inputs=tuple(map(source, operator.inputs))) if instead else operator
+            for operator in self.full_operators
+            if operator.name not in gone
+        )
 
     @cached_property
     def _parts(self) -> Mapping[str, tuple[LayerSpec, ...]]:
@@ -301,7 +347,7 @@ class ModelGraph:
             if refusal.name == name:
                 raise InputError(f"the channels of {name!r} cannot be pruned: {refusal.reason}")
         if name not in self._layer_by_name:
-            known = [*self._group_index, *self._layer_by_name]
+            known = dict.fromkeys([*self._group_index, *self._layer_by_name])
             raise InputError(f"the network has no layer {name!r}{did_you_mean(name, known)}")
         extent = self.layer(name).out_extent
         if len(extent.terms) != 1 or extent.fixed:

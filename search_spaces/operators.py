@@ -76,3 +76,23 @@ class Operator:
     def argument(self, name: str) -> Argument:
         """The argument of that name, None where there is none."""
         return dict(self.arguments).get(name)
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """A residual block whose branch can be removed.
+
+    Attributes:
+        name: the path of modules that all layers of its branch have in common; where other layers lie in it, too, the
+            first layer.
+        operators: those of its branch, in execution order, constants that nothing else reads included.
+        layers: convolution and linear layers of its branch, in execution order.
+        sum: the operator that adds the branch to what it reads.
+        identity: which input of the sum that is, 0 or 1.
+    """
+
+    name: str
+    operators: tuple[str, ...]
+    layers: tuple[str, ...]
+    sum: str
+    identity: int

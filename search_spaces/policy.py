@@ -4,7 +4,7 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Self
@@ -37,6 +37,8 @@ class LayerPolicy:
             `search_spaces.number_formats`.
         activation_bits: of each value that the layer reads, 1 to 16.
         activation_scheme: "asymmetric" unless said otherwise.
+        remove: of a residual block, whether its branch is left out (see `search_spaces.blocks`); then nothing else is
+            said of it.
 
     Raises:
         InputError: a value out of range, or one that needs another which is missing.
@@ -52,6 +54,7 @@ class LayerPolicy:
     weight_granularity: str | None = None
     activation_bits: int | None = None
     activation_scheme: str | None = None
+    remove: bool | None = None
 
     def __post_init__(self) -> None:
         if self.keep is not None and not (math.isfinite(self.keep) and 0.0 < self.keep <= 1.0):
@@ -66,6 +69,8 @@ class LayerPolicy:
                     raise InputError(f"{name} {getattr(self, name)!r} needs {needed}; give it, or leave both out")
         if self.pattern is not None and self.sparsity is None and window_of(self.pattern) is None:
             raise InputError(f"the pattern {self.pattern!r} needs a sparsity; give it, or leave both out")
+        if self.remove is not None and (type(self.remove) is not bool or self.treats or self.keep is not None):
+            raise InputError(f"remove is true or false and says all that is done to a block, got {self}")
         # each of these refuses what makes no sense
         _ = self.factors, self.zeros, self.weight_format, self.activation_format
 
@@ -194,6 +199,11 @@ class CompressionPolicy:
         return {name: layer_to_json(layer) for name, layer in sorted(self.layers.items())}
 
 
+def beside_pruning(policy: CompressionPolicy) -> dict[str, LayerPolicy]:
+    """What a policy does to layers and blocks other than choosing how many channels stay."""
+    return {name: replace(each, keep=None) for name, each in policy.layers.items() if each.treats or each.remove}
+
+
 def layer_to_json(layer: LayerPolicy) -> dict[str, Any]:
     """What is done to a layer, as JSON holds it."""
     return {key: value for key, value in asdict(layer).items() if value is not None}
@@ -225,11 +235,14 @@ _TEXTS = ("factorisation", "pattern", "weight_scheme", "weight_granularity", "ac
 
 
 def _kind(key: str) -> str:
-    return "text" if key in _TEXTS else "number or a list of two" if key == "rank" else "number"
+    kinds = {"rank": "number or a list of two", "remove": "truth value"}
+    return "text" if key in _TEXTS else kinds.get(key, "number")
 
 
 def _of_kind(key: str, value: object) -> bool:
     if key in _TEXTS:
         return isinstance(value, str)
+    if key == "remove":
+        return isinstance(value, bool)
     values = value if key == "rank" and isinstance(value, list) else [value]
     return all(isinstance(each, int | float) and not isinstance(each, bool) for each in values)

@@ -8,8 +8,9 @@ from torch import Tensor, fx, nn
 
 from automl.compression.importance.base import ImportanceInputs
 from automl.compression.importance.taylor import cross_entropy
-from search_spaces.blocks import Block, residual_blocks
+from search_spaces.blocks import residual_blocks
 from search_spaces.errors import InputError
+from search_spaces.operators import Block
 from search_spaces.template import drop_unused
 
 BATCH = 64
@@ -27,11 +28,15 @@ def without_blocks(module: fx.GraphModule, blocks: Iterable[Block]) -> fx.GraphM
         blocks: of the network's graph; see `search_spaces.blocks.residual_blocks`.
 
     Returns:
-        A network with tensors of its own, without the modules that only the branches called.
+        A network with tensors of its own, without the modules that only the branches called; without blocks to remove
+        the one given.
 
     Raises:
         InputError: the network has no such block, or has lost it before.
     """
+    blocks = tuple(blocks)
+    if not blocks:
+        return module
     graph = copy.deepcopy(module.graph)
     nodes = {node.name: node for node in graph.nodes}
     for block in blocks:

@@ -1,6 +1,6 @@
 """From a policy to the compressed network: take apart, prune, reconstruct, recalibrate, make sparse, quantise."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -8,6 +8,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, fx, nn
 
+from automl.compression.blocks import without_blocks
 from automl.compression.calibration import check_images
 from automl.compression.importance.base import ImportanceInputs
 from automl.compression.recalibration import recalibrate_batch_norm
@@ -137,16 +138,18 @@ class Compressor:
         graph = self.network.graph.apply(policy)
         kept = self.kept(policy)
         stay = torch.cat([*(_mask(kept[group.name], group.width) for group in self.network.graph.groups), _ALWAYS])
-        module = self.network.prune(kept)
-        self._reconstruct(module, stay)
+        module = without_blocks(self.network.prune(kept), graph.removed)
+        self._reconstruct(module, stay, {layer for block in graph.removed for layer in block.layers})
         decompose(module, graph, self._original, lambda layer: tuple(stay[index] for index in self._entries[layer]))
         if self._recalibration is not None:
             recalibrate_batch_norm(module, self._recalibration)
         return treat(module, graph, self._images, self.options.quantisation)
 
-    def _reconstruct(self, module: fx.GraphModule, stay: Tensor) -> None:
-        """Correct the weights of the layers that lost inputs, in place."""
+    def _reconstruct(self, module: fx.GraphModule, stay: Tensor, gone: Set[str]) -> None:
+        """Correct the weights of the layers that lost inputs, in place, but for those that are gone."""
         for name, layer in self._layers.items():
+            if name in gone:
+                continue
             groups = len(layer.weight)
             inputs, outputs = (stay[index].reshape(groups, -1) for index in self._entries[name])
             if inputs.all():

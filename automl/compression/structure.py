@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from torch import fx, nn
 
+from automl.compression.blocks import without_blocks
 from automl.compression.quantisation.activations import ActivationQuantiser, activation_quantiser
 from automl.compression.sites import Site, find_sites
 from search_spaces.capture import PrunableNetwork
@@ -30,12 +31,12 @@ def build(
     Args:
         network: the captured one.
         units: by channel group, the rising indices of the units that stay; a group that is absent keeps all.
-        layers: what is done to layers beside pruning.
+        layers: what is done to layers beside pruning, and to blocks.
 
     Raises:
         InputError: that does not fit the network.
     """
-    module = network.prune(units)
+    module = without_blocks(network.prune(units), network.graph.left_out(CompressionPolicy(layers)))
     kept = [
         len(np.atleast_1d(units[group.name])) if group.name in units else group.width for group in network.graph.groups
     ]

@@ -23,7 +23,7 @@ from automl.training import EpochReport, evaluate, train
 from automl.training_state import TrainingState
 from backends.lease import shared_lease
 from search_spaces.objective import Constraint, Evaluation
-from search_spaces.policy import CompressionPolicy
+from search_spaces.policy import CompressionPolicy, beside_pruning
 
 RUNTIME = "onnxruntime"
 
@@ -148,8 +148,7 @@ class Worker:
 
 def load_finalist(problem: Problem, finalist: Finalist, folder: Path) -> nn.Module:
     """A finished network, from its folder."""
-    treated = dict(problem.graph.treated(finalist.policy))
-    module = build(problem.network, problem.kept(finalist.policy), treated)
+    module = build(problem.network, problem.kept(finalist.policy), beside_pruning(finalist.policy))
     load_weights(module, folder / "model.safetensors")
     return module.eval()
 

@@ -27,7 +27,7 @@ from automl.run.store import Store
 from automl.run.summary import build_summary
 from automl.signals import StopSignal
 from search_spaces.objective import Constraint
-from search_spaces.policy import CompressionPolicy, layer_to_json
+from search_spaces.policy import CompressionPolicy, beside_pruning, layer_to_json
 
 POLL_S = 0.25
 
@@ -347,7 +347,7 @@ def export_best(problem: Problem, directory: RunDirectory, summary: Mapping[str,
             "classes": problem.data.classes,
             "input_shape": list(problem.data.input_shape),
             "units": problem.kept(best.policy),
-            "layers": {name: layer_to_json(layer) for name, layer in problem.graph.treated(best.policy)},
+            "layers": {name: layer_to_json(layer) for name, layer in beside_pruning(best.policy).items()},
         },
         example_input=example_input(problem.data),
         data={"name": config.data.name, "args": config.data.args},

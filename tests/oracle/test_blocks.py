@@ -13,8 +13,8 @@ from automl.compression.blocks import block_importance, without_blocks
 from automl.compression.importance.base import ImportanceInputs
 from automl.models import build_model
 from search_spaces.blocks import residual_blocks
-from search_spaces.blocks import without_blocks as graph_without
 from search_spaces.capture import PrunableNetwork
+from search_spaces.policy import CompressionPolicy, LayerPolicy
 
 
 def zeroed(model: nn.Module, modules: Sequence[str], x: Tensor) -> Tensor:
@@ -63,7 +63,7 @@ def test_halves_of_transformer_blocks() -> None:
         smaller = without_blocks(network.prune({}), chosen)
         torch.testing.assert_close(smaller(x), expected, rtol=1e-4, atol=1e-5)
         assert not torch.allclose(expected, model(x), rtol=1e-2)
-    counted = graph_without(network.graph, chosen)
+    counted = network.graph.apply(CompressionPolicy({block.name: LayerPolicy(remove=True) for block in chosen}))
     assert counted.params == sum(parameter.numel() for parameter in smaller.parameters())
     assert counted.macs == PrunableNetwork(smaller, x, prove=False).graph.macs
 

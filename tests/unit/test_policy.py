@@ -84,6 +84,8 @@ def test_a_policy_of_the_first_schema_means_the_same() -> None:
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
+        ({"remove": 1}, "remove is true or false"),
+        ({"remove": True, "weight_bits": 4}, "says all that is done to a block"),
         ({"rank": 0}, "a rank is a whole number of at least 1"),
         ({"rank": ()}, "a rank is a whole number of at least 1"),
         ({"rank": 4, "factorisation": "svdd"}, "no factorisation 'svdd'; did you mean 'svd'"),
@@ -138,6 +140,7 @@ def test_digests_tell_bits_apart_and_are_what_they_were_without() -> None:
         ('{"schema_version": 1, "layers": {"a": {"weight_bit": 8}}}', "did you mean 'weight_bits'"),
         ('{"schema_version": 2, "layers": {"a": {"pattern": 4}}}', "pattern is a text, got 4"),
         ('{"schema_version": 2, "layers": {"a": {"rank": "8"}}}', "rank is a number or a list of two, got '8'"),
+        ('{"schema_version": 2, "layers": {"a": {"remove": 1}}}', "remove is a truth value, got 1"),
         ('{"schema_version": 2, "layers": {"a": {"rank": 2.5}}}', "a rank is a whole number of at least 1"),
         ('{"schema_version": 2, "layers": {"a": {"pattern": "row"}}}', "the pattern 'row' needs a sparsity"),
         ('{"schema_version": 2, "layers": {"a": {"pattern": "4:2"}}}', "N is from 1 to M, got '4:2'"),

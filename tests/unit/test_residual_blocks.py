@@ -9,13 +9,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from automl.compression import Compressor
 from automl.compression.blocks import without_blocks as module_without
+from automl.compression.structure import build
 from automl.models import build_model
 from automl.testing.problems import conv_chain
 from search_spaces.blocks import residual_blocks
-from search_spaces.blocks import without_blocks as graph_without
 from search_spaces.capture import PrunableNetwork
 from search_spaces.errors import InputError
+from search_spaces.policy import CompressionPolicy, LayerPolicy, beside_pruning
 
 
 def captured(model: nn.Module, size: int = 8, channels: int = 3) -> PrunableNetwork:
@@ -175,7 +177,8 @@ def removed(network: PrunableNetwork, kept: dict[str, np.ndarray], indices: tupl
     """The graph's arithmetic against the module: MACs as a new capture counts them, parameters as torch does."""
     graph = network.graph
     blocks = [residual_blocks(graph)[index] for index in indices]
-    smaller = graph_without(graph.with_kept([len(kept.get(g.name, range(g.width))) for g in graph.groups]), blocks)
+    policy = CompressionPolicy({block.name: LayerPolicy(remove=True) for block in blocks})
+    smaller = graph.apply(policy).with_kept([len(kept.get(g.name, range(g.width))) for g in graph.groups])
     module = module_without(network.prune(kept), blocks)
     again = PrunableNetwork(module, torch.randn(2, *graph.input_shape), prove=False).graph
     assert smaller.params == sum(parameter.numel() for parameter in module.parameters())
@@ -202,8 +205,45 @@ def test_a_policy_means_the_same_without_a_block() -> None:
     network = zoo("resnet20")
     graph = network.graph
     policy = graph.policy([max(1, group.width // 2) for group in graph.groups])
-    blocks = residual_blocks(graph)[:2]
-    assert graph_without(graph, blocks).apply(policy).macs == graph_without(graph.apply(policy), blocks).macs
+    both = CompressionPolicy({**policy.layers, "blocks.1": LayerPolicy(remove=True)})
+    smaller = graph.apply(both)
+    assert [block.name for block in smaller.removed] == ["blocks.1"]
+    assert smaller.kept == graph.apply(policy).kept
+    gone = sum(layer.macs for layer in graph.apply(policy).layers if layer.name.startswith("blocks.1."))
+    assert smaller.macs == graph.apply(policy).macs - gone
+    assert graph.apply(smaller.policy()) == smaller
+    assert smaller.apply(policy) == graph.apply(policy)
+    assert CompressionPolicy.from_json(both.to_json()) == both
+
+
+def test_a_policy_that_removes_is_applied() -> None:
+    network = zoo("resnet20")
+    fields = {"blocks.1": LayerPolicy(remove=True), "blocks.0.conv1": LayerPolicy(keep=0.5, weight_bits=4)}
+    policy, x = CompressionPolicy(fields), torch.randn(16, 3, 8, 8)
+    found = Compressor(network, x).compress(policy)
+    assert found.graph.params == sum(parameter.numel() for parameter in found.module.parameters())
+    assert not any(name.startswith("blocks.1.") for name in found.module.state_dict())
+    again = build(network, Compressor(network, x).kept(policy), beside_pruning(policy))
+    again.load_state_dict(found.module.state_dict())
+    with torch.no_grad():
+        assert torch.equal(again(x), found.module(x))
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"blocks.3": LayerPolicy(remove=True)}, "no residual block 'blocks.3' of the network can go"),
+        (
+            {"blocks.1": LayerPolicy(remove=True), "blocks.1.conv1": LayerPolicy(weight_bits=4)},
+            "layer 'blocks.1.conv1' goes with its block",
+        ),
+    ],
+)
+def test_what_cannot_be_removed_is_refused(fields: dict[str, LayerPolicy], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        zoo("resnet20").graph.apply(CompressionPolicy(fields))
+    with pytest.raises(InputError, match="says all that is done to a block"):
+        LayerPolicy(remove=True, keep=0.5)
 
 
 def test_the_module_given_stays_and_the_result_has_tensors_of_its_own() -> None:

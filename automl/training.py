@@ -115,7 +115,6 @@ def train(
     device = torch_device(options.device)
     devices = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
-        torch.manual_seed(options.seed)
         model.to(device).train()
         try:
             _train(model, data, options, device, _Loss(teacher, options, device), state, on_epoch)
@@ -128,8 +127,10 @@ class _Loss:
 
     def __init__(self, teacher: nn.Module | None, options: TrainingOptions, device: torch.device) -> None:
         self._options = options
-        wanted = teacher is not None and options.distillation > 0
-        self._teacher = copy.deepcopy(teacher).to(device).eval() if wanted and teacher is not None else None
+        if teacher is not None and options.distillation > 0:
+            self._teacher: nn.Module | None = copy.deepcopy(teacher).to(device).eval()
+        else:
+            self._teacher = None
 
     def __call__(self, inputs: Tensor, outputs: Tensor, labels: Tensor) -> Tensor:
         """Of logits [N, classes, ...]."""

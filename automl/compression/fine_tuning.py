@@ -67,8 +67,10 @@ def fine_tune(compressed: Compressed, train: Callable[[nn.Module], None], learn:
     if learn not in LEARNED:
         raise InputError(f"quantisers learn one of {', '.join(LEARNED)}, got {learn!r}{did_you_mean(learn, LEARNED)}")
     module, weights = compressed.module, dict(compressed.weights)
-    layers = {*compressed.masks, *weights}
-    sites = find_sites(module, sorted(layers))
+    layers = sorted(
+        {*compressed.masks, *weights}
+    )  # in every process the same order, which an optimiser's state goes by
+    sites = find_sites(module, layers)
     with ExitStack() as refreshed:
         for layer in layers:
             owner, name = _owner(module, sites[layer].weight)

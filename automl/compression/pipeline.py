@@ -82,16 +82,17 @@ class Compressor:
         self._original = original
         self._layers: Mapping[str, LayerReconstruction] = {}
         self._recalibration: Tensor | None = None
-        self._images = None if calibration is None else _some(check_images(calibration, network.graph), options)
-        if not (options.reconstruct or options.recalibrate_images):
-            return
+        self._images: Tensor | None = None
         if calibration is None:
-            raise InputError(
-                "reconstruction and recalibration need calibration images; give some, or set reconstruct to false and "
-                "recalibrate_images to 0"
-            )
+            if options.reconstruct or options.recalibrate_images:
+                raise InputError(
+                    "reconstruction and recalibration need calibration images; give some, or set reconstruct to false "
+                    "and recalibrate_images to 0"
+                )
+            return
         images = check_images(calibration, network.graph)
         order = torch.randperm(len(images), generator=torch.Generator().manual_seed(options.seed))
+        self._images = images[order[: options.calibration_images]]
         if options.recalibrate_images:
             if len(images) < 2:
                 raise InputError("batch-norm recalibration needs at least 2 calibration images, got 1")
@@ -102,7 +103,7 @@ class Compressor:
                 for layer in network.graph.layers
                 if layer.in_extent.terms and not layer.depthwise
             }
-            self._layers = gather(original, listen, _some(images, options), options.points_per_image, options.seed)
+            self._layers = gather(original, listen, self._images, options.points_per_image, options.seed)
 
     def kept(self, policy: CompressionPolicy) -> dict[str, list[int]]:
         """The units that stay, sorted, by the name of the channel group.
@@ -156,12 +157,6 @@ class Compressor:
                 continue
             weight = module.get_parameter(f"{name}.weight").data
             weight += layer.correction(inputs, outputs).reshape(weight.shape)
-
-
-def _some(images: Tensor, options: CompressionOptions) -> Tensor:
-    """As many of the images as options ask for, drawn by their seed."""
-    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(options.seed))
-    return images[order[: options.calibration_images]]
 
 
 _ALWAYS = torch.ones(1, dtype=torch.bool)

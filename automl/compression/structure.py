@@ -36,11 +36,9 @@ def build(
     Raises:
         InputError: that does not fit the network.
     """
-    module = without_blocks(network.prune(units), network.graph.left_out(CompressionPolicy(layers)))
-    kept = [
-        len(np.atleast_1d(units[group.name])) if group.name in units else group.width for group in network.graph.groups
-    ]
     graph = network.graph.apply(CompressionPolicy({name: replace(layer, keep=None) for name, layer in layers.items()}))
+    module = without_blocks(network.prune(units), graph.removed)
+    kept = [len(np.atleast_1d(units[group.name])) if group.name in units else group.width for group in graph.groups]
     shape(module, graph.with_kept(kept))
     return module.eval()
 

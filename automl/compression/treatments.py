@@ -193,7 +193,7 @@ def _calibrate(
 
 def _bias(module: nn.Module, site: Site) -> Tensor | None:
     """Of a layer that is a module; None where it has none."""
-    if site.weight != f"{site.layer}.weight" or not isinstance(module.get_submodule(site.layer), nn.Module):
+    if site.weight != f"{site.layer}.weight":
         return None
     bias = module.get_submodule(site.layer)._parameters.get("bias")
     return None if bias is None else bias.data

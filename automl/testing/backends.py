@@ -16,11 +16,10 @@ from typing import Protocol
 import torch
 from torch import nn
 
-from automl.testing.checks import global_state, require
+from automl.testing.checks import global_state, refused, require
 from automl.testing.problems import cifar_resnet, conv_chain, mobilenet_v1
 from backends.base import HardwareBackend
 from backends.measuring import TOLERANCE, Measurement
-from search_spaces.errors import InputError
 from search_spaces.graph import ModelGraph
 from search_spaces.operators import Operator
 
@@ -75,8 +74,8 @@ class BackendConformance(ABC):
             reasons = backend.supports(graph)
             require(bool(reasons), "a network that it cannot price is not refused")
             require(all(reason and "\n" not in reason for reason in reasons), f"reasons are one line each: {reasons}")
-            _refused(lambda graph=graph: backend.estimate(graph))  # type: ignore[misc]
-            _refused(lambda graph=graph: backend.estimate_many([*self.graphs(), graph]))  # type: ignore[misc]
+            refused(lambda graph=graph: backend.estimate(graph))
+            refused(lambda graph=graph: backend.estimate_many([*self.graphs(), graph]))
 
     def test_the_same_network_costs_the_same(self) -> None:
         """Asked again, by another instance, in another order, and for several networks at once."""
@@ -131,7 +130,7 @@ class BackendConformance(ABC):
     def test_bad_input_is_refused_in_one_line(self) -> None:
         """`InputError`, nothing else; so is the call that follows none of it."""
         for wrong in self.bad_input():
-            _refused(wrong)
+            refused(wrong)
 
     def test_nothing_else_is_touched(self) -> None:
         """The graph, the global generators and torch's number of threads."""
@@ -201,7 +200,7 @@ class MeasuringConformance(ABC):
     def test_a_module_that_cannot_be_exported_is_refused_in_one_line(self) -> None:
         """Whatever a user's module raises is an `InputError`."""
         _, example = _small_network()
-        _refused(lambda: self.make().measure(_Broken(), example))
+        refused(lambda: self.make().measure(_Broken(), example))
 
     def test_recurrent_networks(self) -> None:
         """Refused by name where the engine computes them wrongly."""
@@ -232,12 +231,3 @@ def _small_network() -> tuple[nn.Module, torch.Tensor]:
 
 def _names(graph: ModelGraph) -> set[str]:
     return {layer.name for layer in graph.layers} | {operator.name for operator in graph.full_operators}
-
-
-def _refused(call: Callable[[], object]) -> None:
-    try:
-        answer = call()
-    except InputError as error:
-        require("\n" not in str(error), f"an error message is one line: {error}")
-        return
-    raise AssertionError(f"not refused, answered {answer!r}")

@@ -6,7 +6,7 @@ class TestDiagonal(PatternConformance):
     misfits = ((8, 6),)
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 
 import torch
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from automl.compression.packing import pack_weights, unpack_weights
 from automl.compression.sparsity import CRITERIA, atom_indices, magnitude, mask
-from automl.testing.checks import global_state, require
+from automl.testing.checks import global_state, refused, require
 from search_spaces.errors import InputError
 from search_spaces.number_formats import NumberFormat
 from search_spaces.sparsity import Sparsity, sizes, stored, window_of
@@ -89,8 +89,8 @@ class PatternConformance:
         """By the arithmetic and by the mask."""
         for shape in self.misfits:
             sparsity = self._at(0.5)
-            _refused(partial(sparsity.atoms, shape))
-            _refused(partial(mask, torch.ones(shape), sparsity))
+            refused(partial(sparsity.atoms, shape))
+            refused(partial(mask, torch.ones(shape), sparsity))
 
     def test_nothing_else_is_touched(self) -> None:
         """The scores, and the global generators; asked again, the mask is the same."""
@@ -148,7 +148,7 @@ class CriterionConformance:
         """In one line, where it needs them; else it does without."""
         criterion, weight = CRITERIA[self.name], _weight((4, 4))
         if criterion.needs_gradient:
-            _refused(lambda: criterion.score(weight, None))
+            refused(lambda: criterion.score(weight, None))
         else:
             require(torch.equal(criterion.score(weight, None), criterion.score(weight, weight)), "gradients matter")
 
@@ -156,7 +156,7 @@ class CriterionConformance:
         """Where masks are made of the scores."""
         weight = _weight((4, 4))
         weight[1, 2] = torch.nan
-        _refused(lambda: mask(CRITERIA[self.name].score(weight, torch.ones(4, 4)), Sparsity("element", 0.5)))
+        refused(lambda: mask(CRITERIA[self.name].score(weight, torch.ones(4, 4)), Sparsity("element", 0.5)))
 
     def test_nothing_else_is_touched(self) -> None:
         """Weight, gradient and the global generators; asked again, the scores are the same."""
@@ -210,7 +210,7 @@ class FormConformance:
                 except InputError as error:
                     require("\n" not in str(error), f"an error message is one line: {error}")
             for wrong in (packed[:-1], packed + b"\0"):
-                _refused(partial(unpack_weights, wrong, shape, None, sparsity, form=self.form))
+                refused(partial(unpack_weights, wrong, shape, None, sparsity, form=self.form))
 
 
 def _check_packing(weight: Tensor, found: Tensor, sparsity: Sparsity, bits: int, form: str | None = None) -> None:
@@ -244,12 +244,3 @@ def _check_packing(weight: Tensor, found: Tensor, sparsity: Sparsity, bits: int,
 
 def _weight(shape: Shape, seed: int = 0) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
-
-
-def _refused(call: Callable[[], object]) -> None:
-    try:
-        answer = call()
-    except InputError as error:
-        require("\n" not in str(error), f"an error message is one line: {error}")
-        return
-    raise AssertionError(f"not refused, answered {answer!r}")

@@ -160,7 +160,7 @@ def parallelize(schedule: Any, loops: Sequence[Any], work: float, cpu: Cpu) -> A
 
 def worth_threads(work: float, cpu: Cpu) -> bool:
     """Whether there is work enough to spread it over the threads."""
-    return cpu.threads > 1 and work >= PARALLEL_WORK
+    return threads_for(work, cpu) > 1
 
 
 def threads_for(work: float, cpu: Cpu) -> int:

@@ -36,6 +36,8 @@ def factors(spec: LayerSpec, method: str, rank: Rank, *, must_save: bool = True)
 
     Args:
         spec: the layer, not pruned: ranks are those of its whole weights. Its formats and sparsity are its parts', too.
+            Of the input matrix of a recurrent layer the parts are a linear layer (see `input_factor`) and what is left
+            of the matrix, under its own name.
         method: one of `FACTORISATIONS`.
         rank: one for "svd" and "spatial_svd"; of "tucker2" those of the input and the output channels.
         must_save: whether there have to be fewer weights than before. MACs may rise all the same: the first part of
@@ -89,6 +91,15 @@ def part_name(layer: str, index: int) -> str:
     return f"{layer}.{index}"
 
 
+INPUT_MATRIX = "weight_ih_l0"
+"""Of a recurrent layer; it reads the sequence, before which a linear layer can stand, and so can be taken apart."""
+
+
+def input_factor(matrix: str) -> str:
+    """Name of the linear layer before a recurrent layer of that input matrix, which stays under its name."""
+    return f"{matrix}_factor"
+
+
 _RECURRENT = re.compile(r"(?:^|\.)weight_(ih|hh)_l(\d+)(_reverse)?$")
 """The matrices of a recurrent layer, as torch names them."""
 
@@ -138,6 +149,8 @@ def _matrix_parts(spec: LayerSpec, rank: Rank) -> tuple[LayerSpec, ...]:
     first, last = _first(spec, rank[0]), _last(spec, 1, rank[0])
     if spec.kind == "conv":
         last = _pointwise(last, spec.output_size, spec.positions)
+    if _RECURRENT.search(spec.name):
+        return replace(first, name=input_factor(spec.name)), replace(last, name=spec.name)
     return first, last
 
 

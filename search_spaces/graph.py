@@ -12,7 +12,7 @@ from functools import cached_property
 from math import prod
 
 from search_spaces.errors import InputError, did_you_mean
-from search_spaces.factorisations import factors
+from search_spaces.factorisations import INPUT_MATRIX, factors
 from search_spaces.layers import FIXED, FLOAT32_BYTES, LayerSpec
 from search_spaces.operators import Block, Operator
 from search_spaces.policy import CompressionPolicy, LayerPolicy
@@ -227,17 +227,22 @@ class ModelGraph:
     def operators(self) -> tuple[Operator, ...]:
         """Every operator in execution order, with the shapes it has after the policy; in place of a layer that was
         taken apart its parts, the last of them under its name."""
-        found = []
+        found: dict[str, Operator] = {}
         for operator in self._present:
             if operator.axis is not None and operator.extent.terms:
                 before, after = operator.shape[: operator.axis], operator.shape[operator.axis + 1 :]
                 operator = replace(operator, shape=(*before, operator.extent.size(self.kept), *after))
-            found += self._operators_of_parts(operator)
-        return tuple(found)
+            parts = self.parts.get(f"{operator.layer}.{INPUT_MATRIX}")
+            if parts is None:
+                chain = self._operators_of_parts(operator)
+            else:
+                chain = _with_input_factor(operator, parts[0], found[operator.inputs[0]])
+            found |= {each.name: each for each in chain}
+        return tuple(found.values())
 
     def _operators_of_parts(self, operator: Operator) -> list[Operator]:
         """An operator, or those of the parts that its layer was taken apart into."""
-        parts = self._parts.get(operator.layer or "")
+        parts = self.parts.get(operator.layer or "")
         if parts is None:
             return [operator]
         chain: list[Operator] = []
@@ -292,7 +297,7 @@ class ModelGraph:
             return self.full_layers
         gone = {layer for block in self.removed for layer in block.layers}
         specs = (spec for spec in self.full_layers if spec.name not in gone)
-        return tuple(part for spec in specs for part in self._parts.get(spec.name, (self._formatted(spec),)))
+        return tuple(part for spec in specs for part in self.parts.get(spec.name, (self._formatted(spec),)))
 
     @cached_property
     def _present(self) -> tuple[Operator, ...]:
@@ -313,8 +318,8 @@ class ModelGraph:
         )
 
     @cached_property
-    def _parts(self) -> Mapping[str, tuple[LayerSpec, ...]]:
-        """By name of the layer that was taken apart."""
+    def parts(self) -> Mapping[str, tuple[LayerSpec, ...]]:
+        """With all channels, by name of the layer that was taken apart."""
         whole = {spec.name: spec for spec in self.full_layers} if self.treatments else {}
         return {
             name: factors(self._formatted(whole[name]), *policy.factors)
@@ -354,3 +359,22 @@ class ModelGraph:
             names = ", ".join(repr(self.groups[group].name) for group, _ in extent.terms) or "none that can be pruned"
             raise InputError(f"the channels of {name!r} belong to several channel groups: {names}; name those instead")
         return extent.terms[0][0]
+
+
+def _with_input_factor(recurrent: Operator, factor: LayerSpec, source: Operator) -> list[Operator]:
+    """A recurrent layer's operator after the linear layer that its input matrix was taken apart into."""
+    linear = replace(
+        source,
+        name=f"{recurrent.name}.0",
+        kind="linear",
+        inputs=(source.name,),
+        shape=(*source.shape[:-1], factor.out_channels),
+        axis=None,
+        extent=FIXED,
+        channel_params=0,
+        fixed_params=0,
+        layer=factor.name,
+        target="",
+        arguments=(),
+    )
+    return [linear, replace(recurrent, inputs=(linear.name, *recurrent.inputs[1:]))]

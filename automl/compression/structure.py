@@ -1,7 +1,7 @@
 """The shape of a compressed network: layers taken apart, quantisers where a policy asks for them. No data is needed,
 so a network that was saved is built by the same steps and given its tensors."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -14,10 +14,11 @@ from automl.compression.quantisation.activations import ActivationQuantiser, act
 from automl.compression.sites import Site, find_sites
 from search_spaces.capture import PrunableNetwork
 from search_spaces.errors import InputError
-from search_spaces.factorisations import part_name
+from search_spaces.factorisations import INPUT_MATRIX, input_factor, part_name
 from search_spaces.graph import ModelGraph
 from search_spaces.layers import LayerSpec
 from search_spaces.policy import CompressionPolicy, LayerPolicy
+from search_spaces.recurrent import with_parameters
 
 QUANTISERS = "activation_quantisers"
 """The submodule that holds them; each has its layer's name, dots replaced by underscores."""
@@ -56,8 +57,7 @@ def shape(network: fx.GraphModule, graph: ModelGraph) -> None:
     layers = {layer.name: layer for layer in graph.layers}
     for name, policy in graph.treatments:
         if policy.factors is not None:
-            own = [layers[part] for part in layers if part.startswith(f"{name}.")]
-            take_apart(network, name, nn.Sequential(*(_module(part) for part in own)))
+            take_apart(network, name, [_module(layers[part.name]) for part in graph.parts[name]])
     formats = {name: layer.activation_format for name, layer in layers.items()}
     quantisers = {name: activation_quantiser(each) for name, each in formats.items() if each is not None}
     install_quantisers(network, find_sites(network, quantisers), quantisers)
@@ -88,17 +88,32 @@ def quantiser_name(layer: str) -> str:
     return f"{QUANTISERS}.{layer.replace('.', '_')}"
 
 
-def take_apart(network: fx.GraphModule, layer: str, parts: nn.Sequential) -> None:
+def take_apart(network: fx.GraphModule, layer: str, parts: Sequence[nn.Module]) -> None:
     """Put a sequence of layers in the place of one, in place: they lie under its name and run one after the other.
 
+    Of a recurrent layer's input matrix the first part runs before the recurrent layer, which takes the weight of the
+    second for its own.
+
     Raises:
-        InputError: the layer is no module of its own.
+        InputError: the layer is no module of its own, nor such a matrix.
     """
-    calls = [node for node in network.graph.nodes if node.op == "call_module" and node.target == layer]
+    owner, _, matrix = layer.rpartition(".")
+    if matrix == INPUT_MATRIX and (calls := _calls(network, owner)):
+        recurrent: Any = network.get_submodule(owner)
+        factor, rest = parts
+        network.set_submodule(owner, with_parameters(recurrent, {**recurrent._parameters, matrix: rest.weight}))
+        network.add_submodule(input_factor(layer), factor)
+        for call in calls:
+            sequence, *states = call.args
+            with network.graph.inserting_before(call):
+                call.args = (network.graph.call_module(input_factor(layer), (sequence,)), *states)
+        network.recompile()
+        return
+    calls = _calls(network, layer)
     if not calls:
         raise InputError(f"layer {layer!r} is part of another module and cannot be taken apart; leave out its rank")
     network.delete_submodule(layer)
-    network.add_submodule(layer, parts)
+    network.add_submodule(layer, nn.Sequential(*parts))
     for call in calls:
         value = call.all_input_nodes[0]
         with network.graph.inserting_before(call):
@@ -107,6 +122,10 @@ def take_apart(network: fx.GraphModule, layer: str, parts: nn.Sequential) -> Non
         call.replace_all_uses_with(value)
         network.graph.erase_node(call)
     network.recompile()
+
+
+def _calls(network: fx.GraphModule, module: str) -> list[fx.Node]:
+    return [node for node in network.graph.nodes if node.op == "call_module" and node.target == module]
 
 
 def install_quantisers(

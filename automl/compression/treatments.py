@@ -22,9 +22,11 @@ from automl.compression.sites import Site, find_sites, weight_of
 from automl.compression.sparsity import magnitude, mask
 from automl.compression.structure import check_readable, install_quantisers, take_apart
 from search_spaces.errors import InputError
+from search_spaces.factorisations import INPUT_MATRIX
 from search_spaces.graph import ModelGraph
 from search_spaces.layers import LayerSpec
 from search_spaces.rebuild import slice_layer
+from search_spaces.template import Weighted
 
 BATCH = 256
 
@@ -111,15 +113,26 @@ def treat(module: fx.GraphModule, graph: ModelGraph, images: Tensor | None, opti
 
 def _factored(
     original: nn.Module, name: str, method: str, rank: tuple[int, ...], inputs: Tensor, outputs: Tensor
-) -> nn.Sequential:
+) -> list[nn.Module]:
     """The parts of the whole layer, without the channels that were pruned."""
-    layer = original.get_submodule(name) if name in dict(original.named_modules()) else None
-    if not isinstance(layer, nn.Conv1d | nn.Conv2d | nn.Linear):
-        raise InputError(f"layer {name!r} is part of another module and cannot be taken apart; leave out its rank")
-    parts = list(factorise(layer, method, rank))
+    parts = list(factorise(_layer(original, name), method, rank))
     parts[0] = slice_layer(parts[0], inputs.nonzero().flatten().numpy(), None)
     parts[-1] = slice_layer(parts[-1], None, outputs.nonzero().flatten().numpy())
-    return nn.Sequential(*parts)
+    return parts
+
+
+def _layer(original: nn.Module, name: str) -> nn.Module:
+    """A layer that can be taken apart; a recurrent layer's input matrix as a linear layer."""
+    modules: dict[str, nn.Module] = dict(original.named_modules())
+    owner, _, matrix = name.rpartition(".")
+    if matrix == INPUT_MATRIX and isinstance(modules.get(owner), nn.RNNBase):
+        weight = modules[owner].get_parameter(matrix)
+        linear = nn.Linear(weight.shape[1], weight.shape[0], bias=False, device="meta")
+        linear.weight = weight
+        return linear
+    if not isinstance(modules.get(name), Weighted):
+        raise InputError(f"layer {name!r} is part of another module and cannot be taken apart; leave out its rank")
+    return modules[name]
 
 
 def _sparsify(module: nn.Module, layers: Sequence[LayerSpec], sites: Mapping[str, Site]) -> dict[str, Tensor]:

@@ -49,6 +49,10 @@ def wide(layer: LayerSpec) -> bool:
     return ".weight_" not in layer.name and layer.groups == 1 and min(layer.in_channels, layer.out_channels) >= 16
 
 
+def reads_the_sequence(layer: LayerSpec) -> bool:
+    return layer.name.endswith(".weight_ih_l0")
+
+
 def convolution(layer: LayerSpec) -> bool:
     return wide(layer) and layer.kind == "conv"
 
@@ -72,6 +76,8 @@ def everything(graph: ModelGraph) -> dict[str, LayerPolicy]:
     found = pruned_and(LayerPolicy(sparsity=0.5, weight_bits=4, activation_bits=8), 0.75)(graph)
     for layer in filter(spatial, graph.layers):
         found[layer.name] = replace(found[layer.name], rank=layer.out_channels // 4, factorisation="spatial_svd")
+    for layer in filter(reads_the_sequence, graph.layers):
+        found[layer.name] = replace(found[layer.name], rank=16)
     return found
 
 
@@ -92,7 +98,7 @@ RECIPES: dict[str, Recipe] = {
     "filters": on(wide, LayerPolicy(sparsity=0.25, pattern="filter")),
     "blocks": on(wide, LayerPolicy(sparsity=0.5, pattern="block:4x4")),
     "2:4": on(wide, LayerPolicy(pattern="2:4")),
-    "svd": on(wide, LayerPolicy(rank=4)),
+    "svd": on(lambda layer: wide(layer) or reads_the_sequence(layer), LayerPolicy(rank=4)),
     "spatial svd": on(spatial, LayerPolicy(rank=8, factorisation="spatial_svd")),
     "tucker": on(spatial, LayerPolicy(rank=(8, 8), factorisation="tucker2")),
     "pruned and quantised": pruned_and(LayerPolicy(weight_bits=4, activation_bits=8)),
@@ -214,7 +220,6 @@ def test_what_a_recurrent_layer_is_refused() -> None:
     for layer, policy, message in [
         ("lstm.weight_hh_l0", LayerPolicy(activation_bits=8), "reads a state that never leaves its module"),
         ("lstm.weight_hh_l0", LayerPolicy(rank=4), "'lstm.weight_hh_l0'"),
-        ("lstm.weight_ih_l0", LayerPolicy(rank=4), "is part of another module and cannot be taken apart"),
     ]:
         with pytest.raises(InputError, match=message):
             compress.compress(CompressionPolicy({layer: policy}))

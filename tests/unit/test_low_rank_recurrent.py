@@ -1,134 +1,184 @@
 """Recurrent layers that read their input through a low rank."""
 
+from typing import Any
+
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
 
-from automl.compression.low_rank import factor_recurrent_input
-from automl.compression.low_rank.layer import dense_spec
+from automl.compression import CompressionOptions, Compressor
+from automl.compression.low_rank import factorise
+from automl.compression.structure import build, take_apart
+from search_spaces.capture import PrunableNetwork, capture_graph
 from search_spaces.errors import InputError
-from search_spaces.factorisations import factors
+from search_spaces.policy import CompressionPolicy, LayerPolicy, beside_pruning
 
 pytestmark = pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN")
 
+MATRIX = "cell.weight_ih_l0"
+FEATURES = 10
 LAYERS = [
-    nn.LSTM(10, 6, batch_first=True),
-    nn.LSTM(10, 6, num_layers=2, bias=False),
-    nn.LSTM(10, 6, proj_size=3),
-    nn.GRU(10, 6, batch_first=True),
-    nn.GRU(10, 6, num_layers=3),
-    nn.RNN(10, 12, nonlinearity="relu"),
+    nn.LSTM(FEATURES, 6, batch_first=True),
+    nn.LSTM(FEATURES, 6, num_layers=2, bias=False),
+    nn.LSTM(FEATURES, 6, proj_size=3),
+    nn.GRU(FEATURES, 6, batch_first=True),
+    nn.GRU(FEATURES, 6, num_layers=3),
+    nn.RNN(FEATURES, 12, nonlinearity="relu"),
 ]
 
 
-def sequence(*shape: int) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(0))
+class Reader(nn.Module):
+    """[N, time, 5] -> [N, 3], through a recurrent layer that is called once or twice, from zeros or a given state."""
+
+    def __init__(self, cell: nn.RNNBase, calls: int = 1, given: bool = False) -> None:
+        super().__init__()
+        self.embed, self.cell = nn.Linear(5, FEATURES), cell
+        self.fc = nn.Linear((cell.proj_size or cell.hidden_size) * (2 if cell.bidirectional else 1), 3)
+        self.calls = calls
+        self.start = nn.Parameter(torch.randn(cell.num_layers, 1, cell.hidden_size)) if given else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.embed(x)
+        if not self.cell.batch_first:
+            x = x.transpose(0, 1)
+        start = None if self.start is None else self.start.expand(-1, x.shape[0], -1).contiguous()
+        found = [self.cell(x * (call + 1), start)[0] for call in range(self.calls)]
+        return self.fc(torch.stack(found).sum(0).mean(1 if self.cell.batch_first else 0))  # type: ignore[no-any-return]
 
 
-def flat(found: object) -> list[Tensor]:
-    if isinstance(found, Tensor):
-        return [found]
-    assert isinstance(found, tuple)
-    return [tensor for each in found if each is not None for tensor in flat(each)]
+def captured(cell: nn.RNNBase, **how: Any) -> tuple[PrunableNetwork, Tensor]:
+    torch.manual_seed(0)
+    return PrunableNetwork(Reader(cell, **how).eval(), torch.randn(3, 7, 5)), torch.randn(4, 7, 5)
 
 
-def same(one: object, other: object) -> bool:
-    return all(torch.allclose(first, second, atol=1e-5) for first, second in zip(flat(one), flat(other), strict=True))
+def compressor(network: PrunableNetwork) -> Compressor:
+    return Compressor(network, None, CompressionOptions(reconstruct=False))
 
 
-@pytest.mark.parametrize("layer", LAYERS, ids=str)
-def test_full_rank_is_the_layer(layer: nn.LSTM | nn.GRU | nn.RNN) -> None:
-    layer.eval()
-    built = factor_recurrent_input(layer, 10, must_save=False)
-    x = sequence(5, 4, 10)
-    assert same(built(x), layer(x))
-    _, states = layer(x)
-    assert same(built(x, states), layer(x, states))
-    assert same(built(x[0]), layer(x[0]))  # without a batch
+def matrix(module: nn.Module) -> Tensor:
+    return module.get_parameter(MATRIX).detach()
 
 
-@pytest.mark.parametrize("layer", LAYERS, ids=str)
-def test_a_matrix_of_low_rank_is_read_with_fewer_weights(layer: nn.LSTM | nn.GRU | nn.RNN) -> None:
-    gates = layer.weight_ih_l0.shape[0]
-    with torch.no_grad():
-        layer.weight_ih_l0.copy_(sequence(gates, 3) @ sequence(3, 10))
-    built = factor_recurrent_input(layer, (3,))
-    counted = factors(dense_spec(layer.weight_ih_l0, "weight_ih_l0"), "svd", (3,))
-    assert [tuple(weight.shape) for weight in (built[0].weight, built[1].weight_ih_l0)] == [
-        part.weight_shape for part in counted
-    ]
-    saved = sum(each.numel() for each in layer.parameters()) - sum(each.numel() for each in built.parameters())
-    assert saved == gates * 10 - 3 * (gates + 10)
-    x = sequence(7, 2, 10)
-    assert same(built(x), layer(x))
+def product(module: nn.Module) -> Tensor:
+    """What the recurrent layer and the linear one before it read the sequence with."""
+    return matrix(module) @ module.get_parameter(f"{MATRIX}_factor.weight").detach()
 
 
-def test_packed_sequences() -> None:
-    layer = nn.GRU(10, 6)
-    packed = pack_padded_sequence(sequence(5, 3, 10), torch.tensor([5, 3, 2]))
-    (found, state), (expected, last) = factor_recurrent_input(layer, 10, must_save=False)(packed), layer(packed)
-    assert isinstance(found, PackedSequence)
-    assert torch.allclose(found.data, expected.data, atol=1e-5)
-    assert torch.allclose(state, last, atol=1e-5)
-
-
-@pytest.mark.filterwarnings("ignore:The tensor attributes self.1._flat_weights")  # so does torch's own layer alone
-@pytest.mark.parametrize("layer", [nn.LSTM(10, 6, batch_first=True), nn.GRU(10, 6, batch_first=True)], ids=str)
-def test_it_exports(layer: nn.LSTM | nn.GRU) -> None:
-    built = factor_recurrent_input(layer, 4).eval()
-    x = sequence(2, 5, 10)
-    exported = torch.export.export(built, (x,)).module()
-    assert same(exported(x), built(x))
-
-
-def test_the_layer_stays_and_the_result_is_its_own() -> None:
-    layer = nn.LSTM(10, 6).eval().requires_grad_(False)
-    state = {name: value.clone() for name, value in layer.state_dict().items()}
-    before = torch.get_rng_state()
-    built = factor_recurrent_input(layer, 4)
-    assert torch.equal(torch.get_rng_state(), before)
-    assert not any(part.training for part in built.modules())
-    assert not any(parameter.requires_grad for parameter in built.parameters())
-    with torch.no_grad():
-        for parameter in built.parameters():
-            parameter.zero_()
-    assert all(torch.equal(value, state[name]) for name, value in layer.state_dict().items())
-    assert layer.input_size == 10
-    assert not built(sequence(3, 2, 10))[0].any()
-
-
-def test_gradients_reach_both_factors() -> None:
-    built = factor_recurrent_input(nn.GRU(10, 6), 4)
-    built(sequence(3, 2, 10))[0].sum().backward()
-    assert all(parameter.grad is not None for parameter in built.parameters())
+@pytest.mark.parametrize("cell", LAYERS, ids=str)
+def test_full_rank_is_the_layer(cell: nn.RNNBase) -> None:
+    network, x = captured(cell)
+    module = network.prune({})
+    expected, weight = module(x), matrix(module)
+    linear = nn.Linear(FEATURES, len(weight), bias=False)
+    linear.weight = nn.Parameter(weight)
+    take_apart(module, MATRIX, list(factorise(linear, "svd", FEATURES, must_save=False)))
+    assert module.get_parameter(f"{MATRIX}_factor.weight").shape == (FEATURES, FEATURES)
+    torch.testing.assert_close(module(x), expected, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize(
-    ("layer", "matrix", "rank", "message"),
+    ("cell", "how"),
+    [*((cell, {}) for cell in LAYERS), (LAYERS[0], {"calls": 2}), (LAYERS[3], {"given": True})],
+    ids=str,
+)
+def test_a_policy_counts_what_is_built(cell: nn.RNNBase, how: dict[str, Any]) -> None:
+    network, x = captured(cell, **how)
+    found = compressor(network).compress(CompressionPolicy({MATRIX: LayerPolicy(rank=4)}))
+    rows = len(matrix(network.prune({})))
+    assert network.graph.params - found.graph.params == rows * FEATURES - 4 * (rows + FEATURES)
+    assert found.graph.params == sum(parameter.numel() for parameter in found.module.parameters())
+    built = capture_graph(found.module, x)
+    for count in ("macs", "params", "weight_bytes"):
+        assert getattr(found.graph, count) == getattr(built, count)
+    for said, seen in zip(found.graph.layers, built.layers, strict=True):
+        assert (said.name, said.weight_shape, said.positions) == (seen.name, seen.weight_shape, seen.positions)
+    for one, other in zip(found.graph.operators, built.operators, strict=True):
+        assert (one.kind, one.shape, one.layer, one.batched) == (other.kind, other.shape, other.layer, other.batched)
+
+
+@pytest.mark.parametrize("cell", [LAYERS[1], LAYERS[3]], ids=str)
+def test_the_matrix_is_the_closest_of_its_rank(cell: nn.RNNBase) -> None:
+    """Eckart & Young: the squared error is the sum of the squared singular values that are cut off."""
+    network, _ = captured(cell)
+    weight = matrix(network.prune({})).double()
+    tail = np.linalg.svd(weight.numpy(), compute_uv=False)[4:]
+    found = product(compressor(network).apply(CompressionPolicy({MATRIX: LayerPolicy(rank=4)}))).double()
+    np.testing.assert_allclose(float((found - weight).square().sum()), np.square(tail).sum(), rtol=1e-5)
+
+
+@pytest.mark.parametrize("cell", [LAYERS[1], LAYERS[4]], ids=str)
+def test_channels_are_pruned_of_the_factored_matrix(cell: nn.RNNBase) -> None:
+    """Hidden units by the rows of the one factor, features by the columns of the other."""
+    network, x = captured(cell)
+    compress = compressor(network)
+    keep = {"embed": LayerPolicy(keep=0.6), MATRIX: LayerPolicy(keep=0.5)}
+    joint = CompressionPolicy({**keep, MATRIX: LayerPolicy(keep=0.5, rank=2)})
+    found = compress.compress(joint)
+    cell_of: nn.RNNBase = found.module.get_submodule("cell")  # type: ignore[assignment]
+    assert (cell_of.input_size, cell_of.hidden_size) == (2, 3)
+    assert found.graph.params == sum(parameter.numel() for parameter in found.module.parameters())
+    assert found.graph.macs == capture_graph(found.module, x).macs
+
+    units = network.units[MATRIX]
+    kept = compress.kept(joint)
+    rows = np.isin(units.out_unit, kept[MATRIX])
+    columns = np.isin(units.in_unit, kept["embed"])
+    whole = product(compress.apply(CompressionPolicy({MATRIX: LayerPolicy(rank=2)})))
+    torch.testing.assert_close(product(found.module), whole[rows][:, columns], atol=1e-6, rtol=1e-5)
+
+    pruned = compress.apply(CompressionPolicy(keep))
+    pruned.get_parameter(MATRIX).data.copy_(product(found.module))
+    torch.testing.assert_close(found.module(x), pruned(x), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore:The tensor attributes self.cell._flat_weights")  # so does torch's own layer alone
+def test_it_is_built_again_quantised_and_exported() -> None:
+    network, x = captured(LAYERS[0])
+    policy = CompressionPolicy({MATRIX: LayerPolicy(keep=0.5, rank=4, sparsity=0.3, weight_bits=8, activation_bits=8)})
+    compress = Compressor(network, x, CompressionOptions(reconstruct=False))
+    found = compress.compress(policy)
+    assert sorted(found.masks) == sorted(found.weights) == [MATRIX, f"{MATRIX}_factor"]
+    again = build(network, compress.kept(policy), beside_pruning(policy))
+    again.load_state_dict(found.module.state_dict())
+    assert torch.equal(again(x), found.module(x))
+    exported = torch.export.export(found.module, (x,)).module()
+    torch.testing.assert_close(exported(x), found.module(x))
+
+
+def test_the_network_stays_and_gradients_reach_both_factors() -> None:
+    network, x = captured(LAYERS[3])
+    before = matrix(network.prune({})).clone()
+    found = compressor(network).apply(CompressionPolicy({MATRIX: LayerPolicy(rank=4)}))
+    found(x).sum().backward()
+    for name in (MATRIX, f"{MATRIX}_factor.weight"):
+        parameter = found.get_parameter(name)
+        assert parameter.grad is not None
+        assert parameter.grad.any()
+        parameter.data.zero_()
+    assert torch.equal(matrix(network.prune({})), before)
+
+
+@pytest.mark.parametrize(
+    ("cell", "name", "rank", "message"),
     [
-        (nn.LSTM(10, 6), "weight_hh_l0", 2, "it stands inside the recurrence"),
-        (nn.GRU(10, 6, num_layers=2), "weight_ih_l1", 2, "it reads what the layer below gives inside the same module"),
-        (nn.GRU(10, 6, bidirectional=True), "weight_ih_l0", 2, "both directions read the input"),
+        (LAYERS[0], "weight_hh_l0", 2, "it stands inside the recurrence"),
+        (LAYERS[1], "weight_ih_l1", 2, "it reads what the layer below gives inside the same module"),
+        (nn.GRU(10, 6, bidirectional=True), "weight_ih_l0", 2, "reads in both directions and stays whole"),
         (nn.GRU(10, 6, bidirectional=True), "weight_ih_l0_reverse", 2, "the other direction reads the same sequence"),
-        (nn.LSTM(10, 6), "weight_ih_l7", 2, "the recurrent layer has no matrix 'weight_ih_l7'; did you mean"),
-        (nn.LSTM(10, 6), "weight_ih_l0", 11, "the rank of layer 'weight_ih_l0' under 'svd' is from 1 to 10, got 11"),
-        (nn.LSTM(10, 6), "weight_ih_l0", 0, "from 1 to 10, got 0"),
-        (nn.LSTM(10, 6), "weight_ih_l0", 10, "rank 10 saves nothing"),
-        (nn.LSTMCell(10, 6), "weight_ih", 2, "is an LSTM, GRU or RNN, got LSTMCell"),
-        (nn.Linear(10, 6), "weight", 2, "is an LSTM, GRU or RNN, got Linear"),
+        (LAYERS[0], "weight_ih_l7", 2, "no convolution or linear layer 'cell.weight_ih_l7'; did you mean"),
+        (LAYERS[0], "weight_ih_l0", 11, "the rank of layer 'cell.weight_ih_l0' under 'svd' is from 1 to 10, got 11"),
+        (
+            LAYERS[0],
+            "weight_ih_l0",
+            8,
+            "rank 8 saves nothing in layer 'cell.weight_ih_l0'",
+        ),
     ],
 )
-def test_what_is_refused(layer: nn.RNNBase, matrix: str, rank: int, message: str) -> None:
+def test_what_is_refused(cell: nn.RNNBase, name: str, rank: int, message: str) -> None:
+    network, _ = captured(cell)
     with pytest.raises(InputError) as caught:
-        factor_recurrent_input(layer, rank, matrix=matrix)
+        network.graph.apply(CompressionPolicy({f"cell.{name}": LayerPolicy(rank=rank)}))
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
-
-
-def test_weights_that_are_not_finite() -> None:
-    layer = nn.LSTM(10, 6)
-    with torch.no_grad():
-        layer.weight_ih_l0[0, 0] = float("nan")
-    with pytest.raises(InputError, match="hold NaN or infinity"):
-        factor_recurrent_input(layer, 2)

@@ -13,15 +13,12 @@ there, a `LowRankMethod` in `METHODS`, and one subclass of the kit in `automl.te
 from automl.compression.low_rank.base import LowRankMethod, factor_matrix
 from automl.compression.low_rank.layer import factorise, layer_spec
 from automl.compression.low_rank.ranks import rank_by_energy, rank_by_ratio
-from automl.compression.low_rank.recurrent import FactoredRecurrent, factor_recurrent_input
 from automl.compression.low_rank.registry import METHODS
 
 __all__ = [
     "METHODS",
-    "FactoredRecurrent",
     "LowRankMethod",
     "factor_matrix",
-    "factor_recurrent_input",
     "factorise",
     "layer_spec",
     "rank_by_energy",

@@ -44,7 +44,7 @@ def emit(
                     values[operand] if isinstance(operand, Buffer) else _constant(operand(tensors))
                     for operand in step.operands
                 ]
-                kind = relax.TensorType(kernel.output_shape, "float32")
+                kind = relax.TensorType(kernel.output_shape, kernel.output_dtype)
                 values[step.result] = builder.emit(relax.call_tir(functions[kernel], operands, kind))
             result = builder.emit_output(values[output])
         builder.emit_func_output(result)
@@ -52,7 +52,8 @@ def emit(
 
 
 def _constant(array: Array) -> relax.Expr:
-    kind = "int32" if array.dtype.kind in "iu" else "float32"
+    whole = str(array.dtype) if array.dtype.itemsize == 1 else "int32"
+    kind = whole if array.dtype.kind in "iu" else "float32"
     return relax.const(np.ascontiguousarray(array, dtype=kind), kind)
 
 

@@ -24,6 +24,7 @@ class Cpu:
         threads: threads an operator may use.
         triple: LLVM's name of the machine, such as "aarch64-linux-gnu"; empty for this one.
         holds_inputs: whether multiply-adds take the inputs of a tile from registers, rather than each from memory.
+        dot: how it adds four products of bytes to an int32, a key of `backends.tvm.kernels.integer.dot`.
     """
 
     mcpu: str
@@ -33,6 +34,7 @@ class Cpu:
     threads: int = 1
     triple: str = ""
     holds_inputs: bool = False
+    dot: str = "plain"
 
     @property
     def target(self) -> Any:
@@ -81,14 +83,17 @@ def cpu_for(mcpu: str | None = None, threads: int = 1, triple: str = "") -> Cpu:
     has = llvm.target_has_features
     # latency_accumulators was measured, not computed: 2 multiply-adds a cycle, 4 cycles each, and some slack.
     if has("avx512f", target):
-        return Cpu(mcpu, lanes=16, registers=32, latency_accumulators=9.2, threads=threads, triple=triple)
+        dot = "vnni512" if has("avx512vnni", target) else "madd" if has("avx512bw", target) else "plain"
+        return Cpu(mcpu, lanes=16, registers=32, latency_accumulators=9.2, threads=threads, triple=triple, dot=dot)
     if has("avx2", target):
-        return Cpu(mcpu, lanes=8, registers=16, latency_accumulators=12.0, threads=threads, triple=triple)
+        dot = "vnni256" if has("avxvnni", target) else "madd"
+        return Cpu(mcpu, lanes=8, registers=16, latency_accumulators=12.0, threads=threads, triple=triple, dot=dot)
+    dot = "madd" if has("sse2", target) else "plain"
     if has("neon", target):
         # 8 for the 2 multiply-adds a cycle of a Cortex-A76, 4 cycles each; the widest do 4 a cycle, and of these an
         # Apple M1 comes within 1 % of its best from 12 on, by LLVM's model of its pipeline.
-        return Cpu(mcpu, 4, 32, 12.0, threads, triple, holds_inputs=True)
-    return Cpu(mcpu, lanes=4, registers=16, latency_accumulators=8.0, threads=threads, triple=triple)
+        return Cpu(mcpu, 4, 32, 12.0, threads, triple, holds_inputs=True, dot=dot)
+    return Cpu(mcpu, lanes=4, registers=16, latency_accumulators=8.0, threads=threads, triple=triple, dot=dot)
 
 
 def _tvm_target(mcpu: str, threads: int, triple: str) -> Any:

@@ -38,6 +38,11 @@ class Kernel(ABC):
     def output_shape(self) -> tuple[int, ...]:
         """Shape of the output buffer."""
 
+    @property
+    def output_dtype(self) -> str:
+        """Type of the output's elements."""
+        return "float32"
+
     @abstractmethod
     def declare(self, cpu: Cpu) -> list[Any]:
         """Tensor expressions: the inputs in calling order, then the output."""
@@ -64,8 +69,8 @@ class Kernel(ABC):
     @property
     def traffic(self) -> float:
         """Bytes of all operands and of the output."""
-        values = sum(product(shape) for shape, _ in self.operand_types(_ANY_CPU)) + product(self.output_shape)
-        return 4.0 * values  # float32 or int32
+        buffers = [*self.operand_types(_ANY_CPU), (self.output_shape, self.output_dtype)]
+        return float(sum(product(shape) * np.dtype(dtype).itemsize for shape, dtype in buffers))
 
     def build(self, cpu: Cpu) -> Any:
         """The scheduled function."""
@@ -80,12 +85,17 @@ class Kernel(ABC):
         ]
 
     def example_operands(self, cpu: Cpu, generator: np.random.Generator) -> list[Array]:
-        """Random operands that a call may have: whole numbers are positions within what they index, and weights are
-        scaled so that a sum of products has about the spread of one of them."""
+        """Random operands that a call may have: bytes are any, other whole numbers positions within what they index,
+        and weights are scaled so that a sum of products has about the spread of one of them."""
         operands: list[Array] = []
         for operand in self.declare(cpu)[:-1]:
-            shape = tuple(int(extent) for extent in operand.shape)
-            if str(operand.dtype) == "int32":
+            shape, dtype = tuple(int(extent) for extent in operand.shape), np.dtype(str(operand.dtype))
+            if dtype.itemsize == 1:
+                operands.append(
+                    generator.integers(np.iinfo(dtype).min, np.iinfo(dtype).max, shape, dtype, endpoint=True)
+                )
+                continue
+            if dtype == np.int32:
                 operands.append(np.ascontiguousarray(self.example_table(shape, generator), dtype=np.int32))
                 continue
             values = generator.standard_normal(shape, dtype=np.float32)

@@ -53,8 +53,15 @@ class PerChannel(WrittenKernel):
     size: tuple[int, int]
     window: Window
 
-    initial: ClassVar[float] = 0.0
-    """What a reduction starts with; so what lies outside of the map counts for nothing."""
+    @property
+    def initial(self) -> float:
+        """What a reduction starts with; so what lies outside of the map counts for nothing."""
+        return 0.0
+
+    @property
+    def sums(self) -> str:
+        """Type of what it reduces to."""
+        return "float32"
 
     @property
     def output_shape(self) -> tuple[int, ...]:
@@ -109,7 +116,7 @@ class PerChannel(WrittenKernel):
         source, *operands, out = buffers
         lanes = self.source[4]
         of_rows, of_columns = walks(self.window, self.source[2:4], self.size)
-        sums = accumulators(*size, lanes, value=self.initial)
+        sums = accumulators(*size, lanes, value=self.initial, dtype=self.sums)
         for kh, rows in of_rows.visited(corner[0], size[0], between):
             for kw, columns in of_columns.visited(corner[1], size[1], script.unroll):
                 with each(rows, columns) as (y, x), vector(lanes) as v:

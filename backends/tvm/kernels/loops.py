@@ -62,7 +62,12 @@ class WrittenKernel(Kernel):
     @property
     @abstractmethod
     def operand_shapes(self) -> Mapping[str, tuple[int, ...]]:
-        """Shape of each operand by its name, in calling order; "table" holds int32, all others float32."""
+        """Shape of each operand by its name, in calling order."""
+
+    @property
+    def operand_dtypes(self) -> Mapping[str, str]:
+        """Types of the operands by name: "table" holds int32; those that are missing hold float32."""
+        return {"table": "int32"}
 
     @abstractmethod
     def write(self, cpu: Cpu, *buffers: Any) -> None:
@@ -76,15 +81,16 @@ class WrittenKernel(Kernel):
                 self.write(cpu, *sources, *outputs)
             return builder.get().body  # without the scope's pragma, which LLVM's generator does not know
 
+        dtypes = self.operand_dtypes
         operands = [
-            te.placeholder(shape, name=name, dtype="int32" if name == "table" else "float32")
+            te.placeholder(shape, name=name, dtype=dtypes.get(name, "float32"))
             for name, shape in self.operand_shapes.items()
         ]
         buffers = {
             "in_buffers": [tirx.decl_buffer(operand.shape, operand.dtype, operand.name) for operand in operands],
-            "out_buffers": [tirx.decl_buffer(self.output_shape, "float32", "out")],
+            "out_buffers": [tirx.decl_buffer(self.output_shape, self.output_dtype, "out")],
         }
-        out = te.extern(self.output_shape, operands, statement, name="out", dtype="float32", **buffers)
+        out = te.extern(self.output_shape, operands, statement, name="out", dtype=self.output_dtype, **buffers)
         return [*operands, out]
 
     def schedule(self, schedule: Any, cpu: Cpu) -> None:
@@ -183,11 +189,11 @@ def registers(lanes: int, *extents: int) -> Registers:
     return tile
 
 
-def accumulators(*shape: int, value: float = 0.0) -> Any:
+def accumulators(*shape: int, value: float = 0.0, dtype: str = "float32") -> Any:
     """A tile of vector registers [..., lanes] that hold a value: one buffer, indexed by `each` and `vector` loops."""
-    tile = script.alloc_buffer(shape, "float32", scope="local")
+    tile = script.alloc_buffer(shape, dtype, scope="local")
     with each(*map(range, shape[:-1])) as indices, vector(shape[-1]) as v:
-        store(tile, (*indices, v), constant(value))
+        store(tile, (*indices, v), constant(value, dtype))
     return tile
 
 
@@ -224,6 +230,6 @@ def fold(register: Any, lanes: int, combine: Callable[[Expression, Expression], 
     return register[0]
 
 
-def constant(number: float) -> Expression:
-    """The float32 number."""
-    return tirx.const(number, "float32")
+def constant(number: float, dtype: str = "float32") -> Expression:
+    """The number."""
+    return tirx.const(number, dtype)

@@ -136,13 +136,15 @@ class GatherFeatures(Kernel):
 class Gather(Kernel):
     """Any channels of any rows and columns, into fresh blocks: what a map of channels alone cannot express.
 
-    Operands: input, table int32 [blocks, lanes] of the positions, below zero for a channel of zeros.
+    Operands: input, table int32 [blocks, lanes] of the positions, below zero for a channel of zeros; where the input
+    holds codes also that of zero, uint8 [1], which such channels and the border hold.
 
     Attributes:
         size: output rows and columns.
         offset: input row and column of the first output; below zero the output begins with a border of `fill`.
         stride: input rows and columns between two outputs.
-        fill: what the border holds, in every channel.
+        fill: what the border of numbers holds, in every channel.
+        dtype: "float32" or "uint8".
     """
 
     kind: ClassVar[str] = "gather"
@@ -153,18 +155,26 @@ class Gather(Kernel):
     offset: tuple[int, int] = (0, 0)
     stride: tuple[int, int] = (1, 1)
     fill: float = 0.0
+    dtype: str = "float32"
 
     @property
     def output_shape(self) -> tuple[int, ...]:
         """[N, blocks, rows, columns, lanes]."""
         return self.source[0], self.blocks, *self.size, self.source[4]
 
+    @property
+    def output_dtype(self) -> str:
+        """The input's."""
+        return self.dtype
+
     def declare(self, cpu: Cpu) -> list[Any]:
         """A look-up of each lane."""
         lanes = self.source[4]
-        source = te.placeholder(self.source, name="source")
+        source = te.placeholder(self.source, name="source", dtype=self.dtype)
         table = te.placeholder((self.blocks, lanes), name="table", dtype="int32")
-        zero = tirx.const(0.0, "float32")
+        codes = [te.placeholder((1,), name="fill", dtype="uint8")] if self.dtype == "uint8" else []
+        zero = codes[0][0] if codes else tirx.const(0.0, "float32")
+        fill = codes[0][0] if codes else tirx.const(self.fill, "float32")
         inside_always = all(
             offset >= 0 and offset + (size - 1) * stride < extent
             for offset, size, stride, extent in zip(self.offset, self.size, self.stride, self.source[2:4], strict=True)
@@ -177,9 +187,9 @@ class Gather(Kernel):
             if inside_always:
                 return value
             inside = tirx.all(y >= 0, y < self.source[2], x >= 0, x < self.source[3])
-            return tirx.if_then_else(inside, value, tirx.const(self.fill, "float32"))
+            return tirx.if_then_else(inside, value, fill)
 
-        return [source, table, te.compute(self.output_shape, element, name="out")]
+        return [source, table, *codes, te.compute(self.output_shape, element, name="out")]
 
     def schedule(self, schedule: Any, cpu: Cpu) -> None:
         """A vector gather a pixel."""
@@ -193,7 +203,8 @@ class Gather(Kernel):
 
     def reference(self, operands: Sequence[Array]) -> Array:
         """torch's padding of what is read, then every so many rows and columns, then the channels looked up."""
-        source, table = operands
+        source, table, *codes = operands
+        zero, fill = (codes[0].item(), codes[0].item()) if codes else (0.0, self.fill)
         channels = torch.from_numpy(unpack_blocks(source))
         (top, left), (height, width) = self.offset, self.source[2:4]
         below, beside = (
@@ -201,8 +212,8 @@ class Gather(Kernel):
             for offset, size, stride, extent in zip(self.offset, self.size, self.stride, (height, width), strict=True)
         )
         positions = torch.from_numpy(table.reshape(-1)).long()
-        values = channels[:, positions.clamp(min=0)] * (positions >= 0)[:, None, None]
-        framed = F.pad(values, (-left, beside, -top, below), value=self.fill)
+        values = torch.where((positions >= 0)[:, None, None], channels[:, positions.clamp(min=0)], zero)
+        framed = F.pad(values, (-left, beside, -top, below), value=fill)
         return pack_blocks(framed[:, :, :: self.stride[0], :: self.stride[1]], self.source[4])
 
 

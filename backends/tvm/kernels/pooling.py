@@ -1,6 +1,6 @@
 """Pooling: maximum and average over windows, average over the whole feature map."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -10,15 +10,41 @@ from tvm import te, tirx
 
 from backends.tvm.kernels.base import Array, Expression, Kernel, pack_blocks, parallelize, product, unpack_blocks
 from backends.tvm.kernels.depthwise import PerChannel, Position
+from backends.tvm.kernels.loops import LEAST
 from backends.tvm.target import Cpu
 
 
 @dataclass(frozen=True, slots=True)
 class MaxPool(PerChannel):
-    """Maximum over the window; the border never wins."""
+    """Maximum over the window, of numbers or of codes; the border never wins.
+
+    Attributes:
+        dtype: "float32" or "uint8".
+    """
 
     kind: ClassVar[str] = "max_pool"
-    initial: ClassVar[float] = -3.402823e38
+
+    dtype: str = "float32"
+
+    @property
+    def initial(self) -> float:
+        """Below every number, and not above any code."""
+        return LEAST if self.dtype == "float32" else 0
+
+    @property
+    def sums(self) -> str:
+        """The elements' own."""
+        return self.dtype
+
+    @property
+    def output_dtype(self) -> str:
+        """The elements' own."""
+        return self.dtype
+
+    @property
+    def operand_dtypes(self) -> Mapping[str, str]:
+        """The elements' own."""
+        return {"source": self.dtype}
 
     def reduce(self, value: Expression, element: Expression, position: Position, operands: Sequence[Any]) -> Expression:
         """Maximum."""
@@ -29,11 +55,10 @@ class MaxPool(PerChannel):
         return value
 
     def reference(self, operands: Sequence[Array]) -> Array:
-        """torch's."""
-        image = self.image(operands)
-        return pack_blocks(
-            F.max_pool2d(image, self.window.kernel, self.window.stride, dilation=self.window.dilation), self.source[4]
-        )
+        """torch's, which has none of codes."""
+        image = self.image(operands).float()
+        maxima = F.max_pool2d(image, self.window.kernel, self.window.stride, dilation=self.window.dilation)
+        return pack_blocks(maxima, self.source[4]).astype(self.dtype)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,21 +1,22 @@
 """Trimtab: how far each layer of a trained network can be compressed, under a budget, on the hardware you have.
 
-`search`, `compress`, `load_config` and `make_env` are loaded when first used, so that `import automl` stays light.
+What it exports is loaded when first used, so that `import automl` stays light.
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from automl.api import RunResult, make_env, search
+    from automl.api import RunResult, compress_run, make_env, search
     from automl.compression import compress
     from automl.config import load_config
 
-__all__ = ["RunResult", "compress", "load_config", "make_env", "search"]
+__all__ = ["RunResult", "compress", "compress_run", "load_config", "make_env", "search"]
 
 _HOME = {
     "RunResult": "automl.api",
     "search": "automl.api",
+    "compress_run": "automl.api",
     "make_env": "automl.api",
     "compress": "automl.compression",
     "load_config": "automl.config",

@@ -1,7 +1,8 @@
 """Trimtab from Python: the same as the commands."""
 
+import json
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,7 @@ from automl.errors import InputError, RunStoppedError, TrimtabError
 from automl.progress import Progress
 from automl.run.directory import RunClock, RunDirectory, State, make_importable, next_free
 from automl.signals import StopSignal
+from search_spaces.policy import CompressionPolicy
 
 if TYPE_CHECKING:
     import gymnasium
@@ -53,6 +55,54 @@ def search(config: Config | str | Path | Mapping[str, Any], out: str | Path | No
     directory = Path(out) if out is not None else next_free(Path("runs"), name)
     with Progress(quiet=True) as progress:
         return start(checked, directory, progress)
+
+
+def compress_run(
+    config: Config | str | Path | Mapping[str, Any],
+    policy: CompressionPolicy | str | Path,
+    out: str | Path | None = None,
+) -> RunResult:
+    """Apply a policy to a config's network, fine-tune, measure and export it beside its controls, as a run; quietly.
+
+    Args:
+        config: as of `search`; of its search section only the evaluators and the device count. A budget is reported on.
+        policy: what to apply, or the file that it stands in.
+        out: as of `search`; by default the next free `runs/<policy>-<n>`.
+
+    Raises:
+        InputError: the config or the policy cannot work; nothing has been written.
+        TrimtabError: a stage failed; the run directory is kept, `resume` goes on with it.
+    """
+    checked = config_for(config, policy)
+    name = Path(policy).stem if isinstance(policy, str | Path) else "policy"
+    directory = Path(out) if out is not None else next_free(Path("runs"), name)
+    with Progress(quiet=True) as progress:
+        return start(checked, directory, progress)
+
+
+def config_for(
+    config: Config | str | Path | Mapping[str, Any],
+    policy: CompressionPolicy | str | Path,
+    overrides: Sequence[str] = (),
+) -> Config:
+    """The config of a run that applies a policy instead of searching for one; the policy stands in it.
+
+    Raises:
+        InputError: the config or the policy's file cannot be read.
+    """
+    found = policy if isinstance(policy, CompressionPolicy) else CompressionPolicy.load(policy)
+    section = {
+        "algorithm": "given",
+        "options": {"policies": [json.loads(found.to_json())]},
+        "evaluations": 1,
+        "seeds": [0],
+        "mode": "resource",
+        "reward": None,
+        "faithful": False,
+    }
+    given = [f"search.{key}={json.dumps(value)}" for key, value in section.items()]
+    source = config.model_dump() if isinstance(config, Config) else config
+    return load_config(source, [*overrides, *given])
 
 
 def start(config: Config, out: Path, progress: Progress) -> RunResult:

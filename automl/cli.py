@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from automl.errors import InputError, TrimtabError
+from automl.listing import LISTS
 
 if TYPE_CHECKING:
     from automl.api import RunResult
+    from automl.config import Config
 
 # Everything heavier is imported by the command that needs it: `list`, `status` and `--help` answer at once.
 
@@ -92,11 +94,15 @@ def _parser() -> _Parser:
     search = add("search", _search, "search, fine-tune, measure and export, as a config says")
     _takes_config(search)
     search.add_argument("--out", type=Path, metavar="DIR", help="run directory (default: runs/<config>-<n>)")
+    compress = add("compress", _compress, "apply a given policy to a config's network, and compare it: a run as any")
+    _takes_config(compress)
+    compress.add_argument("policy", type=Path, help="JSON file, such as best/policy.json of a run")
+    compress.add_argument("--out", type=Path, metavar="DIR", help="run directory (default: runs/<policy>-<n>)")
     add("resume", _resume, "go on with a run that was stopped or killed").add_argument("run", type=Path)
     _takes_config(add("layers", _layers, "the layers of a config's network, their channel groups and refusals"))
     _takes_config(add("profile", _profile, "measure ahead the operators that a latency budget needs"))
     listing = add("list", _list, "what there is to choose from")
-    listing.add_argument("what", choices=("models", "data", "backends", "algorithms"))
+    listing.add_argument("what", choices=LISTS)
     report = add("report", _report, "write the report of a run again")
     report.add_argument("run", type=Path)
     report.add_argument("--picture", type=Path, metavar="FILE", help="also write its main chart as an SVG file")
@@ -152,7 +158,22 @@ def _search(options: argparse.Namespace) -> int:
     config = load_config(options.config, options.overrides)
     out = options.out or next_free(Path("runs"), options.config.stem)
     RunDirectory.check_free(out)
+    return _started(config, out)
 
+
+def _compress(options: argparse.Namespace) -> int:
+    from automl.run.directory import RunDirectory, next_free
+
+    out = options.out or next_free(Path("runs"), options.policy.stem)
+    RunDirectory.check_free(out)
+
+    from automl.api import config_for
+
+    return _started(config_for(options.config, options.policy, options.overrides), out)
+
+
+def _started(config: "Config", out: Path) -> int:
+    """A new run, driven to its end."""
     from automl.api import start
     from automl.progress import Progress
 

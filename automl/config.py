@@ -13,6 +13,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic_core import ErrorDetails
 
+from automl.engines import ENGINES
 from automl.errors import InputError, did_you_mean
 from automl.yaml_text import parse_yaml, read_yaml
 from search_spaces.objective import UNITS
@@ -119,6 +120,11 @@ class SearchSection(Section):
             raise ValueError(f"seeds are distinct integers of at least 0, got {seeds}")
         return seeds
 
+    @property
+    def given(self) -> bool:
+        """Whether policies are given instead of searched: a budget is then reported on, and does not bound them."""
+        return self.algorithm == "given"
+
 
 class QuantisationSection(Section):
     """How values are chosen for number formats; the fields of `automl.compression.QuantisationOptions`."""
@@ -152,12 +158,18 @@ class MeasureSection(Section):
     `estimate_missing` has a regression stand in for operators that are not in the table yet, instead of measuring them.
     """
 
-    backend: Literal[
-        "tvm", "onnxruntime", "torch", "torch_compiled", "tvm_cuda", "torch_cuda", "torch_cuda_compiled", "none"
-    ] = "tvm"
+    backend: str = "tvm"
     threads: int = Field(default=1, ge=1, le=256)
     margin: float | None = Field(default=None, ge=0, lt=1)
     estimate_missing: bool = False
+
+    @field_validator("backend")
+    @classmethod
+    def _known(cls, backend: str) -> str:
+        known = (*ENGINES, "none")
+        if backend not in known:
+            raise ValueError(f"there is no backend {backend!r}{did_you_mean(backend, known)}")
+        return backend
 
 
 class Config(Section):
@@ -176,7 +188,7 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _budget_where_needed(self) -> Self:
-        if self.budget is None and self.search.mode == "resource":
+        if self.budget is None and self.search.mode == "resource" and not self.search.given:
             raise ValueError("a budget is needed: 'budget' with 'metric' and one of 'ratio' and 'limit'")
         return self
 
@@ -194,8 +206,20 @@ class Config(Section):
 
     @property
     def latency_budget(self) -> bool:
-        """Whether policies are priced by their latency."""
+        """Whether the budget is in latency."""
         return self.budget is not None and self.budget.metric == "latency_s"
+
+    @property
+    def priced_by_table(self) -> bool:
+        """Whether policies are priced by a latency table; those that are given need none, being measured in the end."""
+        return self.latency_budget and not self.search.given
+
+    @property
+    def cost_metric(self) -> str:
+        """What policies are compared by: the budget's metric, or MACs where there is none or it is only measured."""
+        if self.budget is None or (self.latency_budget and self.search.given):
+            return "macs"
+        return self.budget.metric
 
     @property
     def reward_name(self) -> str:

@@ -28,6 +28,7 @@ from automl.metrics import Metric, load_metric
 from automl.models import build_model
 from automl.orchestration.searches import make_search, searches
 from automl.run.artefacts import require_engine
+from automl.search import given_policies
 from automl.training import EpochReport, TrainingOptions
 from backends.base import HardwareBackend
 from backends.table_backend import Latencies
@@ -39,6 +40,9 @@ from search_spaces.policy import CompressionPolicy
 from search_spaces.space import SearchSpace
 
 OnEpoch = Callable[[EpochReport], None]
+
+CHECKED_IMAGES = 8
+"""Calibration images that a policy is tried on before anything is trained: what is refused does not depend on them."""
 
 
 @dataclass(frozen=True)
@@ -110,14 +114,16 @@ class Problem:
             except InputError:  # a damaged cache entry is trained and written anew
                 model = initial_model(config, data)
         problem = cls._captured(config, data, model, trained, metric, None if latency is None else latency.constraint)
-        problem.kept(problem.space.cheapest())  # an unknown importance, or weights that are not finite
+        problem._check_compression()
         if latency is not None:
             return replace(problem, latency=latency)
-        if not config.latency_budget:
+        bounded = not (config.search.given or config.priced_by_table)
+        if bounded:
             problem._check_reachable()
         for search in searches(config):  # an unknown algorithm, or option of one
-            make_search(config, problem.space, budget(config, problem.graph, counted=True), search)
-        if config.latency_budget:  # last, for it may take measuring
+            constraint = problem.constraint if bounded else anything(problem.graph)
+            make_search(config, problem.space, constraint, search)
+        if config.priced_by_table:  # last, for it may take measuring
             problem = problem._priced(prices)
             problem._check_reachable()
         return problem
@@ -201,7 +207,8 @@ class Problem:
 
     def _calibration(self, options: CompressionOptions) -> tuple[Tensor, Tensor] | tuple[None, None]:
         """The training images that these options need, with their labels."""
-        sampled = options.reconstruct or criterion(options.importance).labelled
+        treats = self.config.search.given  # searches only prune, and what quantises activations looks at images
+        sampled = options.reconstruct or treats or criterion(options.importance).labelled
         wanted = max(options.calibration_images if sampled else 0, options.recalibrate_images)
         return calibration_data(self.data, wanted, options.seed) if wanted else (None, None)
 
@@ -215,6 +222,16 @@ class Problem:
             self.metric,
             self.config.search.device,
         )
+
+    def _check_compression(self) -> None:
+        """InputError where units cannot be ranked, or a policy that is given cannot be applied."""
+        options = compression_options(self.config)
+        few = min(options.calibration_images, CHECKED_IMAGES)
+        options = replace(options, reconstruct=False, recalibrate_images=0, calibration_images=few)
+        images, labels = self._calibration(options)
+        compressor = Compressor(self.network, images, options, labels)
+        for policy in given_policies(self.config.search.options) if self.config.search.given else ():
+            compressor.compress(policy)
 
     def _check_reachable(self) -> None:
         """InputError where even the policy that keeps least costs more than the budget, with that least cost."""
@@ -241,23 +258,26 @@ def search_space(config: Config, graph: ModelGraph) -> SearchSpace:
     return SearchSpace.build(graph, config.space.lower_bound, config.space.round_to, config.space.protect)
 
 
-def budget(config: Config, graph: ModelGraph, *, counted: bool = False) -> Constraint:
-    """The config's budget in the metric's own unit.
+def budget(config: Config, graph: ModelGraph) -> Constraint:
+    """The config's budget in the metric's own unit; what anything meets, where it takes measuring to know it.
 
     Args:
         config: of the run.
         graph: of the uncompressed network.
-        counted: whether a budget in latency, which takes a table to put into figures, is to be one in MACs that
-            anything meets; otherwise it is one in latency that anything meets.
     """
-    whole = price(graph)
-    if config.budget is None or (counted and config.latency_budget):
-        return Constraint("macs", whole["macs"])
-    if config.latency_budget:
+    if config.priced_by_table:
         return Constraint("latency_s", inf)
-    metric = config.budget.metric
-    limit = config.budget.limit if config.budget.ratio is None else config.budget.ratio * whole[metric]
+    if config.budget is None or config.latency_budget:
+        return anything(graph)
+    metric, limit = config.budget.metric, config.budget.limit
+    if config.budget.ratio is not None:
+        limit = config.budget.ratio * price(graph)[metric]
     return Constraint(metric, float(limit or 0.0))  # type: ignore[arg-type]  # the config has checked the name
+
+
+def anything(graph: ModelGraph) -> Constraint:
+    """A budget in MACs that every pruned network keeps."""
+    return Constraint("macs", price(graph)["macs"])
 
 
 def untrained_graph(config: Config) -> ModelGraph:

@@ -4,7 +4,9 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
+from rich.text import Text
 
+from search_spaces.blocks import residual_blocks
 from search_spaces.graph import ModelGraph
 
 if TYPE_CHECKING:
@@ -20,7 +22,7 @@ FINALIST_TITLES = {
 
 
 def layer_table(graph: ModelGraph) -> list[Table]:
-    """The layers of a network with the channel groups they cut, then what cannot be cut and why."""
+    """The layers of a network with the channel groups they cut, the blocks that can go, what cannot be cut and why."""
     table = Table(title=f"{graph.macs:,} MACs, {graph.params:,} parameters")
     for title in ("layer", "kind", "output group", "input groups"):
         table.add_column(title, overflow="fold")
@@ -47,12 +49,19 @@ def layer_table(graph: ModelGraph) -> list[Table]:
     for group in graph.groups:
         groups.add_row(group.name, str(group.width), ", ".join((*group.producers, *group.carriers)))
     tables = [table, groups]
+    if blocks := residual_blocks(graph):
+        removable = Table(title=f"{len(blocks)} residual blocks that can be left out")
+        removable.add_column("block", overflow="fold")
+        removable.add_column("layers that go with it", overflow="fold")
+        for block in blocks:
+            removable.add_row(block.name, ", ".join(block.layers))
+        tables.append(removable)
     if graph.refusals:
         refused = Table(title="channels that stay as they are")
         refused.add_column("layer", overflow="fold")
         refused.add_column("reason", overflow="fold")
         for refusal in graph.refusals:
-            refused.add_row(refusal.name, refusal.reason)
+            refused.add_row(refusal.name, Text(refusal.reason))
         tables.append(refused)
     return tables
 
@@ -63,34 +72,39 @@ def name_table(title: str, entries: Sequence[tuple[str, str]]) -> Table:
     table.add_column("name", no_wrap=True)
     table.add_column("what it is")
     for name, description in entries:
-        table.add_row(name, description)
+        table.add_row(name, Text(description))  # not markup: shapes stand in brackets
     return table
 
 
 def summary_table(summary: Mapping[str, Any]) -> Table:
     """The networks that a run compared."""
-    by_table = summary["budget"]["metric"] == "latency_s"
+    given = summary.get("algorithm") == "given"
+    by_table = summary["budget"]["metric"] == "latency_s" and not given
     table = Table(title=_budget_text(summary["budget"]))
     table.add_column("network")
-    columns = ["test accuracy", "search accuracy", "MACs", "params", "latency", "ONNX Runtime"]
-    columns[4:4] = ["by the table"] if by_table else []
+    columns = ["test accuracy", "search accuracy", "MACs", "params", "weights", "latency", "ONNX Runtime"]
+    columns[5:5] = ["by the table"] if by_table else []
     for title in columns:
         table.add_column(title, justify="right")
     for name, title in FINALIST_TITLES.items():
         found = summary.get(name)
         if not found:
-            table.add_row(title, *["-"] * len(columns))
+            if not (given and name == "random"):  # nothing was searched that random search could stand beside
+                table.add_row(title, *["-"] * len(columns))
             continue
         table.add_row(
-            title,
+            "given" if given and name == "best" else title,
             _number(found["accuracy"]),
             _number(found["search_accuracy"]),
             f"{found['macs']:,}",
             f"{found['params']:,}",
+            f"{found['weight_bytes']:,} B",
             *([_latency(found["table_latency_s"])] if by_table else []),
             _latency(found["latency_s"]),
             _latency(found["onnxruntime_latency_s"]),
         )
+    if (summary.get("best") or {}).get("feasible") is False:
+        table.caption = "the best network is above the budget"
     return table
 
 
@@ -115,7 +129,7 @@ def status_table(status: Mapping[str, Any]) -> list[Table]:
     table.add_column("value", overflow="fold")
     table.add_row("stage", status["stage"])
     if status["reason"]:
-        table.add_row("reason", status["reason"])
+        table.add_row("reason", Text(status["reason"]))
     table.add_row("driven for", f"{status['wall_s']:.0f} s")
     for search in status["searches"]:
         best = search["best_accuracy"]
@@ -128,13 +142,16 @@ def status_table(status: Mapping[str, Any]) -> list[Table]:
 
 
 def _budget_text(budget: Mapping[str, Any]) -> str:
-    if budget["limit"] is None:
+    measured = budget.get("measured_limit")
+    if budget["limit"] is None and measured is None:
         return "no hard budget"
     if budget["metric"] != "latency_s":
         return f"budget: at most {budget['limit']:,.0f} {budget['unit']}"
+    if "margin" not in budget:  # nothing was searched by a table
+        return f"budget: at most {_latency(measured)} measured"
     text = f"budget: at most {_latency(budget['limit'])} by the table"
-    if budget["measured_limit"] is not None:
-        text += f", {_latency(budget['measured_limit'])} measured"
+    if measured is not None:
+        text += f", {_latency(measured)} measured"
     return f"{text}; {budget['margin']:.1%} held back" if budget["margin"] else text
 
 

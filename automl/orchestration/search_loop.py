@@ -117,8 +117,9 @@ def run_search(
                 rewards[position.told] = reward
             position.told += 1
             failures = 0 if evaluation.error is None else failures + 1
-            if failures == FAILURES_IN_A_ROW:
-                raise SearchFailedError(f"{failures} evaluations failed in a row, the last with: {evaluation.error}")
+            if failures == min(FAILURES_IN_A_ROW, evaluations):
+                many = f"{failures} evaluations failed in a row, the last" if failures > 1 else "its evaluation failed"
+                raise SearchFailedError(f"{many} with: {evaluation.error}")
     except RunStoppedError:
         save(full=between)
         raise

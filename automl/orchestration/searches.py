@@ -2,7 +2,7 @@
 
 from automl.config import Config
 from automl.run.store import SearchRow
-from automl.search import make_searcher
+from automl.search import given_policies, make_searcher
 from automl.search.base import Searcher
 from envs.pricing import Cost
 from search_spaces.objective import Constraint
@@ -10,15 +10,23 @@ from search_spaces.space import SearchSpace
 
 
 def searches(config: Config) -> list[SearchRow]:
-    """The searches of a run: the algorithm and random search for every seed, and the uniform policy."""
+    """The searches of a run: the algorithm and random search for every seed, and the uniform policy.
+
+    Policies that are given are evaluated once each, and have the uniform policy beside them.
+
+    Raises:
+        InputError: policies are to be given, and none are.
+    """
     how = config.search
+    uniform = SearchRow("uniform", "uniform", 0, 1)
+    if how.given:
+        return [SearchRow("given", "given", 0, len(given_policies(how.options))), uniform]
     rows = {}
     for algorithm in dict.fromkeys((how.algorithm, "random")):
         for seed in how.seeds:
             count = 1 if algorithm == "uniform" else how.evaluations
             row = SearchRow(search_name(algorithm, seed), algorithm, seed, count)
             rows[row.name] = row
-    uniform = SearchRow("uniform", "uniform", 0, 1)
     return list({**rows, "uniform": uniform}.values())
 
 
@@ -55,4 +63,4 @@ def make_search(
 
 def search_name(algorithm: str, seed: int) -> str:
     """Name of a search in the store."""
-    return "uniform" if algorithm == "uniform" else f"{algorithm}-{seed}"
+    return algorithm if algorithm in ("uniform", "given") else f"{algorithm}-{seed}"

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,7 +15,7 @@ from automl.compression.structure import build
 from automl.config import Config
 from automl.errors import TrimtabError
 from automl.problem import Problem, example_input, training_options
-from automl.run.artefacts import make_artefact
+from automl.run.artefacts import Made, make_artefact
 from automl.run.directory import make_importable, write_atomically, write_json
 from automl.run.finalists import Compiled, Finalist, read_result
 from automl.training import EpochReport, evaluate, train
@@ -67,7 +66,10 @@ class Worker:
             TrimtabError: it cannot be compiled.
         """
         module = self._problem.network.prune(self._problem.kept(policy)).eval()
-        return self._compiled(name, module, scratch, [self._problem.config.measure.backend])
+        compiled, error = self._compiled(name, module, scratch, [self._problem.config.measure.backend])
+        if error is not None:
+            raise TrimtabError(error)
+        return compiled
 
     def finish(self, finalist: Finalist, folder: Path, scratch: Path | None) -> tuple[Compiled | None, str | None]:
         """Prune, train and test a network, and compile it where there is a `scratch` directory.
@@ -76,7 +78,7 @@ class Worker:
         same policy is left as it is.
 
         Returns:
-            The machine code, or why there is none.
+            What engines run, and why there is nothing for the config's own.
 
         Raises:
             TrimtabError: training diverged.
@@ -85,9 +87,7 @@ class Worker:
             folder.mkdir(parents=True, exist_ok=True)
             self._train_and_test(finalist, folder)
         try:
-            return (None if scratch is None else self._compile(finalist, folder, scratch)), None
-        except TrimtabError as error:
-            return None, str(error)
+            return (None, None) if scratch is None else self._compile(finalist, folder, scratch)
         finally:
             (folder / "progress.json").unlink(missing_ok=True)
 
@@ -129,21 +129,29 @@ class Worker:
         )
         return tuned.module, options.epochs
 
-    def _compile(self, finalist: Finalist, folder: Path, scratch: Path) -> Compiled:
+    def _compile(self, finalist: Finalist, folder: Path, scratch: Path) -> tuple[Compiled, str | None]:
         """What is measured in the end, in `scratch`: for the config's backend, and where it tells most ONNX Runtime."""
         engine = self._problem.config.measure.backend
         engines = [engine] if engine == RUNTIME or finalist.name not in ("baseline", "best") else [engine, RUNTIME]
         return self._compiled(finalist.name, load_finalist(self._problem, finalist, folder), scratch, engines)
 
-    def _compiled(self, name: str, module: nn.Module, scratch: Path, engines: Sequence[str]) -> Compiled:
-        """The network as a file for each engine; only the first has to succeed."""
+    def _compiled(
+        self, name: str, module: nn.Module, scratch: Path, engines: Sequence[str]
+    ) -> tuple[Compiled, str | None]:
+        """The network as a file for each engine that takes it, and why the first does not."""
         example, threads = example_input(self._problem.data), self._problem.config.measure.threads
-        made = make_artefact(engines[0], module, example, scratch, name, threads)
-        artefacts = [made.artefact]
-        for engine in engines[1:]:
-            with suppress(TrimtabError):  # the comparison with it is left out; the export says why
-                artefacts.append(make_artefact(engine, module, example, scratch, name, threads).artefact)
-        return Compiled(name, tuple(artefacts), made.error, made.recipes, made.structures)
+        found: dict[str, Made] = {}
+        refused: dict[str, str] = {}
+        for engine in engines:
+            try:
+                found[engine] = make_artefact(engine, module, example, scratch, name, threads)
+            except TrimtabError as error:
+                refused[engine] = str(error)
+        first = found.get(engines[0])
+        artefacts = tuple(made.artefact for made in found.values())
+        if first is None:
+            return Compiled(name, artefacts), refused[engines[0]]
+        return Compiled(name, artefacts, first.error, first.recipes, first.structures), None
 
 
 def load_finalist(problem: Problem, finalist: Finalist, folder: Path) -> nn.Module:

@@ -14,6 +14,7 @@ from automl.export.manifest import MANIFEST, Manifest, read_manifest
 from automl.run.directory import RunDirectory, RunInfo
 from automl.run.store import SearchRow, Store
 from automl.search import ddpg_options
+from search_spaces.policy import LayerPolicy, layer_from_json
 
 FINALISTS = ("baseline", "best", "uniform", "random", "from_scratch")
 METRICS_AS_SHARES = (None, "accuracy", "top1", "top5")
@@ -89,12 +90,22 @@ class KeptGroup:
     width: int
 
 
+@dataclass(frozen=True, slots=True)
+class Treatment:
+    """What the best policy does to a layer or block beside pruning, and the bytes of its weights after and before."""
+
+    name: str
+    policy: LayerPolicy
+    weight_bytes: float | None
+    whole_bytes: float | None
+
+
 @dataclass(frozen=True)
 class RunData:
     """Everything that the report shows.
 
     Attributes:
-        searches: by name, in the order they are drawn.
+        searches: in the order they are drawn.
         points: the evaluations that did not fail, by search and number.
         failed: number of evaluations that did.
         warm_up: evaluations at the start of a search that its agent acts at random in; 0 where none are known.
@@ -110,9 +121,25 @@ class RunData:
     points: Sequence[Point]
     failed: int
     layers: Sequence[KeptGroup]
+    treatments: Sequence[Treatment]
     warm_up: int
     summary: Mapping[str, Any] = field(default_factory=dict)
     manifest: Manifest | None = None
+
+    @property
+    def given(self) -> bool:
+        """Whether the policy was given, and nothing searched."""
+        return self.config.search.given
+
+    @property
+    def cost_metric(self) -> str:
+        """What the policies are drawn and compared by."""
+        return self.config.cost_metric
+
+    @property
+    def limit(self) -> float | None:
+        """The budget in that metric."""
+        return self.budget.limit if self.budget.metric == self.cost_metric else None
 
     @property
     def shares(self) -> bool:
@@ -159,10 +186,10 @@ def read_run(run_dir: Path) -> RunData:
             searches = sorted(store.searches(), key=lambda row: (_rank(row, config), row.seed, row.name))
             for row in store.evaluations():
                 found = row.evaluation
-                if found.error is not None or budget.metric not in found.cost:
+                if found.error is not None or config.cost_metric not in found.cost:
                     failed += 1
                     continue
-                cost = found.cost[budget.metric]
+                cost = found.cost[config.cost_metric]
                 points.append(Point(row.search, row.number, found.accuracy, cost, found.feasible, row.reward))
         finally:
             store.close()
@@ -176,6 +203,7 @@ def read_run(run_dir: Path) -> RunData:
         points=points,
         failed=failed,
         layers=_layers(summary.get("layers")),
+        treatments=_treatments(summary.get("treatments"), directory.summary_file),
         warm_up=_warm_up(config),
         summary=summary,
         manifest=read_manifest(directory.best) if (directory.best / MANIFEST).exists() else None,
@@ -240,6 +268,22 @@ def _layers(entries: object) -> list[KeptGroup]:
         if kept is not None and width:
             groups.append(KeptGroup(str(entry.get("name", entry.get("group", "?"))), int(kept), int(width)))
     return groups
+
+
+def _treatments(entries: object, path: Path) -> list[Treatment]:
+    figures = ("weight_bytes", "whole_bytes")
+    treatments = []
+    for entry in entries if isinstance(entries, list) else []:
+        if not isinstance(entry, dict):
+            continue
+        name = str(entry.get("name", "?"))
+        said = {key: value for key, value in entry.items() if key not in ("name", *figures)}
+        try:
+            policy = layer_from_json(name, said)
+        except InputError as error:
+            raise InputError(f"{str(path)!r} is damaged: {error}") from None
+        treatments.append(Treatment(name, policy, *(_number(entry.get(figure)) for figure in figures)))
+    return treatments
 
 
 def _number(value: object) -> float | None:

@@ -39,8 +39,8 @@ def accuracy_against_cost(data: RunData) -> Element | None:
         return None
     baseline, best = (_mark(data.finalist(name), data) for name in ("baseline", "best"))
     costs = [point.cost for point in data.points]
-    if data.budget.limit is not None:
-        costs.append(data.budget.limit)
+    if data.limit is not None:
+        costs.append(data.limit)
     # a baseline far from every policy would squeeze them together: then it is a line at its accuracy
     near = baseline is not None and baseline[0] <= max(costs) + (max(costs) - min(costs)) / 2
     if baseline is not None and near:
@@ -53,16 +53,16 @@ def accuracy_against_cost(data: RunData) -> Element | None:
     x = Scale(low, high, frame.left, frame.right)
     bottom, top, y_ticks = nice_range(_floor(values), values[-1], 6)
     y = Scale(bottom, top, frame.bottom, frame.top)
-    chart = _chart(WIDTH, 484, f"{data.metric_name} against {METRIC_TITLES.get(data.budget.metric, 'cost')}")
+    chart = _chart(WIDTH, 484, f"{data.metric_name} against {METRIC_TITLES.get(data.cost_metric, 'cost')}")
     axes = draw_axes(
         frame,
         x,
         y,
         x_ticks=x_ticks,
         y_ticks=y_ticks,
-        x_texts=(units.milliseconds if data.budget.metric == "latency_s" else units.ticks)(x_ticks),
+        x_texts=(units.milliseconds if data.cost_metric == "latency_s" else units.ticks)(x_ticks),
         y_texts=_tick_texts(data, y_ticks),
-        x_title=METRIC_TITLES.get(data.budget.metric, data.budget.metric),
+        x_title=METRIC_TITLES.get(data.cost_metric, data.cost_metric),
         y_title=f"search {data.metric_name} (held out of train, before fine-tuning)",
     )
     append(chart, axes)
@@ -76,7 +76,7 @@ def accuracy_against_cost(data: RunData) -> Element | None:
         note = f"{hidden} below the axis, drawn on its edge"
         append(chart, tag("text", note, class_="tick", x=frame.left + 6, y=frame.bottom - 6))
     if baseline is not None:
-        text = f"baseline, {value_text(data)(baseline[1])} at {cost_text(data.budget.metric)(baseline[0])}"
+        text = f"baseline, {value_text(data)(baseline[1])} at {cost_text(data.cost_metric)(baseline[0])}"
         _label_reference(chart, text, baseline, x, y, near)
     _label_best(chart, best, x, y)
     _legend(chart, data, frame.left, 14)
@@ -188,7 +188,7 @@ def _mark(finalist: Finalist | None, data: RunData) -> tuple[float, float] | Non
     """(cost, search accuracy) of a network of the comparison, None where one is not known."""
     if finalist is None or finalist.search_accuracy is None:
         return None
-    cost = finalist.cost(data.budget.metric)
+    cost = finalist.cost(data.cost_metric)
     return None if cost is None else (cost, finalist.search_accuracy)
 
 
@@ -214,7 +214,7 @@ def _dot(data: RunData, point: Point, px: float, py: float) -> Element:
     algorithm = next((row.algorithm for row in data.searches if row.name == point.search), point.search)
     title = (
         f"{point.search}, number {point.number}\n{data.metric_name} {value_text(data)(point.accuracy)}, "
-        f"{cost_text(data.budget.metric)(point.cost)} {METRIC_TITLES.get(data.budget.metric, '')}"
+        f"{cost_text(data.cost_metric)(point.cost)} {METRIC_TITLES.get(data.cost_metric, '')}"
     )
     kind = _kind(algorithm, data)
     return _shape(kind, px, py, 5.5 if kind == "uniform" else 3.4, title, hollow=not point.feasible)
@@ -242,11 +242,11 @@ def _shade_warm_up(chart: Element, data: RunData, x: Scale, frame: Frame) -> Non
 
 
 def _budget_line(chart: Element, data: RunData, x: Scale, frame: Frame) -> None:
-    if data.budget.limit is None:
+    if data.limit is None:
         return
-    position = x(data.budget.limit)
+    position = x(data.limit)
     append(chart, polyline([(position, frame.top - 6), (position, frame.bottom)], "budget"))
-    text = f"budget {cost_text(data.budget.metric)(data.budget.limit)}"
+    text = f"budget {cost_text(data.cost_metric)(data.limit)}"
     left = position > frame.right - 130
     anchor = "end" if left else "start"
     beside = position + (-6 if left else 6)

@@ -3,6 +3,7 @@
 from importlib.resources import files
 from xml.etree.ElementTree import Element
 
+from automl.engines import ENGINES
 from automl.report import units
 from automl.report.data import Finalist, RunData
 from automl.report.figures import (
@@ -14,6 +15,9 @@ from automl.report.figures import (
     value_text,
 )
 from automl.report.markup import Child, append, tag
+from automl.report.method import method, metric_label
+from search_spaces.number_formats import NumberFormat
+from search_spaces.policy import LayerPolicy
 
 NAMES = {
     "baseline": "baseline",
@@ -22,21 +26,19 @@ NAMES = {
     "random": "random search",
     "from_scratch": "found, from scratch",
 }
-ENGINES = {
-    "tvm": "TVM",
-    "tvm_cuda": "TVM on CUDA",
-    "onnxruntime": "ONNX Runtime",
-    "torch": "torch",
-    "torch_compiled": "torch.compile",
-    "torch_cuda": "torch on CUDA",
-    "torch_cuda_compiled": "torch.compile on CUDA",
-}
 EXPLAINED = {
     "baseline": "the network as given",
     "best": "the best feasible policy of the search, fine-tuned",
     "uniform": "one keep ratio for every group, fine-tuned the same way",
     "random": "best of as many random policies, fine-tuned the same way",
     "from_scratch": "the found architecture, trained anew for as many epochs",
+}
+NAMES_GIVEN = {**NAMES, "best": "the policy given", "from_scratch": "given, from scratch"}
+EXPLAINED_GIVEN = {
+    **EXPLAINED,
+    "best": "fine-tuned",
+    "uniform": "as cheap, one keep ratio for every group, fine-tuned the same way",
+    "from_scratch": "the same compressed network, trained anew for as many epochs",
 }
 
 
@@ -55,8 +57,9 @@ def build_page(data: RunData) -> Element:
         tag("style", style),
     )
     body = tag("main", _header(data, title), *_notices(data), *_tiles(data))
-    for section in (_comparison(data), _scatter(data), _episodes(data), _layers(data), _method(data), _config(data)):
-        append(body, section)
+    parts = (_comparison, _scatter, _episodes, _layers, _treatments, _method, _config)
+    for part in parts:
+        append(body, part(data))
     return tag("html", head, tag("body", body), lang="en")
 
 
@@ -67,7 +70,9 @@ def headline(data: RunData) -> str | None:
         return None
     text = value_text(data)
     means = [("latency", best.latency_s, baseline.latency_s)] if data.budget.metric == "latency_s" else []
-    means += [("MACs", best.macs, baseline.macs), ("parameters", best.params, baseline.params)]
+    means += [("MACs", best.macs, baseline.macs)]
+    stored = ("bytes of weights", best.weight_bytes, baseline.weight_bytes)
+    means += [stored] if data.treatments else [("parameters", best.params, baseline.params)]
     shares = [f"{units.ratio(value, before)} of the {name}" for name, value, before in means[:2]]
     sentence = (
         f"{' and '.join(shares)} give {text(best.accuracy)} test {data.metric_name}, {text(baseline.accuracy)} before"
@@ -91,9 +96,15 @@ def _header(data: RunData, title: str) -> Element:
     seeds = data.config.search.seeds
     parts = [
         _budget_text(data),
-        f"algorithm: {data.config.search.algorithm}",
-        f"{len(data.points) + data.failed} evaluations",
-        f"{len(seeds)} seed{'s' if len(seeds) != 1 else ''}",
+        *(
+            ["a policy that was given"]
+            if data.given
+            else [
+                f"algorithm: {data.config.search.algorithm}",
+                f"{len(data.points) + data.failed} evaluations",
+                f"{len(seeds)} seed{'s' if len(seeds) != 1 else ''}",
+            ]
+        ),
         f"{units.duration(data.wall_s)} in all",
     ]
     append(header, tag("p", " · ".join(part for part in parts if part), class_="facts"))
@@ -116,7 +127,12 @@ def _notices(data: RunData) -> list[Element]:
         notices.append(tag("p", what.get(data.info.state, unfinished), class_="notice"))
     best = data.finalist("best")
     if best is not None and best.feasible is False:
-        notices.append(tag("p", "The best network is above the budget: no feasible policy was found.", class_="notice"))
+        above = (
+            "The policy is above the budget."
+            if data.given
+            else ("The best network is above the budget: no feasible policy was found.")
+        )
+        notices.append(tag("p", above, class_="notice"))
     if data.failed:
         notices.append(tag("p", f"{data.failed} evaluations failed and are not drawn.", class_="notice"))
     return notices
@@ -149,7 +165,7 @@ def _tiles(data: RunData) -> list[Element]:
             faster = f"from {units.seconds(baseline.latency_s)}, {baseline.latency_s / best.latency_s:.2f}x as fast"
         how = "measured" if best.latency_measured else "modelled"
         tiles.append(_tile(f"latency, {how}", units.seconds(best.latency_s), faster))
-    if best.latency_s and best.onnxruntime_latency_s:
+    if best.latency_s and best.onnxruntime_latency_s and data.config.measure.backend != "onnxruntime":
         against = f"{best.onnxruntime_latency_s / best.latency_s:.2f}x"
         tiles.append(
             _tile("vs ONNX Runtime", against, f"as fast; it takes {units.seconds(best.onnxruntime_latency_s)}")
@@ -175,7 +191,8 @@ def _comparison(data: RunData) -> Element | None:
     if not data.finalists:
         return None
     text = value_text(data)
-    by_table = data.budget.metric == "latency_s"
+    by_table = data.config.priced_by_table
+    names, explained = (NAMES_GIVEN, EXPLAINED_GIVEN) if data.given else (NAMES, EXPLAINED)
     engine = data.config.measure.backend
     runtime = engine != "onnxruntime"  # else it stands there already
     columns = [
@@ -186,16 +203,16 @@ def _comparison(data: RunData) -> Element | None:
         "parameters",
         "weights",
         *(["by the table"] if by_table else []),
-        ENGINES.get(engine, "latency"),
+        ENGINES[engine].title if engine in ENGINES else "latency",
         *(["ONNX Runtime"] if runtime else []),
         "within budget",
     ]
     rows = [tag("tr", *(tag("th", column, scope="col") for column in columns))]
     baseline = data.finalist("baseline")
     for name, found in data.finalists.items():
-        label = NAMES[name].format(algorithm=data.config.search.algorithm)
+        label = names[name].format(algorithm=data.config.search.algorithm)
         cells: list[Child] = [
-            tag("th", label, tag("small", EXPLAINED[name]), scope="row"),
+            tag("th", label, tag("small", explained[name]), scope="row"),
             _cell(None if found.accuracy is None else text(found.accuracy)),
             _cell(None if found.search_accuracy is None else text(found.search_accuracy)),
             _cell(units.count(found.macs), units.ratio(found.macs, baseline.macs if baseline else None)),
@@ -212,8 +229,8 @@ def _comparison(data: RunData) -> Element | None:
         "The networks side by side",
         table,
         "Test figures are after fine-tuning, search figures before it (of the network trained from scratch: after "
-        "training). Every pruned network has the same budget and the same number of epochs; the latency is that of "
-        "one image.",
+        f"training). Every compressed network has {'' if data.given else 'the same budget and '}the same number of "
+        "epochs; the latency is that of one image.",
     )
 
 
@@ -230,6 +247,8 @@ def _cell(value: str | None, note: str = "") -> Element:
 
 
 def _scatter(data: RunData) -> Element | None:
+    if data.given and len(data.points) < 3:  # the table of networks says the same
+        return None
     return _section(
         "Accuracy against cost",
         accuracy_against_cost(data),
@@ -239,6 +258,8 @@ def _scatter(data: RunData) -> Element | None:
 
 
 def _episodes(data: RunData) -> Element | None:
+    if data.given:
+        return None
     seeds = sorted({row.seed for row in data.searches if row.algorithm != "uniform"})
     width = WIDTH if len(seeds) == 1 else 430.0
     rewards = data.config.reward_name != "accuracy"
@@ -267,101 +288,53 @@ def _layers(data: RunData) -> Element | None:
     )
 
 
-def _method(data: RunData) -> Element:
-    config = data.config
-    compression = config.compression
-    steps = [
-        f"AMC's least-squares reconstruction on {compression.calibration_images} training images"
-        if compression.reconstruct
-        else "no reconstruction",
-        f"batch norm recalibrated on {compression.recalibrate_images} images"
-        if compression.recalibrate_images
-        else "batch norm not recalibrated",
-    ]
-    facts = [
-        ("MACs", "multiply-accumulates of convolution and linear layers, batch 1, bias not counted."),
-        ("Parameters", "weights, biases and batch-norm affine terms; 4 bytes each."),
-        (
-            "Search accuracy",
-            "of a slice held out of the training data, before fine-tuning. The search sees nothing else.",
-        ),
-        ("Test accuracy", "of the test split, read once for each network, after fine-tuning."),
-        (
-            "Fine-tuning",
-            f"{config.fine_tune.epochs} epochs, learning rate {config.fine_tune.lr:g}, the same for every pruned "
-            "network; training from scratch has as many epochs.",
-        ),
-        ("Compression", f"channels removed for good by {compression.importance}; {'; '.join(steps)}."),
-        ("Budget", _budget_method(data)),
-        ("Latency", _latency_method(data)),
-        (
-            "Compared with",
-            "random search with as many evaluations and the same seeds; one uniform policy of the same budget.",
-        ),
-    ]
-    if not data.shares:
-        facts.append(
-            ("Metric", f"{data.metric_name}; before fine-tuning, one that is to be minimised is shown negated.")
-        )
-    manifest = data.manifest
-    if manifest is not None:
-        facts.append(("Machine", ", ".join(f"{name} {value}" for name, value in manifest.machine.items()) + "."))
-        facts.append(("Versions", ", ".join(f"{name} {value}" for name, value in manifest.versions.items()) + "."))
+def _treatments(data: RunData) -> Element | None:
+    """A table of what is done beside pruning, with the columns that say something."""
+    if not data.treatments:
+        return None
+    columns = {
+        "rank": [_rank(each.policy) for each in data.treatments],
+        "zeros": [_zeros(each.policy) for each in data.treatments],
+        "weights": [_format(each.policy.weight_format) for each in data.treatments],
+        "activations": [_format(each.policy.activation_format) for each in data.treatments],
+    }
+    columns = {title: texts for title, texts in columns.items() if any(texts)}
+    table = tag("table", tag("tr", *(tag("th", title, scope="col") for title in ("layer", *columns, "stored"))))
+    for index, each in enumerate(data.treatments):
+        gone = tag("small", "left out") if each.policy.remove else None
+        cells = [tag("td", texts[index]) for texts in columns.values()]
+        share = units.ratio(each.weight_bytes, each.whole_bytes)
+        stored = _cell(units.size(each.weight_bytes), f"{share} of {units.size(each.whole_bytes)}")
+        append(table, tag("tr", tag("th", each.name, gone, scope="row"), *cells, stored))
+    return _section(
+        "What else is done to layers",
+        tag("div", table, class_="scroll"),
+        "Stored: bytes of a layer's weights, with scales and the index of zeros, after its channels were removed, "
+        "beside those of the whole layer. The bias stays float32 and is not counted.",
+    )
+
+
+def _rank(policy: LayerPolicy) -> str:
+    if policy.factors is None:
+        return ""
+    name, rank = policy.factors
+    return f"{' × '.join(map(str, rank))} {name}"
+
+
+def _zeros(policy: LayerPolicy) -> str:
+    return "" if policy.zeros is None else f"{units.percent(policy.zeros.share, 0)} {policy.zeros.pattern}"
+
+
+def _format(format: NumberFormat | None) -> str:
+    return "" if format is None else f"{format.bits} bits {format.scheme}, {format.granularity}"
+
+
+def _method(data: RunData) -> Element | None:
     listing = tag("dl")
-    for name, text in facts:
+    for name, text in method(data):
         append(listing, tag("dt", name))
         append(listing, tag("dd", text))
-    section = _section("How it was measured", listing, None)
-    return section if section is not None else listing
-
-
-def _budget_method(data: RunData) -> str:
-    if data.budget.metric != "latency_s":
-        return "kept when the cost after rounding to real channel counts is within it."
-    text = (
-        "in latency. While searching, a policy's latency is the sum of its operators', each measured once on this "
-        "device and kept in a table"
-    )
-    if data.budget.margin is not None:
-        text += (
-            f"; the search held {units.percent(data.budget.margin, 1)} of the budget back for what the table misses of "
-            "whole networks"
-        )
-    text += ". In the end whole networks are measured, and the budget is kept when that latency is within it"
-    baseline = data.finalist("baseline")
-    if data.budget.measured_limit is not None and baseline is not None:
-        text += (
-            f": {units.seconds(data.budget.measured_limit)}, where the baseline takes "
-            f"{units.seconds(baseline.latency_s)} in the same session. Beside each measured latency stands how far it "
-            "is off the table's sum"
-        )
-    return f"{text}."
-
-
-def _latency_method(data: RunData) -> str:
-    best = data.finalist("best")
-    if data.config.measure.backend == "none" or (best is not None and best.latency_s is None):
-        return "not measured."
-    if best is not None and not best.latency_measured:
-        return "modelled, not measured."
-    engine = data.config.measure.backend
-    run = "compiled by TVM" if engine == "tvm" else f"in {ENGINES[engine]}"
-    if engine != "onnxruntime":
-        run += " and of its ONNX export in ONNX Runtime"
-    text = "measured" if best is not None else "to be measured at the end of the run"
-    text += (
-        f": wall-clock median at batch 1 of the network {run}, "
-        f"{data.config.measure.threads} thread, interleaved in one process of their own. Its ratios are more certain "
-        "than its seconds."
-    )
-    if data.manifest is not None:
-        spreads = [
-            f"{engine} {units.seconds(found.median_s)} (p10 {units.seconds(found.p10_s)}, p90 "
-            f"{units.seconds(found.p90_s)}, {found.runs} runs)"
-            for engine, found in data.manifest.latency.items()
-        ]
-        text += f" Exported network: {'; '.join(spreads)}." if spreads else ""
-    return text
+    return _section("How it was measured", listing, None)
 
 
 def _config(data: RunData) -> Element:
@@ -378,17 +351,11 @@ def _section(title: str, content: Element | None, note: str | None) -> Element |
 
 
 def _budget_text(data: RunData) -> str:
-    limit, label = data.budget.limit, _metric_label(data.budget.metric)
+    limit, label = data.budget.limit, metric_label(data.budget.metric)
     if data.config.budget is None:
         return "no hard budget"
     if limit is None:
         return f"budget: {units.percent(data.config.budget.ratio, 0)} of the baseline's {label}"
     if data.budget.metric == "latency_s":
-        return f"budget: at most {units.seconds(limit)} by the latency table"
+        return f"budget: at most {units.seconds(limit)}{' by the latency table' if data.config.priced_by_table else ''}"
     return f"budget: at most {cost_text(data.budget.metric)(limit)} {label}"
-
-
-def _metric_label(metric: str) -> str:
-    return {"macs": "MACs", "params": "parameters", "weight_bytes": "weights", "latency_s": "latency"}.get(
-        metric, metric
-    )

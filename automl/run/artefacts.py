@@ -7,22 +7,12 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from automl.engines import ENGINES
 from automl.errors import InputError, TrimtabError
 from automl.export.onnx_export import save_onnx
 from automl.export.torch_export import capture_program
 from backends import torch_engines
 from backends.measuring import TOLERANCE, Artefact, relative_error
-
-SUFFIXES = {
-    "tvm": ".so",
-    "tvm_cuda": ".so",
-    "onnxruntime": ".onnx",
-    "torch": ".pt2",
-    "torch_compiled": ".pt2",
-    "torch_cuda": ".pt2",
-    "torch_cuda_compiled": ".pt2",
-}
-"""Of the file that an engine runs."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +36,7 @@ def make_artefact(engine: str, module: nn.Module, example: torch.Tensor, folder:
     """Write the network for an engine.
 
     Args:
-        engine: one of `SUFFIXES`.
+        engine: one of `automl.engines.ENGINES`.
         module: in evaluation mode.
         example: [1, ...] its input.
         folder, name: where the file goes, its suffix left out.
@@ -55,7 +45,7 @@ def make_artefact(engine: str, module: nn.Module, example: torch.Tensor, folder:
     Raises:
         TrimtabError: the network cannot be written for the engine, or the code computes something else.
     """
-    path = folder / f"{name}{SUFFIXES[engine]}"
+    path = folder / f"{name}{ENGINES[engine].suffix}"
     if engine == "tvm":
         return _machine_code(module, example, path, threads)
     if engine == "tvm_cuda":

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from automl.config import Config
+from automl.orchestration.searches import search_name
 from automl.run.store import EvaluationRow
 from backends.measuring import Artefact, measure
 from search_spaces.policy import CompressionPolicy
@@ -46,7 +47,8 @@ def choose(rows: Iterable[EvaluationRow], config: Config, metric: str, limit: fl
     """The best feasible policy of the algorithm's searches, of the random ones and of the uniform one.
 
     Under a budget the best is the most accurate one, in accuracy-guaranteed mode the one with the highest reward; of
-    equals the cheapest in `metric`, then the earliest by search and number. What has no feasible policy is left out.
+    equals the cheapest in `metric`, then the earliest by search and number. What has no feasible policy is left out;
+    among policies that are given the budget does not decide.
 
     Args:
         rows: the evaluations on record.
@@ -54,20 +56,17 @@ def choose(rows: Iterable[EvaluationRow], config: Config, metric: str, limit: fl
         metric: of the budget.
         limit: the most that a policy found by search may cost; the one uniform policy there is stays.
     """
-    own = {f"{config.search.algorithm}-{seed}" for seed in config.search.seeds}
-    groups = {
-        "best": own if config.search.algorithm != "uniform" else {"uniform"},
-        "uniform": {"uniform"},
-        "random": {f"random-{seed}" for seed in config.search.seeds},
-    }
+    how = config.search
+    algorithms = {"best": how.algorithm, "uniform": "uniform", "random": "random"}
+    groups = {name: {search_name(algorithm, seed) for seed in how.seeds} for name, algorithm in algorithms.items()}
 
     def rank(row: EvaluationRow) -> tuple[float, float, str, int]:
-        worth = row.evaluation.accuracy if config.search.mode == "resource" else (row.reward or 0.0)
+        worth = row.evaluation.accuracy if how.given or how.mode == "resource" else (row.reward or 0.0)
         return (-worth, row.evaluation.cost[metric], row.search, row.number)
 
     leaders: dict[str, EvaluationRow] = {}
     for row in rows:
-        if not row.evaluation.feasible:
+        if row.evaluation.error is not None or not (row.evaluation.feasible or how.given):
             continue
         for name, members in groups.items():
             if row.search != "uniform" and row.evaluation.cost[metric] > limit:

@@ -104,7 +104,7 @@ class Run:
                 self._check_best(workers, scratch)
                 finalists = self._choose()
                 compiled, errors = self._finish(finalists, workers, scratch)
-                self._check_code(compiled, finalists)
+                self._check_code([network for network in compiled if network.name not in errors], finalists)
             return self._measure(compiled, errors)
 
     def _searched(self) -> bool:
@@ -217,7 +217,9 @@ class Run:
         if self._searched():
             return
         problem, config = self.problem, self.problem.config
-        self._stage("search", f"Search: {_budget_text(problem)}, {config.search.evaluations} evaluations a search")
+        rows, given = searches(config), config.search.given
+        text = f"Search: {_budget_text(problem)}, {config.search.evaluations} evaluations a search"
+        self._stage("search", "Evaluation: what is given, and the uniform policy that costs as much" if given else text)
 
         def run(rows: list[Any], constraint: Constraint | None = None) -> None:
             run_searches(
@@ -233,8 +235,7 @@ class Run:
                 prices,
             )
 
-        rows = searches(config)
-        if config.search.mode == "resource":
+        if config.search.mode == "resource" and not given:
             run(rows, None if problem.latency is None else problem.latency.held_back)
             return
         # Without a hard budget, the uniform policy to compare with is the one of the best policy's cost.
@@ -242,6 +243,8 @@ class Run:
         best = next(finalist for finalist in self._choose() if finalist.name == "best")
         metric = problem.constraint.metric
         cost = best.table_latency_s or price(problem.graph, best.policy)[metric]
+        if given:  # it may cost less than channels alone can come to
+            cost = max(cost, price(problem.graph, problem.space.cheapest())[metric])
         run([row for row in rows if row.algorithm == "uniform"], Constraint(metric, cost))
 
     def _choose(self) -> list[Finalist]:
@@ -258,7 +261,7 @@ class Run:
     def _finish(
         self, finalists: Sequence[Finalist], workers: Sequence[Any], scratch: Path
     ) -> tuple[list[Compiled], dict[str, str]]:
-        """Fine-tune, test and compile; returns the compiled networks, and why others could not be."""
+        """Fine-tune, test and compile; returns what can be measured, and why some cannot be in the config's backend."""
         from automl.orchestration.tune import spread
 
         epochs = self.problem.config.fine_tune.epochs
@@ -280,7 +283,7 @@ class Run:
             for finalist in finalists
         }
         results = spread(jobs, workers, watch)
-        compiled = [code for code, _ in results.values() if code is not None]
+        compiled = [code for code, _ in results.values() if code is not None and code.artefacts]
         return compiled, {name: error for name, (_, error) in results.items() if error is not None}
 
     def _read_latencies(self) -> dict[str, Any] | None:

@@ -9,6 +9,8 @@ from automl.problem import Problem
 from automl.run.directory import RunDirectory
 from automl.run.finalists import NAMES, Finalist, read_result
 from automl.run.store import Store
+from search_spaces.objective import UNITS
+from search_spaces.policy import LayerPolicy, layer_to_json
 
 
 def build_summary(
@@ -47,6 +49,7 @@ def build_summary(
         "metric": problem.metric.name,
         "searches": dict(sorted(counts.items())),
         "layers": _layers(problem, by_name),
+        "treatments": _treatments(problem, by_name),
         "latency_engine": None if config.measure.backend == "none" else config.measure.backend,
         "latency_errors": dict(latencies.get("errors", {})),
         "paths": {
@@ -58,16 +61,28 @@ def build_summary(
 
 
 def _budget(problem: Problem, latencies: Mapping[str, Any]) -> dict[str, Any]:
-    """The budget; of a latency budget also what it is a share of, what was held back, and what it is by the clock."""
-    constraint, latency = problem.constraint, problem.latency
-    limit = None if problem.config.budget is None else constraint.limit
-    budget: dict[str, Any] = {"metric": constraint.metric, "limit": limit, "unit": constraint.unit}
+    """The budget; of a latency budget also what it is by the clock, what it is a share of, and what was held back.
+
+    A limit that only measuring tells is null until then.
+    """
+    asked, constraint, latency = problem.config.budget, problem.constraint, problem.latency
+    metric = constraint.metric if asked is None else asked.metric
+    limit = None if asked is None else constraint.limit if metric == constraint.metric else asked.limit
+    budget: dict[str, Any] = {"metric": metric, "limit": limit, "unit": UNITS[metric]}
     if latency is not None:
-        baseline_s = _measured_s(problem, latencies, "baseline")
         budget["table_baseline_s"] = latency.baseline_s
         budget["margin"] = latency.margin
-        budget["measured_limit"] = None if baseline_s is None else latency.allowed_s(baseline_s)
+    if problem.config.latency_budget:
+        budget["measured_limit"] = _allowed_s(problem, latencies)
     return budget
+
+
+def _allowed_s(problem: Problem, latencies: Mapping[str, Any]) -> float | None:
+    """Seconds that a latency budget allows by the clock; None where they depend on what was not measured."""
+    asked, baseline_s = problem.config.budget, _measured_s(problem, latencies, "baseline")
+    if asked is None or asked.ratio is None:
+        return None if asked is None else asked.limit
+    return None if baseline_s is None else asked.ratio * baseline_s
 
 
 def _measured_s(problem: Problem, latencies: Mapping[str, Any], name: str) -> float | None:
@@ -81,21 +96,22 @@ def _verdict(
 ) -> dict[str, Any]:
     """Whether a network keeps the budget.
 
-    One in latency is kept by the clock where the network was measured, else by the table; it comes with the latency by
-    the table, and how far the clock is off that.
+    One in latency is kept by the clock where the network was measured, else by the table where there is one; it comes
+    with the latency by the table, and how far the clock is off that.
     """
-    budget = problem.latency
-    if budget is None:
-        return {"feasible": problem.constraint.violation(cost) == 0.0}
-    table_s = budget.baseline_s if finalist.name == "baseline" else finalist.table_latency_s
-    measured_s, baseline_s = (_measured_s(problem, latencies, name) for name in (finalist.name, "baseline"))
-    feasible = error = None
-    if table_s is not None:
-        feasible = table_s <= budget.limit_s
+    config, latency = problem.config, problem.latency
+    if not config.latency_budget:
+        return {"feasible": config.budget is None or problem.constraint.violation(cost) == 0.0}
+    measured_s, allowed_s = _measured_s(problem, latencies, finalist.name), _allowed_s(problem, latencies)
+    table_s = feasible = error = None
+    if latency is not None:
+        table_s = latency.baseline_s if finalist.name == "baseline" else finalist.table_latency_s
+    if latency is not None and table_s is not None:
+        feasible = table_s <= latency.limit_s
         if measured_s is not None:
             error = measured_s / table_s - 1.0
-    if measured_s is not None and baseline_s is not None:
-        feasible = measured_s <= budget.allowed_s(baseline_s)
+    if measured_s is not None and allowed_s is not None:
+        feasible = measured_s <= allowed_s
     return {"table_latency_s": table_s, "table_error": error, "feasible": feasible}
 
 
@@ -132,8 +148,32 @@ def _layers(problem: Problem, finalists: Mapping[str, Finalist]) -> list[dict[st
     """What each channel group keeps under the best policy."""
     if "best" not in finalists:
         return []
-    kept = problem.graph.kept_units(finalists["best"].policy)
+    graph = problem.graph.apply(finalists["best"].policy)
+    gone = {layer for block in graph.removed for layer in block.layers}
     return [
-        {"name": group.name, "kept": units, "width": group.width}
-        for group, units in zip(problem.graph.groups, kept, strict=True)
+        {"name": group.name, "kept": 0 if gone.issuperset(group.producers) else units, "width": group.width}
+        for group, units in zip(graph.groups, graph.kept, strict=True)
+    ]
+
+
+def _treatments(problem: Problem, finalists: Mapping[str, Finalist]) -> list[dict[str, Any]]:
+    """What the best policy does to layers and blocks beside pruning, with their bytes after and before."""
+    if "best" not in finalists:
+        return []
+    graph = problem.graph.apply(finalists["best"].policy)
+    present = {layer.name: layer for layer in graph.layers}
+    found = []
+    for name, said in graph.treatments:
+        parts = [present[part.name] for part in graph.parts.get(name, ())] or [present[name]]
+        found.append((name, said, [problem.graph.layer(name)], parts))
+    for block in graph.removed:
+        found.append((block.name, LayerPolicy(remove=True), [problem.graph.layer(name) for name in block.layers], []))
+    return [
+        {
+            "name": name,
+            **layer_to_json(said),
+            "weight_bytes": sum(layer.weight_bytes for layer in after),
+            "whole_bytes": sum(layer.weight_bytes for layer in before),
+        }
+        for name, said, before, after in found
     ]

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from automl.search.base import Searcher, State
+from automl.search.given import GivenSearcher, given_policies
 from automl.search.options import parse_options
 from automl.search.random import RandomSearcher
 from automl.search.uniform import UniformSearcher
@@ -18,7 +19,7 @@ from search_spaces.space import SearchSpace
 if TYPE_CHECKING:
     from automl.search.agents import DDPGOptions
 
-__all__ = ["Searcher", "State", "ddpg_options", "make_searcher", "searcher_names"]
+__all__ = ["Searcher", "State", "ddpg_options", "given_policies", "make_searcher", "searcher_names"]
 
 
 @dataclass(frozen=True)
@@ -82,10 +83,15 @@ def _uniform(search: _Search) -> Searcher:
     return UniformSearcher(search.space, search.constraint, find_reward(search.reward, search.mode), search.cost)
 
 
+def _given(search: _Search) -> Searcher:
+    return GivenSearcher(search.space.graph, given_policies(search.options))
+
+
 _SEARCHERS: Mapping[str, tuple[str, Callable[[_Search], Searcher]]] = {
     "ddpg": ("AMC's agent: DDPG over the layers' keep ratios (He et al. 2018)", _ddpg),
     "random": ("random policies of the same budget", _random),
     "uniform": ("one keep ratio for all layers, the largest that meets the budget", _uniform),
+    "given": ("the policies of search.options.policies; `trimtab compress` takes one from a file", _given),
 }
 
 

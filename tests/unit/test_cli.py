@@ -11,9 +11,13 @@ import torch
 import yaml
 
 from automl.cli import main
+from automl.listing import LISTS, METHODS
 from automl.models import build_model
 from automl.run.directory import RunDirectory
 from automl.testing.runs import make_run
+from search_spaces.factorisations import FACTORISATIONS
+from search_spaces.number_formats import SCHEMES
+from search_spaces.sparsity import PATTERNS
 
 BASE: dict[str, Any] = {
     "model": {"name": "lenet5"},
@@ -44,6 +48,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     other = build_model("resnet20", classes=10, input_shape=(1, 16, 16))
     safetensors.torch.save_file(other.state_dict(), home / "other.safetensors")
     (home / "config.yaml").write_text(yaml.safe_dump(BASE))
+    halved = {"schema_version": 2, "model": None, "layers": {"conv1": {"keep": 0.5}}}
+    for name, policy in {**POLICIES, "halved": halved}.items():
+        (home / f"{name}.json").write_text(json.dumps(policy))
+    (home / "damaged.json").write_text('{"schema_version": 2, "layers": {')
     make_run(home / "run", evaluations=6)
     (home / "folder").mkdir()
     (home / "folder" / "file").write_text("")
@@ -113,6 +121,64 @@ def test_a_config_that_cannot_work_is_refused(
     assert not (here / "out").exists()
 
 
+POLICIES: dict[str, Any] = {
+    "other_model": {"schema_version": 2, "model": "0" * 64, "layers": {"conv1": {"keep": 0.5}}},
+    "unknown_layer": {"schema_version": 2, "model": None, "layers": {"conv9": {"weight_bits": 8}}},
+    "unknown_group": {"schema_version": 2, "model": None, "layers": {"conv9": {"keep": 0.5}}},
+    "unknown_block": {"schema_version": 2, "model": None, "layers": {"conv1": {"remove": True}}},
+    "no_bits": {"schema_version": 2, "model": None, "layers": {"conv1": {"weight_bits": 0}}},
+    "no_zeros": {"schema_version": 2, "model": None, "layers": {"conv1": {"sparsity": 1.0}}},
+    "no_saving": {"schema_version": 2, "model": None, "layers": {"fc1": {"rank": 50}}},
+    "no_window": {"schema_version": 2, "model": None, "layers": {"conv1": {"pattern": "2:4"}}},
+    "newer": {"schema_version": 9, "model": None, "layers": {}},
+    "text": {"schema_version": 2, "model": None, "layers": {"conv1": {"weight_bits": "eight"}}},
+}
+
+
+@pytest.mark.parametrize(
+    ("policy", "said"),
+    [
+        ("other_model.json", "the policy was made for another model"),
+        ("unknown_layer.json", "no convolution or linear layer 'conv9'; did you mean"),
+        ("unknown_group.json", "'conv9'; did you mean"),
+        ("unknown_block.json", "no residual block 'conv1' of the network can go"),
+        ("no_bits.json", "weight_bits is a whole number from 1 to 16, got 0"),
+        ("no_zeros.json", "in [0, 1), got 1.0"),
+        ("no_saving.json", "rank 50 saves nothing in layer 'fc1'"),
+        ("no_window.json", "conv1"),
+        ("newer.json", "policies of schema 1 and 2, got 9"),
+        ("text.json", "weight_bits is a number, got 'eight'"),
+        ("damaged.json", "policy file 'damaged.json': a policy is a JSON document"),
+        ("code.pt", "policy file 'code.pt'"),
+        ("folder", "Is a directory"),
+        ("none.json", "No such file"),
+    ],
+)
+def test_a_policy_that_cannot_be_applied_is_refused(
+    policy: str, said: str, capsys: pytest.CaptureFixture[str], here: Path
+) -> None:
+    assert main(["compress", "config.yaml", policy, "--out", "out"]) == 2
+    refused(capsys, said)
+    assert not (here / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (["search.evaluators=0"], "greater than or equal to 1"),
+        (["compression.importance=batch_norm_scale"], "batch norm"),
+        (["budget={metric: latency_s, ratio: 0.5}", "measure.backend=none"], "a budget in latency_s needs a backend"),
+        (["measure.backend=tvn"], "there is no backend 'tvn'; did you mean 'tvm'"),
+    ],
+)
+def test_a_config_that_cannot_work_with_a_policy_is_refused_too(
+    overrides: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sets = [argument for override in overrides for argument in ("--set", override)]
+    assert main(["compress", "config.yaml", "halved.json", "--out", "out", *sets]) == 2
+    refused(capsys, said)
+
+
 def refused(capsys: pytest.CaptureFixture[str], said: str) -> None:
     out, err = capsys.readouterr()
     lines = [line for line in err.splitlines() if not line.startswith("Trimtab: ")]
@@ -126,6 +192,8 @@ def refused(capsys: pytest.CaptureFixture[str], said: str) -> None:
     ("arguments", "said"),
     [
         (["search", "none.yaml"], "No such file"),
+        (["compress", "none.yaml", "halved.json"], "No such file"),
+        (["compress", "config.yaml", "halved.json", "--out", "run"], "trimtab resume run"),
         (["search", "folder"], "Is a directory"),
         (["search", "text.safetensors"], "a config is a mapping"),
         (["search", "config.yaml", "--out", "run"], "trimtab resume run"),
@@ -159,6 +227,7 @@ def test_paths_that_are_not_what_they_should_be(
         ["search"],
         ["list", "everything"],
         ["search", "c.yaml", "--outt", "x"],
+        ["compress", "c.yaml"],
         ["status"],
         ["verify", "a", "b"],
     ],
@@ -183,11 +252,22 @@ def test_an_error_that_nobody_foresaw_is_one_line_and_exit_code_1(
     assert "Traceback" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("what", ["models", "data", "backends", "algorithms"])
+@pytest.mark.parametrize("what", LISTS)
 def test_lists(what: str, capsys: pytest.CaptureFixture[str]) -> None:
-    known = {"models": "resnet20", "data": "digits", "backends": "tvm", "algorithms": "ddpg"}
+    known = {
+        "models": "resnet20",
+        "data": "digits",
+        "backends": "torch_cuda_compiled",
+        "algorithms": "ddpg",
+        "importances": "geometric_median",
+        "methods": "tiles of the matrix [out, in * kernel]",  # brackets are no markup
+    }
     assert main(["list", what]) == 0
     assert known[what] in capsys.readouterr().out
+
+
+def test_every_method_that_a_policy_can_name_is_listed() -> None:
+    assert set(METHODS) == {*FACTORISATIONS, *PATTERNS, "block:RxC", "N:M", *SCHEMES, "remove"}
 
 
 def test_layers_tell_groups_and_counts(capsys: pytest.CaptureFixture[str]) -> None:

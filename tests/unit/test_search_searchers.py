@@ -1,5 +1,7 @@
 """Every searcher of the project passes the conformance kit; `make_searcher` refuses what it does not know."""
 
+import json
+from datetime import date
 from typing import Any
 
 import pytest
@@ -10,6 +12,7 @@ from automl.testing.problems import conv_chain
 from automl.testing.searchers import SearcherConformance
 from search_spaces.errors import InputError
 from search_spaces.objective import Constraint
+from search_spaces.policy import CompressionPolicy, LayerPolicy
 from search_spaces.space import SearchSpace
 
 SMALL_AGENT = {"warmup": 4, "hidden": 24, "batch": 16}
@@ -54,6 +57,27 @@ class TestPublishedDDPG(SearcherConformance):
         )
 
 
+class TestGiven(SearcherConformance):
+    keeps_grid = False
+
+    def make(self, space: SearchSpace, constraint: Constraint, seed: int) -> Searcher:
+        """Policies that random search proposes stand for what somebody wrote down."""
+        proposer = make_searcher("random", space=space, constraint=constraint, seed=seed, evaluations=self.evaluations)
+        return make_searcher(
+            "given",
+            space=space,
+            constraint=constraint,
+            seed=seed,
+            evaluations=self.evaluations,
+            options=written(*(proposer.ask() for _ in range(self.evaluations))),
+        )
+
+
+def written(*policies: CompressionPolicy) -> dict[str, Any]:
+    """Options of the searcher that proposes them."""
+    return {"policies": [json.loads(policy.to_json()) for policy in policies]}
+
+
 def build(name: str = "random", **changes: Any) -> Searcher:
     graph = conv_chain()
     arguments = {"constraint": Constraint("macs", 0.5 * graph.macs), "seed": 0, "evaluations": 4, **changes}
@@ -75,6 +99,13 @@ def build(name: str = "random", **changes: Any) -> Searcher:
         ("uniform", {"constraint": Constraint("macs", 1.0)}, "cheapest policy of the space needs"),
         ("random", {"constraint": Constraint("latency_s", 1.0)}, "got metric 'latency_s'"),
         ("ddpg", {"constraint": Constraint("params", 1e6), "faithful": True}, "published bounding counts MACs"),
+        ("given", {}, "a list of at least one policy"),
+        ("given", {"options": {"policies": []}}, "a list of at least one policy"),
+        ("given", {"options": {"policy": {}}}, "no option 'policy'; did you mean 'policies'"),
+        ("given", {"options": {"policies": [{"layers": {}}]}}, r"policies\[0\]: this version reads policies of schema"),
+        ("given", {"options": {"policies": [{1: date(2020, 1, 1)}]}}, "not JSON serializable"),
+        ("given", {"options": written(CompressionPolicy.from_keep({"conv9": 0.5}))}, "'conv9'"),
+        ("given", {"options": written(CompressionPolicy({}, "0" * 64))}, "made for another model"),
     ],
 )
 def test_bad_input_is_refused_in_one_line(name: str, changes: dict[str, Any], message: str) -> None:
@@ -84,10 +115,16 @@ def test_bad_input_is_refused_in_one_line(name: str, changes: dict[str, Any], me
 
 
 def test_every_listed_searcher_can_be_made() -> None:
-    assert {name for name, _ in searcher_names()} >= {"ddpg", "random", "uniform"}
+    assert {name for name, _ in searcher_names()} >= {"ddpg", "random", "uniform", "given"}
     for name, description in searcher_names():
         assert description
-        build(name).ask()
+        build(name, options=written(CompressionPolicy()) if name == "given" else {}).ask()
+
+
+def test_given_policies_are_proposed_in_turns_whatever_they_do_and_cost() -> None:
+    first, second = CompressionPolicy(), CompressionPolicy({"conv1": LayerPolicy(weight_bits=8, activation_bits=4)})
+    searcher = build("given", options=written(first, second), constraint=Constraint("macs", 1.0))
+    assert [searcher.ask() for _ in range(3)] == [first, second, first]
 
 
 def test_the_uniform_policy_is_the_largest_within_the_budget() -> None:

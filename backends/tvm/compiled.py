@@ -18,6 +18,7 @@ from tvm import relax
 from backends.tvm.code import machine_code, structure_of
 from backends.tvm.emit import emit
 from backends.tvm.library import FloatArray, callable_network
+from backends.tvm.linking import linker
 from backends.tvm.lowering.plan import Call, plan
 from backends.tvm.lowering.rest import lower_rest
 from backends.tvm.lowering.rules import RULES
@@ -39,7 +40,7 @@ class LoweredModel:
         recipes: of the kernels called, in order.
         structures: structural hash of each kernel's function, by recipe.
         operators: calls of kernels, by kind.
-        fallbacks: operators without a rule of Trimtab's, by kind; they are tuned by MetaSchedule.
+        fallbacks: operators without a rule of Trimtab's, by kind; MetaSchedule tunes those that this machine can run.
     """
 
     module: tvm.IRModule
@@ -80,7 +81,10 @@ class CompiledModel:
         return self.lowered.fallbacks
 
     def run(self, x: FloatArray) -> FloatArray:
-        """The network's output for an input of the shape it was compiled for; InputError for any other."""
+        """The network's output for an input of the shape it was compiled for; InputError for any other, and where this
+        machine lacks the processor's instructions."""
+        if not self.cpu.runs_here:
+            raise InputError(f"this machine cannot run code for {self.cpu.name}; export the network")
         if x.shape != self.input_shape:
             raise InputError(f"the network is compiled for inputs of shape {self.input_shape}, got {x.shape}")
         if self._machine is None:
@@ -88,13 +92,19 @@ class CompiledModel:
         return callable_network(self._machine)(x)
 
     def export(self, path: Path) -> None:
-        """Writes the shared library (`model.so`)."""
+        """Writes the shared library (`model.so`).
+
+        Raises:
+            InputError: it is for another architecture, for which no compiler links (see `linking.cross_compiler`).
+            TrimtabError: that compiler fails.
+        """
+        link = linker(self.cpu)
         with _without_scope_warnings():
-            self._executable.export_library(str(path))
+            self._executable.export_library(str(path), fcompile=link)
 
 
 def compile_module(
-    module: nn.Module, example_input: torch.Tensor, *, threads: int = 1, mcpu: str | None = None
+    module: nn.Module, example_input: torch.Tensor, *, threads: int = 1, mcpu: str | None = None, triple: str = ""
 ) -> CompiledModel:
     """Compiles a network in evaluation mode, always to the same code.
 
@@ -102,13 +112,14 @@ def compile_module(
         module: the network; a copy is compiled, batch norms folded into the operators before them.
         example_input: [N, ...] float32; the code is for this shape.
         threads: threads an operator may use.
-        mcpu: LLVM's name of the processor, this machine's by default.
+        mcpu, triple: LLVM's names of the processor and the machine, this one's by default (see `cpu_for`).
 
     Raises:
-        InputError: where torch cannot export the module, or it has an operator that cannot be compiled.
+        InputError: where torch cannot export the module, it has an operator that cannot be compiled, or LLVM does not
+            know the processor.
         TrimtabError: where TVM fails to compile it.
     """
-    lowered = lower_module(module, example_input, cpu_for(mcpu, threads))
+    lowered = lower_module(module, example_input, cpu_for(mcpu, threads, triple))
     try:
         executable = machine_code(lowered.module, lowered.cpu)
     except Exception as error:  # TVM raises many types

@@ -17,7 +17,7 @@ from tvm import relax
 from tvm.tirx import PrimFunc
 
 from backends.tvm.target import Cpu
-from backends.tvm.tuning import TRIALS, TUNING_TIMEOUT_S, imported_program, tuned_functions
+from backends.tvm.tuning import TRIALS, TUNING_TIMEOUT_S, imported_program, tuned_functions, untuned_functions
 from search_spaces.errors import TrimtabError
 from search_spaces.operators import Argument, TensorInput
 
@@ -139,10 +139,10 @@ class StockOperator:
         return module
 
     def build_module(self, cpu: Cpu, *, trials: int = TRIALS) -> Any:
-        """The operator in tuned code, tuned now where it is met first.
+        """The operator in tuned code, tuned now where it is met first; untuned for what this machine cannot run.
 
         Returns:
-            An IRModule whose Relax function "main" does nothing but call scheduled functions; `inline_into` takes it.
+            An IRModule whose Relax function "main" does nothing but call functions with loops; `inline_into` takes it.
 
         Raises:
             TrimtabError: see `imported` and `backends.tvm.tuning.tuned_functions`.
@@ -154,6 +154,8 @@ class StockOperator:
 
     def _tuned(self, cpu: Cpu, trials: int, *, whole: bool) -> Any:
         module = self.imported(whole=whole)
+        if not cpu.runs_here:
+            return untuned_functions(module, cpu, name=self.target)
         return tuned_functions(module, cpu, name=self.target, example=lambda: self._example(cpu), trials=trials).module
 
     def _example(self, cpu: Cpu) -> tuple[list[Array], Array]:

@@ -3,6 +3,7 @@
 import re
 from dataclasses import dataclass
 from difflib import get_close_matches
+from functools import cache
 from typing import Any
 
 import tvm
@@ -10,6 +11,10 @@ import tvm
 from search_spaces.errors import InputError, did_you_mean
 
 _TRIPLE = re.compile(r"(aarch64|x86_64)(-\w+)?-linux-(gnu|musl|android\d*)")
+_INSTRUCTIONS = re.compile(
+    r"avx|amx|sse|fma|f16c|bmi|lzcnt|movbe|popcnt|neon|sve|sme|dotprod|i8mm|bf16|fullfp16|lse|rcpc"
+)
+"""Those of LLVM's features that are instructions which code for networks may use."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,12 +49,23 @@ class Cpu:
     @property
     def architecture(self) -> str:
         """Of its instructions, such as "aarch64"."""
-        return (self.triple or _this_triple()).split("-")[0]
+        return _architecture(self.triple)
+
+    @property
+    def name(self) -> str:
+        """Its name, with that of the machine where this is another one."""
+        return f"{self.mcpu}, {self.triple}" if self.triple else self.mcpu
 
     @property
     def runs_here(self) -> bool:
-        """Whether this machine has its architecture."""
-        return self.architecture == _this_triple().split("-")[0]
+        """Whether this machine can run its code: it has the architecture and all the instructions."""
+        return _runs_here(self.mcpu, self.triple)
+
+    @property
+    def links_here(self) -> bool:
+        """Whether this machine's own compiler links its code: it has the architecture and the C library."""
+        here = self.architecture == _architecture("")
+        return here and (not self.triple or self.triple.endswith("-gnu"))
 
 
 def cpu_for(mcpu: str | None = None, threads: int = 1, triple: str = "") -> Cpu:
@@ -101,5 +117,17 @@ def _tvm_target(mcpu: str, threads: int, triple: str) -> Any:
     return tvm.target.Target({"kind": "llvm", "mcpu": mcpu, "num-cores": threads} | machine)
 
 
-def _this_triple() -> str:
-    return str(tvm.target.codegen.llvm_get_system_triple())
+def _architecture(triple: str) -> str:
+    return (triple or str(tvm.target.codegen.llvm_get_system_triple())).split("-")[0]
+
+
+@cache
+def _runs_here(mcpu: str, triple: str) -> bool:
+    if _architecture(triple) != _architecture(""):
+        return False
+    return _instructions(mcpu, triple) <= _instructions(str(tvm.target.codegen.llvm_get_system_cpu()), "")
+
+
+def _instructions(mcpu: str, triple: str) -> set[str]:
+    features = map(str, tvm.target.codegen.llvm_get_cpu_features(_tvm_target(mcpu, 1, triple)))
+    return {name for name in features if _INSTRUCTIONS.match(name)}

@@ -102,10 +102,7 @@ def tuned_functions(
         TrimtabError: TVM cannot compile the program, a function cannot be tuned in two tries, the tuned program
             crashes, hangs or gives other numbers than torch, or the records cannot be written.
     """
-    try:
-        module = fused(module, cpu)
-    except Exception as error:  # TVM raises many types
-        raise TrimtabError(f"TVM cannot compile {name}: {first_line(error)}; {_REMEDY}") from error
+    module = untuned_functions(module, cpu, name=name)
     records = records_for(cpu)
     functions = {
         variable.name_hint: (variable, function, identity(function))
@@ -129,6 +126,19 @@ def tuned_functions(
             _verify(process, module, cpu, name, example, timeout_s)
             records.mark_verified(code)
     return TunedModule(module, found, tuple(tuned))
+
+
+def untuned_functions(module: Any, cpu: Cpu, *, name: str) -> Any:
+    """Turns a Relax program into calls of functions whose loops are as TVM declares them: all that can be had for a
+    processor that this machine cannot run.
+
+    Raises:
+        TrimtabError: TVM cannot compile the program.
+    """
+    try:
+        return fused(module, cpu)
+    except Exception as error:  # TVM raises many types
+        raise TrimtabError(f"TVM cannot compile {name}: {first_line(error)}; {_REMEDY}") from error
 
 
 def fused(module: Any, cpu: Cpu) -> Any:

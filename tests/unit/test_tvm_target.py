@@ -1,5 +1,6 @@
 import pytest
 
+from backends.tvm import target
 from backends.tvm.target import cpu_for
 from search_spaces.errors import InputError
 
@@ -26,8 +27,8 @@ def test_target_decides_vectors_and_registers(mcpu, triple, vectors):
 
 
 def test_target_is_what_tvm_compiles_for():
-    target = cpu_for("cortex-a72", 2, ARM).target
-    assert (target.attrs["mtriple"], target.attrs["mcpu"], target.attrs["num-cores"]) == (ARM, "cortex-a72", 2)
+    attrs = cpu_for("cortex-a72", 2, ARM).target.attrs
+    assert (attrs["mtriple"], attrs["mcpu"], attrs["num-cores"]) == (ARM, "cortex-a72", 2)
     assert "mtriple" not in cpu_for("haswell").target.attrs
 
 
@@ -37,6 +38,16 @@ def test_code_for_the_same_architecture_runs_here():
     assert cpu_for(triple=f"{here.architecture}-linux-gnu").runs_here
     other = "x86_64" if here.architecture == "aarch64" else "aarch64"
     assert not cpu_for(triple=f"{other}-linux-gnu").runs_here
+
+
+def test_code_runs_where_its_instructions_are(monkeypatch):
+    if cpu_for().architecture != "x86_64":
+        pytest.skip("the processors are of x86_64")
+    target._runs_here.cache_clear()
+    monkeypatch.setattr("tvm.target.codegen.llvm_get_system_cpu", lambda: "haswell")
+    runs = {name: cpu_for(name).runs_here for name in ("x86-64", "ivybridge", "haswell", "skylake-avx512")}
+    target._runs_here.cache_clear()
+    assert runs == {"x86-64": True, "ivybridge": True, "haswell": True, "skylake-avx512": False}
 
 
 @pytest.mark.parametrize(

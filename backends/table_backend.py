@@ -15,6 +15,7 @@ from typing import Protocol
 
 from backends.base import HardwareBackend, HardwareCost
 from backends.counting import CountingBackend
+from backends.integers import Formats, formats_of
 from backends.latency_entries import DeviceKey
 from backends.latency_table import LatencyTable, default_table_path
 from backends.measuring import cpu_name
@@ -45,8 +46,8 @@ class Part(Protocol):
 class NetworkParts(Protocol):
     """The operators of a network under any policy, by arithmetic alone."""
 
-    def parts(self, kept: Sequence[int]) -> Sequence[Part]:
-        """In the order of execution, where channel group i keeps kept[i] units."""
+    def parts(self, kept: Sequence[int], formats: Formats | None = None) -> Sequence[Part]:
+        """In the order of execution, where channel group i keeps kept[i] units and layers have such formats."""
 
 
 class Latencies(Protocol):
@@ -67,6 +68,8 @@ class Engine:
         parts: of a network, for so many threads.
         target: what code is compiled for.
         unsupported: reasons why a network cannot be priced.
+        integers: whether layers of at most 8 bits run as such. All else that makes weights small leaves them as they
+            are: few bits, and zeros, save bytes and no time.
     """
 
     timer: str
@@ -75,6 +78,7 @@ class Engine:
     parts: Callable[[ModelGraph, int], NetworkParts]
     target: Callable[[], str]
     unsupported: Callable[[ModelGraph], Sequence[str]]
+    integers: bool = False
 
     def device(self, name: str, threads: int) -> DeviceKey:
         """This machine, as the key of its table."""
@@ -110,9 +114,12 @@ class TableBackend(HardwareBackend):
                 f"the backend prices policies of one network (digest {self._graph.digest[:12]}), and this is another "
                 f"(digest {graph.digest[:12]})",
             )
-        if graph.treatments or graph.removed:
-            name = graph.treatments[0][0] if graph.treatments else graph.removed[0].name
-            return (f"{name!r} is not only pruned, and operators are measured dense, whole and in float32 alone",)
+        if graph.removed:
+            return (f"the block {graph.removed[0].name!r} is left out, and operators are those of the whole network",)
+        for name, layer in graph.treatments:
+            if layer.factors is not None or not self._engine.integers:
+                what = "whole" if self._engine.integers else "dense, whole and in float32"
+                return (f"{name!r} is not only pruned, and operators are measured {what} alone",)
         return tuple(self._engine.unsupported(graph))
 
     def require(self, graph: ModelGraph) -> None:
@@ -120,17 +127,18 @@ class TableBackend(HardwareBackend):
         if reasons := self.supports(graph):
             raise InputError(f"backend {self.name!r} cannot price the network: {reasons[0]}")
 
-    def recipes(self, kept: Sequence[int]) -> list[Recipe]:
-        """The operators of the network where group i keeps kept[i] units, as often as they are called."""
-        return [kernel for part in self._network.parts(kept) for kernel in part.kernels]
+    def recipes(self, kept: Sequence[int], formats: Formats | None = None) -> list[Recipe]:
+        """The operators of the network where group i keeps kept[i] units and layers have such formats, as often as they
+        are called."""
+        return [kernel for part in self._network.parts(kept, formats) for kernel in part.kernels]
 
-    def price(self, kept: Sequence[int]) -> float:
-        """Seconds of the network where group i keeps kept[i] units.
+    def price(self, kept: Sequence[int], formats: Formats | None = None) -> float:
+        """Seconds of the network where group i keeps kept[i] units and layers have such formats.
 
         Raises:
             RefusedOperatorError: one of its operators cannot be measured.
         """
-        return sum(price for _, price in self._priced(kept))
+        return sum(price for _, price in self._priced(kept, formats))
 
     def estimate(self, graph: ModelGraph) -> HardwareCost:
         """Counts and latency of the graph, each layer's share in seconds.
@@ -142,7 +150,7 @@ class TableBackend(HardwareBackend):
         self.require(graph)
         shares: dict[str, float] = {}
         total = 0.0
-        for name, price in self._priced(graph.kept):
+        for name, price in self._priced(graph.kept, formats_of(graph)):
             shares[name] = shares.get(name, 0.0) + price
             total += price
         counted = CountingBackend().estimate(graph)
@@ -154,8 +162,8 @@ class TableBackend(HardwareBackend):
             self._parts = self._engine.parts(self._graph, self._threads)
         return self._parts
 
-    def _priced(self, kept: Sequence[int]) -> list[tuple[str, float]]:
-        parts = self._network.parts(kept)
+    def _priced(self, kept: Sequence[int], formats: Formats | None) -> list[tuple[str, float]]:
+        parts = self._network.parts(kept, formats)
         new = [part for part in parts if part.price is None]
         if new:
             known = self._prices.latencies([kernel for part in new for kernel in part.kernels])
@@ -234,6 +242,7 @@ ENGINES: Mapping[str, Engine] = {
         parts=_tvm_parts,
         target=_tvm_target,
         unsupported=_tvm_unsupported,
+        integers=True,
     ),
     "onnxruntime": Engine(
         timer="backends.onnxruntime_operators:OnnxRuntimeEngine",

@@ -17,6 +17,7 @@ import torch
 from torch import fx, nn
 
 from backends.fusion import FusedOperator, full_shape, fuse
+from backends.integers import Formats
 from search_spaces.graph import ModelGraph
 from search_spaces.layers import FLOAT32_BYTES, LayerSpec
 from search_spaces.operators import Argument, Entries, Operator, TensorInput
@@ -163,8 +164,8 @@ class TorchRecipes:
         """What is computed where group i keeps kept[i] units, in order and with repetition; batch 1."""
         return [kernel for part in self.parts(kept) for kernel in part.kernels]
 
-    def parts(self, kept: Sequence[int]) -> list[TorchPart]:
-        """The same operator by operator; parts that are alike are one object."""
+    def parts(self, kept: Sequence[int], formats: Formats | None = None) -> list[TorchPart]:
+        """The same operator by operator, in float32 whatever the formats; parts that are alike are one object."""
         found = []
         for (fused, groups), known in zip(self._fused, self._known, strict=True):
             key = tuple(kept[group] for group in groups)

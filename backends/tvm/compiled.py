@@ -15,10 +15,12 @@ import tvm
 from torch import nn
 from tvm import relax
 
+from backends.integers import IntegerNetwork
 from backends.tvm.code import machine_code, structure_of
 from backends.tvm.emit import emit
 from backends.tvm.library import FloatArray, callable_network
 from backends.tvm.linking import linker
+from backends.tvm.lowering.grids import WithIntegers
 from backends.tvm.lowering.plan import Call, plan
 from backends.tvm.lowering.rest import lower_rest
 from backends.tvm.lowering.rules import RULES
@@ -104,7 +106,13 @@ class CompiledModel:
 
 
 def compile_module(
-    module: nn.Module, example_input: torch.Tensor, *, threads: int = 1, mcpu: str | None = None, triple: str = ""
+    module: nn.Module,
+    example_input: torch.Tensor,
+    *,
+    threads: int = 1,
+    mcpu: str | None = None,
+    triple: str = "",
+    integers: IntegerNetwork | None = None,
 ) -> CompiledModel:
     """Compiles a network in evaluation mode, always to the same code.
 
@@ -113,13 +121,14 @@ def compile_module(
         example_input: [N, ...] float32; the code is for this shape.
         threads: threads an operator may use.
         mcpu, triple: LLVM's names of the processor and the machine, this one's by default (see `cpu_for`).
+        integers: of the layers that compute in 8-bit integers; the module has no quantisers of what they read.
 
     Raises:
         InputError: where torch cannot export the module, it has an operator that cannot be compiled, or LLVM does not
             know the processor.
         TrimtabError: where TVM fails to compile it.
     """
-    lowered = lower_module(module, example_input, cpu_for(mcpu, threads, triple))
+    lowered = lower_module(module, example_input, cpu_for(mcpu, threads, triple), integers)
     try:
         executable = machine_code(lowered.module, lowered.cpu)
     except Exception as error:  # TVM raises many types
@@ -127,7 +136,9 @@ def compile_module(
     return CompiledModel(executable, lowered, tuple(example_input.shape))
 
 
-def lower_module(module: nn.Module, example_input: torch.Tensor, cpu: Cpu) -> LoweredModel:
+def lower_module(
+    module: nn.Module, example_input: torch.Tensor, cpu: Cpu, integers: IntegerNetwork | None = None
+) -> LoweredModel:
     """The network as a Relax module of scheduled kernels. Raises as `compile_module`."""
     if example_input.dtype != torch.float32:
         raise InputError(f"the example input must be float32, not {example_input.dtype}; convert it")
@@ -135,8 +146,9 @@ def lower_module(module: nn.Module, example_input: torch.Tensor, cpu: Cpu) -> Lo
     if reasons := unsupported(graph):
         raise InputError(f"the network cannot be compiled by TVM: {reasons[0]}")
     try:
-        planner, given, output = plan(graph, cpu, RULES, lower_rest, len(example_input))
-        code, functions = emit(planner, given, output, tensors, cpu)
+        integers = integers or IntegerNetwork({}, {})
+        planner, given, output = plan(graph, cpu, RULES, lower_rest, len(example_input), integers.formats)
+        code, functions = emit(planner, given, output, WithIntegers(tensors, integers.layers), cpu)
     except TrimtabError:
         raise
     except Exception as error:  # TVM raises many types

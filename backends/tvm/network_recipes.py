@@ -10,10 +10,12 @@ from operator import itemgetter
 from typing import Any
 
 from backends.fusion import FusedOperator
+from backends.integers import Formats
 from backends.tvm.kernels.base import Kernel
 from backends.tvm.lowering.plan import Call, Planner, Structure
 from backends.tvm.lowering.rest import lower_rest
 from backends.tvm.lowering.rules import RULES
+from backends.tvm.lowering.storage import FLOAT, Storage
 from backends.tvm.lowering.values import Value
 from backends.tvm.stock import StockOperator
 from backends.tvm.target import Cpu
@@ -57,21 +59,27 @@ class NetworkRecipes:
         self._tokens: dict[Value, int] = {}
         self._sites = [self._site(fused) for fused in self._structure.fused]
 
-    def parts(self, kept: Sequence[int]) -> list[Part]:
+    def parts(self, kept: Sequence[int], formats: Formats | None = None) -> list[Part]:
         """The network where group i keeps kept[i] units, in the order of execution; equal parts are one object.
+
+        Args:
+            kept: units of each group.
+            formats: of the layers that have other numbers than float32.
 
         Raises:
             TrimtabError: an operator that nothing can compute.
         """
+        storage = self._structure.storage.storage(formats) if formats else FLOAT
         found: list[Part] = []
         tokens: dict[str, int] = {self._structure.input.name: 0}
         values: dict[str, Value] = {}
         planner: Planner | None = None
         for index, (fused, reads, shape) in enumerate(self._sites):
-            key = (index, shape(kept), *[tokens[name] for name in reads])
+            stored = fused.head.layer in storage.integer, storage.grids.get(fused.output.name)
+            key = (index, shape(kept), stored, *[tokens[name] for name in reads])
             part = self._memory.get(key)
             if part is None:
-                planner = planner or self._planner(kept, values)
+                planner = planner or self._planner(kept, values, storage)
                 part = self._memory[key] = self._plan(planner, fused)
             tokens[fused.output.name] = part.token
             values[fused.output.name] = part.value
@@ -79,19 +87,19 @@ class NetworkRecipes:
         token = tokens[self._structure.output]
         part = self._memory.get((token,))
         if part is None:
-            planner = planner or self._planner(kept, values)
+            planner = planner or self._planner(kept, values, storage)
             before = len(planner.steps)
             planner.finish()
             part = self._memory[(token,)] = Part("output", _kernels(planner, before), (), 0)
         found.append(part)
         return found
 
-    def recipes(self, kept: Sequence[int]) -> list[Kernel | StockOperator]:
+    def recipes(self, kept: Sequence[int], formats: Formats | None = None) -> list[Kernel | StockOperator]:
         """All kernels, in the order of execution, as often as they are called."""
-        return [kernel for part in self.parts(kept) for kernel in part.kernels]
+        return [kernel for part in self.parts(kept, formats) for kernel in part.kernels]
 
-    def _planner(self, kept: Sequence[int], values: dict[str, Value]) -> Planner:
-        planner = Planner(self._structure, self._cpu, RULES, lower_rest, tuple(kept), self._batch)
+    def _planner(self, kept: Sequence[int], values: dict[str, Value], storage: Storage) -> Planner:
+        planner = Planner(self._structure, self._cpu, RULES, lower_rest, tuple(kept), self._batch, storage)
         planner.begin()
         values.update(planner.values)
         planner.values = values

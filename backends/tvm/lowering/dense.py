@@ -54,7 +54,7 @@ def as_matrix(planner: Planner, value: Value) -> Matrix | None:
     value = planner.stored(value)
     size = value.blocks * value.height * value.width * value.lanes
     buffer = planner.reshape(value.buffer, (value.batch, size))
-    return Matrix(buffer, feature_positions(value, 1), value.batch, size)
+    return Matrix(buffer, feature_positions(value, 1), value.batch, size, value.grid)
 
 
 def multiply(planner: Planner, fused: FusedOperator, source: Matrix, tail: Tail) -> Matrix:

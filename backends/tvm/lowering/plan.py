@@ -7,16 +7,21 @@ compiler (`backends.tvm.emit`) and the pricing of thousands of policies (`backen
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from backends.fusion import FusedOperator, fuse
+from backends.integers import Formats, LayerIntegers
 from backends.tvm.kernels.base import Kernel, block_count
+from backends.tvm.kernels.integer.quantise import NO_BORDER, Border, Dequantise, Quantise
 from backends.tvm.kernels.movement import Gather, GatherFeatures, Pack, Unpack
 from backends.tvm.kernels.rearrange import Rearrange
 from backends.tvm.lowering.channels import ZERO, Channels
+from backends.tvm.lowering.grids import Grid
+from backends.tvm.lowering.storage import FLOAT, Storage, StoragePlanner, moves_codes
 from backends.tvm.lowering.values import MAP, Buffer, Constant, Cropped, Matrix, Packed, Plain, Value
 from backends.tvm.stock import StockOperator
 from backends.tvm.target import Cpu
@@ -38,6 +43,9 @@ class Tensors(Protocol):
 
     def constant(self, name: str) -> Array:
         """Value of an operator that depends on no input."""
+
+    def integers(self, layer: str) -> LayerIntegers:
+        """Of a layer that computes in 8-bit integers."""
 
 
 Promise = Callable[[Tensors], Array]
@@ -87,6 +95,11 @@ class Structure:
         operators = {operator.name: operator for operator in graph.full_operators}
         return cls(graph, fuse(graph), operators, {layer.name: layer for layer in graph.full_layers})
 
+    @cached_property
+    def storage(self) -> StoragePlanner:
+        """Decides how values are stored under any formats of the layers."""
+        return StoragePlanner(self.fused, self.layers, self.output)
+
     @property
     def input(self) -> Operator:
         """The network's input."""
@@ -108,6 +121,7 @@ class Planner:
         rest: lowers what none of them takes.
         kept: units that each channel group keeps.
         batch: images at once.
+        storage: which layers compute in integers, and how values are stored.
 
     Attributes:
         values: of the operators lowered so far, by the name of their last part.
@@ -123,17 +137,20 @@ class Planner:
         rest: Callable[["Planner", FusedOperator], Value],
         kept: Sequence[int],
         batch: int = 1,
+        storage: Storage = FLOAT,
     ) -> None:
         self.structure = structure
         self.cpu = cpu
         self.kept = kept
         self.batch = batch
+        self.storage = storage
         self.values: dict[str, Value] = {}
         self.steps: list[Step] = []
         self.fallbacks: list[str] = []
         self._rules = rules
         self._rest = rest
         self._packed: dict[int, Packed] = {}
+        self._reads_codes = False
 
     def begin(self) -> Plain:
         """The network's input."""
@@ -144,10 +161,15 @@ class Planner:
 
     def lower(self, fused: FusedOperator) -> Value:
         """Lowers one fused operator; those that it reads must have been."""
-        rule = self._rules.get(fused.head.kind)
+        integer = fused.head.layer in self.storage.integer
+        rule = self._rules.get("integer" if integer else fused.head.kind)
+        self._reads_codes = integer or moves_codes(fused)
         value = rule(self, fused) if rule is not None else None
+        self._reads_codes = False
         if value is None:
             value = self._rest(self, fused)
+        if (grid := self.storage.grids.get(fused.output.name)) is not None:
+            value = self.quantised(value, grid) or value
         self.values[fused.output.name] = value
         return value
 
@@ -158,12 +180,14 @@ class Planner:
     # -- what rules ask --------------------------------------------------------------------------------------------
 
     def value(self, name: str) -> Value:
-        """The value of an operator; a constant as torch stores it is not among them, see `constant`."""
-        return self.values[name]
+        """The value of an operator, in float32 but for rules that read codes; a constant as torch stores it is not
+        among them, see `constant`."""
+        value = self.values[name]
+        return value if self._reads_codes else self.dequantised(value)
 
     def source(self, fused: FusedOperator, index: int = 0) -> Value:
         """The value of the head's input of that index, no longer cropped."""
-        value = self.values[fused.head.inputs[index]]
+        value = self.value(fused.head.inputs[index])
         return self.moved(value) if isinstance(value, Cropped) else value
 
     def operator(self, name: str) -> Operator:
@@ -199,7 +223,8 @@ class Planner:
 
     def call(self, kernel: Kernel | StockOperator, *operands: Buffer | Promise) -> Buffer:
         """Calls a kernel."""
-        result = Buffer(kernel.output_shape, kernel.output[1] if isinstance(kernel, StockOperator) else "float32")
+        dtype = kernel.output[1] if isinstance(kernel, StockOperator) else kernel.output_dtype
+        result = Buffer(kernel.output_shape, dtype)
         self.steps.append(Call(kernel, operands, result))
         return result
 
@@ -228,7 +253,7 @@ class Planner:
                 return None
             blocks = value.size // lanes
             buffer = self.reshape(value.buffer, (value.batch, blocks, 1, 1, lanes))
-            return Packed(buffer, value.channels, value.batch, blocks, 1, 1, lanes, (("n",), ("c",)))
+            return Packed(buffer, value.channels, value.batch, blocks, 1, 1, lanes, (("n",), ("c",)), value.grid)
         if not isinstance(value, Plain) or len(value.shape) not in (3, 4) or value.buffer.dtype != "float32":
             return None
         known = self._packed.get(id(value.buffer))
@@ -280,19 +305,54 @@ class Planner:
             return filled.reshape(blocks, value.lanes)
 
         rows, columns = size or (value.height, value.width)
-        kernel = Gather(value.buffer_shape, blocks, (rows, columns), offset, stride, fill)
+        kernel = Gather(value.buffer_shape, blocks, (rows, columns), offset, stride, fill, value.buffer.dtype)
+        zero = [] if value.grid is None else [self.grid(value.grid).zero]
         order = Channels.of(np.arange(len(positions)).reshape(value.channels.shape))
         return replace(
             value,
-            buffer=self.call(kernel, value.buffer, table),
+            buffer=self.call(kernel, value.buffer, table, *zero),
             channels=order,
             blocks=blocks,
             height=rows,
             width=columns,
         )
 
+    def grid(self, layer: str) -> Grid:
+        """The grid of codes that a layer reads."""
+        return Grid(layer, self.storage.shifts.get(layer, 0), layer in self.storage.unsigned)
+
+    def quantised(self, value: Value, layer: str) -> Packed | Matrix | None:
+        """The value as codes that the layer reads: those that it is stored in already, or fresh ones in its own grid;
+        None where it lies neither in channel blocks nor in a matrix."""
+        if isinstance(value, Plain) and len(value.shape) == 2:
+            value = Matrix(value.buffer, Channels.in_order(value.shape[1]), *value.shape)
+        if isinstance(value, Packed):
+            return self.quantised_map(value, layer)
+        if not isinstance(value, Matrix) or value.grid is not None:
+            return value if isinstance(value, Matrix) else None
+        buffer = self.call(Quantise(value.buffer.shape), value.buffer, self.grid(layer).quantising)
+        return replace(value, buffer=buffer, grid=layer)
+
+    def quantised_map(self, value: Packed, layer: str, border: Border = NO_BORDER) -> Packed:
+        """The same of channel blocks; fresh ones may get a border of zeros."""
+        if value.grid is not None:
+            return value
+        kernel = Quantise(value.buffer.shape, border)
+        buffer = self.call(kernel, value.buffer, self.grid(layer).quantising)
+        return replace(value, buffer=buffer, height=buffer.shape[2], width=buffer.shape[3], grid=layer)
+
+    def dequantised(self, value: Value) -> Value:
+        """The value in float32."""
+        if isinstance(value, Cropped) and value.value.grid is not None:
+            return replace(value, value=self.dequantised(value.value))
+        if not isinstance(value, Packed | Matrix) or value.grid is None:
+            return value
+        buffer = self.call(Dequantise(value.buffer.shape), value.buffer, self.grid(value.grid).dequantising)
+        return replace(value, buffer=buffer, grid=None)
+
     def plain(self, value: Value) -> Plain:
-        """The value as torch stores it."""
+        """The value as torch stores it, in float32."""
+        value = self.dequantised(value)
         if isinstance(value, Plain):
             return value
         if isinstance(value, tuple | Constant):
@@ -328,9 +388,11 @@ def plan(
     rules: Mapping[str, Rule],
     rest: Callable[[Planner, FusedOperator], Value],
     batch: int = 1,
+    formats: Formats | None = None,
 ) -> tuple[Planner, Buffer, Buffer]:
     """The whole network as its graph stands: the walk, the buffer of the input and that of the output."""
-    planner = Planner(Structure.of(graph), cpu, rules, rest, graph.kept, batch)
+    structure = Structure.of(graph)
+    planner = Planner(structure, cpu, rules, rest, graph.kept, batch, structure.storage.storage(formats or {}))
     given = planner.begin()
     for fused in planner.structure.fused:
         planner.lower(fused)

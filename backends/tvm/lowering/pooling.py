@@ -1,5 +1,7 @@
 """Pooling: over windows, over the whole feature map."""
 
+from dataclasses import replace
+
 from backends.fusion import FusedOperator
 from backends.tvm.kernels.base import Window
 from backends.tvm.kernels.pooling import AveragePool, GlobalAverage, MaxPool
@@ -14,8 +16,9 @@ def lower_max_pool(planner: Planner, fused: FusedOperator) -> Value | None:
     source, window = _source(planner, fused), _window(fused)
     if source is None or window is None:
         return None
-    kernel = MaxPool(source.buffer_shape, planner.shape(fused.head)[2:], window)  # type: ignore[arg-type]
-    return planner.packed_by(kernel, source.channels, source.buffer)
+    dtype = source.buffer.dtype
+    kernel = MaxPool(source.buffer_shape, planner.shape(fused.head)[2:], window, dtype=dtype)  # type: ignore[arg-type]
+    return replace(planner.packed_by(kernel, source.channels, source.buffer), grid=source.grid)
 
 
 def lower_average_pool(planner: Planner, fused: FusedOperator) -> Value | None:

@@ -58,11 +58,16 @@ class Tail:
         empty where nothing is added, None where it cannot be laid out so."""
         if self.residual is None:
             return []
+        value = self.residual_value(planner, like)
+        return None if value is None else [value.buffer]
+
+    def residual_value(self, planner: Planner, like: Packed) -> Packed | None:
+        """What is added, where there is something; see `residual_operand`."""
         for axes in self.permutations[0]:
             like = permuted(like, axes)
-        value = planner.packed(planner.value(self.residual))
+        value = planner.packed(planner.value(self.residual or ""))
         value = None if value is None else laid_out_like(planner, value, like)
-        return None if value is None else [planner.in_order(value).buffer]
+        return None if value is None else planner.in_order(value)
 
 
 def packed_vectors(vectors: Callable[[Tensors], Vectors], channels: Channels, blocks: int, lanes: int) -> list[Promise]:

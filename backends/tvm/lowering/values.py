@@ -40,12 +40,13 @@ class Plain:
 
 @dataclass(frozen=True, slots=True)
 class Matrix:
-    """Rows of features: a buffer [batch, size] and the position of each feature in its rows."""
+    """Rows of features: a buffer [batch, size] and the position of each feature in its rows; `grid` as of `Packed`."""
 
     buffer: Buffer = field(compare=False)
     channels: Channels
     batch: int
     size: int
+    grid: str | None = None
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -63,9 +64,10 @@ class Packed:
     """A view of channel blocks.
 
     Attributes:
-        buffer: float32 [batch, blocks, height, width, lanes].
+        buffer: float32 or uint8 [batch, blocks, height, width, lanes].
         channels: position of each channel; it has an axis for each "c" in `dims`, in their order.
         dims: for each logical dimension the axes that it runs over, outer first; axes of size 1 may be missing.
+        grid: the layer in whose quantiser's grid the buffer holds codes; None where it holds float32.
     """
 
     buffer: Buffer = field(compare=False)
@@ -76,6 +78,7 @@ class Packed:
     width: int
     lanes: int
     dims: Dims = MAP
+    grid: str | None = None
 
     @property
     def buffer_shape(self) -> tuple[int, int, int, int, int]:

@@ -1,6 +1,6 @@
 """From planned steps and the network's constants to a module of TVM's Relax."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import tvm
@@ -14,9 +14,17 @@ from backends.tvm.target import Cpu
 
 
 def emit(
-    planner: Planner, given: Buffer, output: Buffer, tensors: Tensors, cpu: Cpu
+    planner: Planner, given: Buffer, output: Buffer, tensors: Tensors, cpu: Cpu, beside: Sequence[Buffer] = ()
 ) -> tuple[tvm.IRModule, Mapping[Kernel, str]]:
-    """The module, its only entry `main`, and the function of each kernel in it."""
+    """The module, its only entry `main`, and the function of each kernel in it.
+
+    Args:
+        planner: that has walked over the network.
+        given, output: the buffers of its input and output.
+        tensors: its constants.
+        cpu: the processor that code is for.
+        beside: buffers that `main` gives behind the output; without them it gives the output alone.
+    """
     builder = relax.BlockBuilder()
     parameter = relax.Var("x", relax.TensorType(given.shape, "float32"))
     values = {given: parameter}
@@ -46,7 +54,8 @@ def emit(
                 ]
                 kind = relax.TensorType(kernel.output_shape, kernel.output_dtype)
                 values[step.result] = builder.emit(relax.call_tir(functions[kernel], operands, kind))
-            result = builder.emit_output(values[output])
+            results = [values[buffer] for buffer in (output, *beside)]
+            result = builder.emit_output(relax.Tuple(results) if beside else results[0])
         builder.emit_func_output(result)
     return builder.get(), {kernel: str(function.name_hint) for kernel, function in functions.items()}
 

@@ -126,7 +126,7 @@ def test_other_networks(name: str) -> None:
     check_near(in_8_bits(name))
 
 
-@pytest.mark.parametrize("name", ["resnet20", "mobilenet_v2"])
+@pytest.mark.parametrize("name", ["resnet20", pytest.param("mobilenet_v2", marks=pytest.mark.slow)])
 def test_pruned_and_mixed(name: str) -> None:
     every: dict[str, LayerPolicy] = {}
     graph = PrunableNetwork(build_model(name, {}, classes=10, input_shape=SHAPE), torch.zeros(1, *SHAPE)).graph

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -65,7 +66,9 @@ class IntegerLayer:
 
     def epilogue(self, residual: Packed | None) -> IntegerEpilogue:
         """What a kernel does with its sums."""
-        added = "none" if residual is None else residual.buffer.dtype
+        added: Literal["none", "uint8", "float32"] = "none"
+        if residual is not None:
+            added = "float32" if residual.grid is None else "uint8"
         if self.written is not None:
             return IntegerEpilogue(added, "uint8")
         return IntegerEpilogue(added, "float32", self.tail.epilogue.activation)
@@ -150,10 +153,10 @@ def _source(planner: Planner, layer: IntegerLayer, window: Window) -> tuple[Pack
     if isinstance(value, Plain) and len(value.shape) == 4 and value.shape[1] < planner.cpu.lanes // 2:
         stored = border if any(border) and not own.from_zero else (0, 0, 0, 0)
         lanes = -(-value.shape[1] // QUAD) * QUAD
-        kernel = QuantisePlain(value.buffer.shape, lanes, stored)
-        channels = Channels.in_order(value.shape[1])
-        packed = replace(planner.packed_by(kernel, channels, value.buffer, own.quantising), grid=own.layer)
-        return packed, own, _without_border(window) if any(stored) else window
+        batch, count, rows, columns = value.shape
+        kernel = QuantisePlain((batch, count, rows, columns), lanes, stored)
+        codes = planner.packed_by(kernel, Channels.in_order(count), value.buffer, own.quantising)
+        return replace(codes, grid=own.layer), own, _without_border(window) if any(stored) else window
     packed = planner.feature_map(value)
     if packed is None:
         return None

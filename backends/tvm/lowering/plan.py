@@ -8,7 +8,7 @@ compiler (`backends.tvm.emit`) and the pricing of thousands of policies (`backen
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -69,6 +69,7 @@ class Reshape:
     result: Buffer
 
 
+_Coded = TypeVar("_Coded", Packed, Matrix)
 Step = Call | Reshape
 Rule = Callable[["Planner", FusedOperator], Value | None]
 """Lowers a fused operator, or gives None where it cannot; then it has called nothing."""
@@ -343,9 +344,14 @@ class Planner:
 
     def dequantised(self, value: Value) -> Value:
         """The value in float32."""
-        if isinstance(value, Cropped) and value.value.grid is not None:
-            return replace(value, value=self.dequantised(value.value))
-        if not isinstance(value, Packed | Matrix) or value.grid is None:
+        if isinstance(value, Cropped):
+            return replace(value, value=self._numbers(value.value))
+        if isinstance(value, Packed):
+            return self._numbers(value)
+        return self._numbers(value) if isinstance(value, Matrix) else value
+
+    def _numbers(self, value: _Coded) -> _Coded:
+        if value.grid is None:
             return value
         buffer = self.call(Dequantise(value.buffer.shape), value.buffer, self.grid(value.grid).dequantising)
         return replace(value, buffer=buffer, grid=None)

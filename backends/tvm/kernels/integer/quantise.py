@@ -23,7 +23,7 @@ from backends.tvm.target import Cpu
 
 Border = tuple[int, int, int, int]
 """Rows and columns around a map: (top, left, bottom, right)."""
-_NONE: Border = (0, 0, 0, 0)
+NO_BORDER: Border = (0, 0, 0, 0)
 
 
 class Quantiser(WrittenKernel):
@@ -71,7 +71,7 @@ class Quantise(Quantiser):
     kind: ClassVar[str] = "quantise"
 
     source: tuple[int, ...]
-    border: Border = _NONE
+    border: Border = NO_BORDER
 
     @property
     def output_shape(self) -> tuple[int, ...]:
@@ -82,7 +82,7 @@ class Quantise(Quantiser):
         """A vector at a time."""
         source, grid, out = buffers
         threads = threads_for(self.work, cpu)
-        if self.border == _NONE:
+        if self.border == NO_BORDER:
             _each_element(source, out, self.source, cpu, lambda value: _code(value, grid))
             return
         batch, blocks, rows, columns, lanes = self.output_shape
@@ -105,7 +105,7 @@ class QuantisePlain(Quantiser):
 
     source: tuple[int, int, int, int]
     lanes: int
-    border: Border = _NONE
+    border: Border = NO_BORDER
 
     @property
     def output_shape(self) -> tuple[int, ...]:
@@ -181,7 +181,7 @@ def _each_element(source: Any, out: Any, shape: tuple[int, ...], cpu: Cpu, funct
 
 def _framed(shape: tuple[int, ...], border: Border) -> tuple[int, ...]:
     """The shape [N, blocks, H, W, lanes] with a border; any other where there is none."""
-    if border == _NONE:
+    if border == NO_BORDER:
         return shape
     top, left, bottom, right = border
     batch, blocks, rows, columns, lanes = shape
@@ -189,7 +189,7 @@ def _framed(shape: tuple[int, ...], border: Border) -> tuple[int, ...]:
 
 
 def _with_border(values: Array, border: Border) -> Array:
-    if border == _NONE:
+    if border == NO_BORDER:
         return values
     top, left, bottom, right = border
     return np.pad(values, ((0, 0), (0, 0), (top, bottom), (left, right), (0, 0)))

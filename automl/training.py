@@ -122,6 +122,11 @@ def train(
             model.cpu().eval()
 
 
+def step_count(data: DataBundle, options: TrainingOptions) -> int:
+    """Steps of the optimiser in a whole training."""
+    return options.epochs * -(-_length(data.train) // options.batch_size)
+
+
 class _Loss:
     """Cross entropy, and the distance to a teacher's answers where there is one."""
 

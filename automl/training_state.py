@@ -2,11 +2,14 @@
 
 import pickle
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 
 from automl.cache import atomic_path
+
+_DAMAGED = (OSError, RuntimeError, ValueError, LookupError, TypeError, AttributeError, EOFError, pickle.UnpicklingError)
 
 
 class TrainingState:
@@ -30,10 +33,11 @@ class TrainingState:
             if found["about"] != self._about:
                 return 0
             epochs = int(found["epochs"])
+            _check(found["model"], found["optimizer"], model, optimizer)
             model.load_state_dict(found["model"])
             optimizer.load_state_dict(found["optimizer"])
-        except (OSError, RuntimeError, ValueError, KeyError, TypeError, EOFError, pickle.UnpicklingError):
-            return 0  # damaged: training it again gives the same
+        except _DAMAGED:
+            return 0  # training it again gives the same
         return epochs
 
     def save(self, epochs: int, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
@@ -48,3 +52,23 @@ class TrainingState:
         """The training has ended."""
         if self._path is not None:
             self._path.unlink(missing_ok=True)
+
+
+def _check(tensors: Any, state: Any, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    """ValueError, or whatever comes of reading it, where a state does not fit: torch loads what fits before it finds
+    out, and does not look at an optimiser's tensors."""
+    expected = model.state_dict()
+    groups = [[*group["params"]] for group in optimizer.param_groups]
+    parameters = [parameter for group in groups for parameter in group]
+    fits = (
+        tensors.keys() == expected.keys()
+        and all(tensors[name].shape == tensor.shape for name, tensor in expected.items())
+        and [len(group["params"]) for group in state["param_groups"]] == [len(group) for group in groups]
+        and all(
+            not isinstance(value, torch.Tensor) or value.ndim == 0 or value.shape == parameters[index].shape
+            for index, values in state["state"].items()
+            for value in values.values()
+        )
+    )
+    if not fits:
+        raise ValueError("of another training")

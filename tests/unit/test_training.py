@@ -105,6 +105,32 @@ def test_an_interrupted_training_ends_with_the_same_weights(optimizer: Any, tmp_
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("part", ["model", "optimizer"])
+def test_of_a_damaged_state_nothing_is_used(part: str, tmp_path: Path) -> None:
+    """One tensor has another shape than the rest of the file says."""
+    model = lenet()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    model(torch.rand(2, 1, 16, 16)).sum().backward()
+    optimizer.step()
+    state = TrainingState(tmp_path / "training.pt", "it")
+    state.save(3, model, optimizer)
+    found = torch.load(tmp_path / "training.pt", weights_only=True)
+    held = found["model"] if part == "model" else list(found["optimizer"]["state"].values())[-1]
+    name = list(held)[-1]
+    held[name] = torch.zeros(7, 7, 7)
+    torch.save(found, tmp_path / "training.pt")
+
+    fresh = lenet(seed=1)
+    other = torch.optim.SGD(fresh.parameters(), lr=0.1, momentum=0.9)
+    before = weights(fresh).clone()
+    assert state.restore(fresh, other) == 0
+    assert torch.equal(weights(fresh), before)
+    assert not other.state
+    state.save(3, model, optimizer)
+    assert state.restore(fresh, other) == 3
+    assert torch.equal(weights(fresh), weights(model))
+
+
 def test_distillation_is_hintons_loss() -> None:
     torch.manual_seed(0)
     student, teacher, x = nn.Linear(5, 3), nn.Linear(5, 3), torch.randn(7, 5)

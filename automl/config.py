@@ -126,6 +126,13 @@ class SearchSection(Section):
         return self.algorithm == "given"
 
 
+class SparsitySection(Section):
+    """How zeros are chosen; the fields of `automl.compression.SparsityOptions`."""
+
+    criterion: str = "magnitude"
+    gradual: float = Field(default=0.0, ge=0, le=1)
+
+
 class QuantisationSection(Section):
     """How values are chosen for number formats; the fields of `automl.compression.QuantisationOptions`."""
 
@@ -145,6 +152,7 @@ class CompressionSection(Section):
     points_per_image: int = Field(default=10, ge=1)
     recalibrate_images: int = Field(default=0, ge=0)
     seed: int = Field(default=0, ge=0)
+    sparsity: SparsitySection = Field(default_factory=SparsitySection)
     quantisation: QuantisationSection = Field(default_factory=QuantisationSection)
 
 

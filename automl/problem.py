@@ -14,9 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from automl.baseline import baseline_file, load_baseline, load_weights
+from automl.compression.calibration import draw
 from automl.compression.pipeline import CompressionOptions, Compressor
 from automl.compression.selection import criterion
-from automl.compression.treatments import QuantisationOptions
+from automl.compression.treatments import QuantisationOptions, SparsityOptions
 from automl.config import Config, TrainingSection
 from automl.costs.latency import priced_by_table
 from automl.costs.latency_budget import LatencyBudget
@@ -230,7 +231,10 @@ class Problem:
         options = replace(options, reconstruct=False, recalibrate_images=0, calibration_images=few)
         images, labels = self._calibration(options)
         compressor = Compressor(self.network, images, options, labels)
-        for policy in given_policies(self.config.search.options) if self.config.search.given else ():
+        if not self.config.search.given:
+            compressor.kept(self.space.cheapest())
+            return
+        for policy in given_policies(self.config.search.options):
             compressor.compress(policy)
 
     def _check_reachable(self) -> None:
@@ -311,8 +315,7 @@ def example_input(data: DataBundle) -> Tensor:
 def calibration_data(data: DataBundle, count: int, seed: int) -> tuple[Tensor, Tensor]:
     """Up to `count` random training images [N, C, H, W], not augmented, and their labels [N]."""
     total = len(data.train)  # type: ignore[arg-type]  # torch's Dataset declares no __len__
-    order = torch.randperm(total, generator=torch.Generator().manual_seed(seed))[:count]
-    images, labels = zip(*(data.train[int(index)] for index in order), strict=True)
+    images, labels = zip(*(data.train[int(index)] for index in draw(total, count, seed)), strict=True)
     return torch.stack(images), torch.stack([torch.as_tensor(label) for label in labels])
 
 
@@ -324,4 +327,6 @@ def training_options(section: TrainingSection) -> TrainingOptions:
 def compression_options(config: Config) -> CompressionOptions:
     """The section as the compressor takes it; InputError where a value is out of range."""
     fields = config.compression.model_dump()
-    return CompressionOptions(**{**fields, "quantisation": QuantisationOptions(**fields["quantisation"])})
+    sparsity = SparsityOptions(**fields.pop("sparsity"))
+    quantisation = QuantisationOptions(**fields.pop("quantisation"))
+    return CompressionOptions(**fields, sparsity=sparsity, quantisation=quantisation)

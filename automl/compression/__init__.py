@@ -4,11 +4,21 @@ from torch import Tensor, nn
 
 from automl.compression.fine_tuning import fine_tune
 from automl.compression.pipeline import CompressionOptions, Compressor
-from automl.compression.treatments import Compressed, QuantisationOptions
+from automl.compression.sparsity import GradualSparsity
+from automl.compression.treatments import Compressed, QuantisationOptions, SparsityOptions
 from search_spaces.capture import PrunableNetwork
 from search_spaces.policy import CompressionPolicy
 
-__all__ = ["Compressed", "CompressionOptions", "Compressor", "QuantisationOptions", "compress", "fine_tune"]
+__all__ = [
+    "Compressed",
+    "CompressionOptions",
+    "Compressor",
+    "GradualSparsity",
+    "QuantisationOptions",
+    "SparsityOptions",
+    "compress",
+    "fine_tune",
+]
 
 
 def compress(
@@ -27,7 +37,8 @@ def compress(
         example_input: [N, C, H, W], for capture.
         calibration_data: training images [N, C, H, W]; None means no least-squares reconstruction.
         options: how to compress; by default with reconstruction wherever there is calibration data.
-        calibration_labels: classes of the calibration data [N], for an importance that needs them.
+        calibration_labels: classes of the calibration data [N], for an importance or a criterion of sparsity that needs
+            them.
 
     Returns:
         The compressed network in eval mode, a plain module without masks.

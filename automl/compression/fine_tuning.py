@@ -24,9 +24,11 @@ from automl.compression.quantisation import (
 )
 from automl.compression.quantisation.activations import UniformActivation
 from automl.compression.sites import find_sites
+from automl.compression.sparsity import GradualSparsity
 from automl.compression.structure import QUANTISERS, quantiser_name
 from automl.compression.treatments import Compressed
 from search_spaces.errors import InputError, did_you_mean
+from search_spaces.sparsity import Sparsity
 
 LEARNED = ("nothing", "step", "clip")
 """What quantisers learn: the weights alone; the step between levels, too (LSQ); of activations the bound (PACT)."""
@@ -50,37 +52,54 @@ class Masked(nn.Module):
         return weight.masked_fill(~self.mask, 0.0)
 
 
-def fine_tune(compressed: Compressed, train: Callable[[nn.Module], None], learn: str = "nothing") -> Compressed:
+def fine_tune(
+    compressed: Compressed,
+    train: Callable[[nn.Module], None],
+    learn: str = "nothing",
+    gradual: GradualSparsity | None = None,
+) -> Compressed:
     """Train a compressed network with all that was done to it in force; it is changed in place.
+
+    How far a gradual sparsity has come stands in the module's state while it is trained, so a training that saves that
+    (see `automl.training_state`) goes on where it was.
 
     Args:
         compressed: what to train.
         train: trains the module it is given in place.
         learn: one of `LEARNED`; schemes without a step or a bound learn nothing all the same.
+        gradual: how zeros grow in number where the network has fewer than its policy asks for, as `Compressor.compress`
+            leaves it with `sparse=False`; None for all at once before the training. A step is a backward pass.
 
     Returns:
-        The same network with its new codes and scales.
+        The same network with its new codes, scales and masks; as sparse as its policy says, however it was trained.
 
     Raises:
-        InputError: there is nothing of that name to learn.
+        InputError: there is nothing of that name to learn, or the schedule does not fit a layer.
     """
     if learn not in LEARNED:
         raise InputError(f"quantisers learn one of {', '.join(LEARNED)}, got {learn!r}{did_you_mean(learn, LEARNED)}")
-    module, weights = compressed.module, dict(compressed.weights)
-    layers = sorted(
-        {*compressed.masks, *weights}
-    )  # in every process the same order, which an optimiser's state goes by
+    module, weights, masks = compressed.module, dict(compressed.weights), dict(compressed.masks)
+    gradual = gradual or GradualSparsity()
+    targets = {layer.name: layer.sparsity for layer in compressed.graph.layers}
+    layers = sorted({*masks, *weights})  # in every process the same order, which an optimiser's state goes by
     sites = find_sites(module, layers)
-    with ExitStack() as refreshed:
+    growing: dict[str, _Growing] = {}
+    with ExitStack() as hooks:
         for layer in layers:
             owner, name = _owner(module, sites[layer].weight)
-            rule = _rule(owner.get_parameter(name), weights.get(layer), compressed.masks.get(layer), learn)
+            weight, target = owner.get_parameter(name), targets[layer]
+            rule = _rule(weight, weights.get(layer), masks.get(layer), learn)
+            if target is not None:
+                growing[layer] = _Growing(layer, rule, weight, target, gradual)
+                hooks.callback(growing[layer].stop)
             parametrize.register_parametrization(owner, name, rule, unsafe=True)
             if isinstance(owner, nn.RNNBase):  # it computes with a list that it made of its weights before
-                refreshed.callback(owner.register_forward_pre_hook(_refresh).remove)
+                hooks.callback(owner.register_forward_pre_hook(_refresh).remove)
         _learn_activations(compressed, learn)
         train(module)
     module.eval()
+    for layer, zeros in growing.items():
+        masks[layer] = zeros.finish()
     for layer in layers:
         owner, name = _owner(module, sites[layer].weight)
         rules: Any = owner.parametrizations
@@ -96,7 +115,7 @@ def fine_tune(compressed: Compressed, train: Callable[[nn.Module], None], learn:
         if isinstance(owner, nn.RNNBase):
             _refresh(owner)
     _fold_activations(compressed)
-    return replace(compressed, weights=weights)
+    return replace(compressed, weights=weights, masks=masks)
 
 
 def _rule(weight: Tensor, quantised: Quantised | None, mask: Tensor | None, learn: str) -> nn.Module:
@@ -107,6 +126,47 @@ def _rule(weight: Tensor, quantised: Quantised | None, mask: Tensor | None, lear
     if learn == "step" and quantised.format.scheme == "symmetric":
         return LearnedWeightStep(weight.detach(), quantised.format, mask)
     return StraightThrough(quantised.format, mask, quantised.method)
+
+
+class _Growing:
+    """The zeros of a layer in training: the mask of its rule, which follows a schedule.
+
+    The steps that were taken are a buffer of the rule, so that they are saved with the module's state.
+    """
+
+    def __init__(
+        self, layer: str, rule: nn.Module, weight: nn.Parameter, target: Sparsity, schedule: GradualSparsity
+    ) -> None:
+        self._layer, self._rule, self._weight = layer, rule, weight
+        self._target, self._schedule = target, schedule
+        rule.register_buffer("steps_taken", torch.tensor(0))
+        trained = schedule.steps and weight.requires_grad
+        self._choose(0 if trained else schedule.steps)
+        hook: Any = weight.register_post_accumulate_grad_hook  # untyped
+        self._hook = hook(self._advance) if trained else None
+
+    def stop(self) -> None:
+        """The training has ended, one way or another."""
+        if self._hook is not None:
+            self._hook.remove()
+
+    def finish(self) -> Tensor:
+        """The final mask, in force whatever number of steps were taken."""
+        self._choose(self._schedule.steps)
+        return self._rule.get_buffer("mask")
+
+    def _advance(self, weight: Tensor) -> None:
+        taken = self._rule.get_buffer("steps_taken").add_(1)
+        if self._schedule.due(int(taken)):
+            self._choose(int(taken))
+
+    def _choose(self, step: int) -> None:
+        before, weight = self._rule.get_buffer("mask"), self._weight
+        try:
+            found = self._schedule.grow(before, self._target, step, weight.detach(), weight.grad)
+        except InputError as error:
+            raise InputError(f"layer {self._layer!r}: {error}") from None
+        self._rule.mask = found
 
 
 def _learn_activations(compressed: Compressed, learn: str) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from automl.compression.importance.base import FloatArray, ImportanceInputs
-from automl.compression.selection import IntArray, score_across
+from automl.compression.selection import IntArray, check_scores, refuse_unranked, score_across
 from search_spaces.errors import InputError, did_you_mean
 from search_spaces.policy import CompressionPolicy
 from search_spaces.space import SearchSpace
@@ -83,12 +83,11 @@ def keep_most_important(
 
 def _owners_by_importance(space: SearchSpace, scores: Mapping[str, FloatArray]) -> IntArray:
     """The groups, by index, that the units of all groups belong to, the least important unit first."""
-    rows = []
-    for group in space.graph.groups:
-        score = np.asarray(scores.get(group.name, ()), dtype=np.float64)
-        if score.shape != (group.width,) or not np.isfinite(score).all():
-            raise InputError(f"there is one finite score for each of the {group.width} units of group {group.name!r}")
-        rows.append(score)
+    checked, rows = check_scores(scores, space.graph), []
+    for group, least in zip(space.graph.groups, space.least, strict=True):
+        if group.name not in checked and least < group.width:
+            refuse_unranked(group.name)
+        rows.append(checked.get(group.name, np.zeros(group.width)))  # of a group that stays whole, they say nothing
     owners = np.repeat(np.arange(len(rows)), [len(row) for row in rows])
     return owners[::-1][np.argsort(np.concatenate(rows)[::-1], kind="stable")]
 

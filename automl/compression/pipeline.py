@@ -9,12 +9,13 @@ import torch
 from torch import Tensor, fx, nn
 
 from automl.compression.blocks import without_blocks
-from automl.compression.calibration import check_images
+from automl.compression.calibration import check_images, check_labels, draw
 from automl.compression.importance.base import ImportanceInputs
 from automl.compression.recalibration import recalibrate_batch_norm
 from automl.compression.reconstruction import LayerReconstruction, gather
-from automl.compression.selection import rank_units
-from automl.compression.treatments import Compressed, QuantisationOptions, decompose, treat
+from automl.compression.selection import rank_units, refuse_unranked
+from automl.compression.sparsity import criterion
+from automl.compression.treatments import Compressed, QuantisationOptions, SparsityOptions, decompose, treat
 from search_spaces.capture import PrunableNetwork
 from search_spaces.errors import InputError
 from search_spaces.policy import CompressionPolicy
@@ -27,10 +28,12 @@ class CompressionOptions:
     Attributes:
         importance: criterion that ranks the units of a channel group (see `automl.compression.selection`).
         reconstruct: whether layers are refitted after their input channels were pruned.
-        calibration_images: images that reconstruction and importance sample, drawn from those given.
+        calibration_images: images that reconstruction, importance, sparsity and quantisation look at, drawn from those
+            given.
         points_per_image: output positions sampled from each of them, for each layer.
         recalibrate_images: images that batch norm is recalibrated on; 0 leaves it as it is.
         seed: of the images and positions drawn.
+        sparsity: how the zeros that a policy asks for are chosen.
         quantisation: how values are chosen for formats that a policy asks for.
     """
 
@@ -40,6 +43,7 @@ class CompressionOptions:
     points_per_image: int = 10
     recalibrate_images: int = 0
     seed: int = 0
+    sparsity: SparsityOptions = field(default_factory=SparsityOptions)
     quantisation: QuantisationOptions = field(default_factory=QuantisationOptions)
 
     def __post_init__(self) -> None:
@@ -58,7 +62,7 @@ class Compressor:
         network: the captured network, with the weights to compress.
         calibration: training images [N, C, H, W]; None where nothing that is wanted needs them.
         options: how to compress.
-        labels: of the images [N]; None where the importance needs none.
+        labels: of the images [N]; None where neither the importance nor the criterion of sparsity needs any.
 
     Raises:
         InputError: weights or images that are not finite, images of another shape, an unknown importance, options
@@ -83,6 +87,7 @@ class Compressor:
         self._layers: Mapping[str, LayerReconstruction] = {}
         self._recalibration: Tensor | None = None
         self._images: Tensor | None = None
+        self._labels: Tensor | None = None
         if calibration is None:
             if options.reconstruct or options.recalibrate_images:
                 raise InputError(
@@ -91,12 +96,19 @@ class Compressor:
                 )
             return
         images = check_images(calibration, network.graph)
-        order = torch.randperm(len(images), generator=torch.Generator().manual_seed(options.seed))
-        self._images = images[order[: options.calibration_images]]
+        chosen = draw(len(images), options.calibration_images, options.seed)
+        self._images = images[chosen]
+        if labels is not None and criterion(options.sparsity.criterion).needs_gradient:
+            if not network.any_batch:
+                raise InputError(
+                    f"the criterion {options.sparsity.criterion!r} of sparsity runs the network on any number of "
+                    "images, this one fixes its batch; choose 'magnitude'"
+                )
+            self._labels = check_labels(labels, images)[chosen]
         if options.recalibrate_images:
             if len(images) < 2:
                 raise InputError("batch-norm recalibration needs at least 2 calibration images, got 1")
-            self._recalibration = images[order[: options.recalibrate_images]]
+            self._recalibration = images[draw(len(images), options.recalibrate_images, options.seed)]
         if options.reconstruct:
             listen = {
                 layer.name: layer.positions
@@ -109,14 +121,15 @@ class Compressor:
         """The units that stay, sorted, by the name of the channel group.
 
         Raises:
-            InputError: see `ModelGraph.kept_units`.
+            InputError: see `ModelGraph.kept_units`; or the importance cannot rank units of which some go.
         """
         graph = self.network.graph
-        counts = graph.kept_units(policy)
-        return {
-            group.name: sorted(self._ranked[group.name][:count].tolist())
-            for group, count in zip(graph.groups, counts, strict=True)
-        }
+        kept = {}
+        for group, count in zip(graph.groups, graph.kept_units(policy), strict=True):
+            if count < group.width and group.name not in self._ranked:
+                refuse_unranked(group.name, self.options.importance)
+            kept[group.name] = sorted(self._ranked.get(group.name, np.arange(group.width))[:count].tolist())
+        return kept
 
     def apply(self, policy: CompressionPolicy) -> fx.GraphModule:
         """The compressed network in eval mode: a plain module without masks, with weights of its own.
@@ -127,24 +140,31 @@ class Compressor:
         """
         return self.compress(policy).module
 
-    def compress(self, policy: CompressionPolicy) -> Compressed:
+    def compress(self, policy: CompressionPolicy, *, reconstruct: bool = True, sparse: bool = True) -> Compressed:
         """The compressed network with what has to stay in force while it is trained further.
 
         A layer that is taken apart is so before it is pruned, and is not reconstructed.
 
+        Args:
+            policy: what is done to each layer.
+            reconstruct: whether layers are refitted where the options say so; in vain for weights that are forgotten.
+            sparse: whether weights become zero already; otherwise that is left to `fine_tune`.
+
         Raises:
-            InputError: see `ModelGraph.apply`; a layer has no weights of its own, or images are needed.
+            InputError: see `ModelGraph.apply`; a layer has no weights of its own, or images or labels are needed.
             torch.linalg.LinAlgError: the reconstruction of a layer has no solution in floating point.
         """
         graph = self.network.graph.apply(policy)
         kept = self.kept(policy)
         stay = torch.cat([*(_mask(kept[group.name], group.width) for group in self.network.graph.groups), _ALWAYS])
         module = without_blocks(self.network.prune(kept), graph.removed)
-        self._reconstruct(module, stay, {layer for block in graph.removed for layer in block.layers})
+        if reconstruct:
+            self._reconstruct(module, stay, {layer for block in graph.removed for layer in block.layers})
         decompose(module, graph, self._original, lambda layer: tuple(stay[index] for index in self._entries[layer]))
         if self._recalibration is not None:
             recalibrate_batch_norm(module, self._recalibration)
-        return treat(module, graph, self._images, self.options.quantisation)
+        sparsity = self.options.sparsity if sparse else None
+        return treat(module, graph, self._images, self._labels, sparsity, self.options.quantisation)
 
     def _reconstruct(self, module: fx.GraphModule, stay: Tensor, gone: Set[str]) -> None:
         """Correct the weights of the layers that lost inputs, in place, but for those that are gone."""

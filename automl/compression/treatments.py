@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from automl.compression.importance.taylor import cross_entropy
 from automl.compression.low_rank import factorise
 from automl.compression.quantisation import (
     METHODS,
@@ -19,7 +20,7 @@ from automl.compression.quantisation import (
 )
 from automl.compression.quantisation.calibration import check_method
 from automl.compression.sites import Site, find_sites, weight_of
-from automl.compression.sparsity import magnitude, mask
+from automl.compression.sparsity import criterion, mask, score_weights
 from automl.compression.structure import check_readable, install_quantisers, take_apart
 from search_spaces.errors import InputError
 from search_spaces.factorisations import INPUT_MATRIX
@@ -29,9 +30,30 @@ from search_spaces.rebuild import slice_layer
 from search_spaces.template import Weighted
 
 BATCH = 256
+GRADIENT_BATCH = 64
+"""Images whose mean gradient scores weights; their scores are averaged."""
 
 Stays = Callable[[str], tuple[Tensor, ...]]
 """Layer -> which of its input and of its output channels stay, bool [in] and [out]."""
+
+
+@dataclass(frozen=True)
+class SparsityOptions:
+    """How the zeros that a policy asks for are chosen.
+
+    Attributes:
+        criterion: one of `sparsity.CRITERIA`.
+        gradual: share of a run's fine-tuning in which their number grows (see `sparsity.GradualSparsity`); with 0 all
+            are chosen before it.
+    """
+
+    criterion: str = "magnitude"
+    gradual: float = 0.0
+
+    def __post_init__(self) -> None:
+        criterion(self.criterion)
+        if not 0.0 <= self.gradual <= 1.0:
+            raise InputError(f"zeros grow in number in a share of the fine-tuning in [0, 1], got {self.gradual}")
 
 
 @dataclass(frozen=True)
@@ -64,7 +86,7 @@ class Compressed:
     Attributes:
         module: in eval mode, with tensors of its own.
         graph: what arithmetic says of it.
-        masks: which weights stay, by layer; of those that are sparse.
+        masks: which weights stay, by layer; of those that are sparse. All do where the zeros are left to fine-tuning.
         weights: codes and scales, by layer; of those that are quantised.
     """
 
@@ -91,22 +113,34 @@ def decompose(module: fx.GraphModule, graph: ModelGraph, original: nn.Module, st
             take_apart(module, name, _factored(original, name, *policy.factors, *stays(name)))
 
 
-def treat(module: fx.GraphModule, graph: ModelGraph, images: Tensor | None, options: QuantisationOptions) -> Compressed:
+def treat(
+    module: fx.GraphModule,
+    graph: ModelGraph,
+    images: Tensor | None,
+    labels: Tensor | None,
+    sparsity: SparsityOptions | None,
+    options: QuantisationOptions,
+) -> Compressed:
     """Make the weights of a network sparse, then quantise them and what layers read, in place.
 
     Args:
         module: the network, pruned and taken apart.
         graph: of the network that is wanted.
         images: calibration images [N, ...]; None where nothing that is wanted needs them.
+        labels: of the images; None where nothing that is wanted needs them.
+        sparsity: how zeros are chosen; None leaves them to fine-tuning, and the weights of those layers unrounded.
         options: how values are chosen.
 
     Raises:
-        InputError: a layer has no weights of its own, or images are needed.
+        InputError: a layer has no weights of its own, or images or labels are needed.
     """
     treated = [layer for layer in graph.layers if layer.sparsity or layer.weight_format or layer.activation_format]
     sites = find_sites(module, [layer.name for layer in treated])
-    masks = _sparsify(module, treated, sites)
+    masks = _sparsify(module, treated, sites, images, labels, sparsity)
     weights = _quantise(module, treated, sites, masks, options)
+    for name, (found, _) in weights.items():
+        if sparsity is not None or name not in masks:  # zeros are better chosen among weights that are not rounded yet
+            weight_of(module, sites[name]).data.copy_(found.values)
     _calibrate(module, treated, sites, weights, images, options)
     return Compressed(module.eval(), graph, masks, {name: found for name, (found, _) in weights.items()})
 
@@ -135,14 +169,40 @@ def _layer(original: nn.Module, name: str) -> nn.Module:
     return modules[name]
 
 
-def _sparsify(module: nn.Module, layers: Sequence[LayerSpec], sites: Mapping[str, Site]) -> dict[str, Tensor]:
-    masks = {}
-    for layer in layers:
-        if layer.sparsity is not None:
-            weight = weight_of(module, sites[layer.name]).data
-            masks[layer.name] = mask(magnitude(weight), layer.sparsity)
-            weight.masked_fill_(~masks[layer.name], 0.0)
+def _sparsify(
+    module: nn.Module,
+    layers: Sequence[LayerSpec],
+    sites: Mapping[str, Site],
+    images: Tensor | None,
+    labels: Tensor | None,
+    options: SparsityOptions | None,
+) -> dict[str, Tensor]:
+    """Masks, by layer; what they exclude is set to zero."""
+    sparse = {layer.name: layer.sparsity for layer in layers if layer.sparsity is not None}
+    weights = {name: weight_of(module, sites[name]) for name in sparse}
+    if options is None:
+        return {name: torch.ones_like(weight, dtype=torch.bool) for name, weight in weights.items()}
+    scores = _scores(module, weights, images, labels, options.criterion)
+    masks = {name: mask(scores[name], sparse[name]) for name in sparse}
+    for name, weight in weights.items():
+        weight.data.masked_fill_(~masks[name], 0.0)
     return masks
+
+
+def _scores(
+    module: nn.Module, weights: Mapping[str, Tensor], images: Tensor | None, labels: Tensor | None, name: str
+) -> dict[str, Tensor]:
+    """Of the weights, by layer."""
+    if not criterion(name).needs_gradient or not weights:
+        return score_weights(name, module, weights)
+    if images is None or labels is None:
+        lacking = "images" if images is None else "labels"
+        raise InputError(
+            f"the criterion {name!r} of sparsity needs calibration images with labels, got no {lacking}; give both, or "
+            "choose 'magnitude'"
+        )
+    batches = zip(torch.split(images, GRADIENT_BATCH), torch.split(labels, GRADIENT_BATCH), strict=True)
+    return score_weights(name, module, weights, batches, lambda outputs, wanted: cross_entropy(outputs, wanted).mean())
 
 
 def _quantise(
@@ -152,7 +212,7 @@ def _quantise(
     masks: Mapping[str, Tensor],
     options: QuantisationOptions,
 ) -> dict[str, tuple[Quantised, Tensor]]:
-    """Codes of the weights, and the weights as they were."""
+    """Codes of the weights, and the weights as they are."""
     chance = torch.Generator().manual_seed(options.seed) if options.stochastic_rounding else None
     found = {}
     for layer in layers:
@@ -161,7 +221,6 @@ def _quantise(
             kept = masks.get(layer.name)
             codes = quantise(weight, layer.weight_format, mask=kept, generator=chance, method=options.weight_range)
             found[layer.name] = codes, weight.clone()
-            weight.copy_(codes.values)
     return found
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from automl.baseline import load_weights
-from automl.compression import fine_tune
+from automl.compression import GradualSparsity, fine_tune
 from automl.compression.structure import build
 from automl.config import Config
 from automl.errors import TrimtabError
@@ -18,7 +18,7 @@ from automl.problem import Problem, example_input, training_options
 from automl.run.artefacts import Made, make_artefact
 from automl.run.directory import make_importable, write_atomically, write_json
 from automl.run.finalists import Compiled, Finalist, read_result
-from automl.training import EpochReport, evaluate, train
+from automl.training import EpochReport, evaluate, step_count, train
 from automl.training_state import TrainingState
 from backends.lease import shared_lease
 from search_spaces.objective import Constraint, Evaluation
@@ -119,13 +119,17 @@ class Worker:
         if finalist.name == "baseline":
             return self._problem.network.prune({}), 0
         options, data = training_options(config.fine_tune), self._problem.data
-        found = self._compressor.compress(finalist.policy)
+        sparsity, anew = self._compressor.options.sparsity, finalist.name == "from_scratch"
+        growing = round(sparsity.gradual * step_count(data, options))
+        found = self._compressor.compress(finalist.policy, reconstruct=not anew, sparse=not growing)
         teacher = self._problem.network.prune({}) if options.distillation else None
-        if finalist.name == "from_scratch":
+        if anew:
             reinitialise(found.module, options.seed)
             options, teacher = replace(options, lr=config.baseline.lr), None
         tuned = fine_tune(
-            found, lambda module: train(module, data, options, teacher=teacher, state=state, on_epoch=on_epoch)
+            found,
+            lambda module: train(module, data, options, teacher=teacher, state=state, on_epoch=on_epoch),
+            gradual=GradualSparsity(growing, criterion=sparsity.criterion) if growing else None,
         )
         return tuned.module, options.epochs
 

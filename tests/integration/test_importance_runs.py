@@ -39,7 +39,7 @@ def test_what_is_reported_as_kept_is_what_is_kept(importance: str, others: dict[
 
 
 def test_what_the_network_lacks_is_said_before_anything_is_trained() -> None:
-    with pytest.raises(InputError, match="needs a batch norm with a scale behind every channel group, 'conv1' has"):
+    with pytest.raises(InputError, match="'conv1' cannot be ranked by 'batch_norm_scale': no batch norm with a scale"):
         problem(importance="batch_norm_scale")
     with pytest.raises(InputError, match=r"unknown importance 'tailor'; did you mean 'taylor'\?"):
         problem(importance="tailor")

@@ -110,7 +110,7 @@ def test_a_users_own_is_named_by_reference() -> None:
 @pytest.mark.parametrize(
     ("scores", "message"),
     [
-        ({}, r"each of the 6 units of group '0', 'mine' gives an array of shape \[0\]"),
+        ({"0": np.ones(0)}, r"each of the 6 units of group '0', 'mine' gives an array of shape \[0\]"),
         ({"0": np.ones(5)}, r"gives an array of shape \[5\]"),
         ({"0": np.array([1, 2, np.nan, 4, 5, 6])}, "gives NaN or infinity"),
     ],

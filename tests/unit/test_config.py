@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from automl.compression import CompressionOptions, QuantisationOptions
-from automl.config import CompressionSection, QuantisationSection, TrainingSection, load_config
+from automl.compression import CompressionOptions, QuantisationOptions, SparsityOptions
+from automl.config import CompressionSection, QuantisationSection, SparsitySection, TrainingSection, load_config
 from automl.errors import InputError
 from automl.problem import compression_options
 from automl.training import TrainingOptions
@@ -155,9 +155,12 @@ def test_a_file_that_is_not_there(tmp_path: Path) -> None:
 def test_sections_have_the_fields_of_the_options_they_become() -> None:
     assert set(TrainingSection.model_fields) == {field.name for field in fields(TrainingOptions)}
     assert set(CompressionSection.model_fields) == {field.name for field in fields(CompressionOptions)}
+    assert set(SparsitySection.model_fields) == {field.name for field in fields(SparsityOptions)}
     assert set(QuantisationSection.model_fields) == {field.name for field in fields(QuantisationOptions)}
     config = load_config(MINIMAL | {"compression": {"quantisation": {"weight_range": "mse"}}})
     assert compression_options(config) == CompressionOptions(quantisation=QuantisationOptions(weight_range="mse"))
+    config = load_config(MINIMAL | {"compression": {"sparsity": {"criterion": "taylor", "gradual": 0.5}}})
+    assert compression_options(config) == CompressionOptions(sparsity=SparsityOptions("taylor", 0.5))
     with pytest.raises(InputError, match="no calibration 'mes' here; did you mean 'mse'"):
         compression_options(load_config(MINIMAL | {"compression": {"quantisation": {"weight_range": "mes"}}}))
 

@@ -172,15 +172,21 @@ def test_tokens_are_whole_numbers() -> None:
         replace(inputs, images=tokens.float()).calibration()
 
 
-def test_batch_norm_scale_refuses_groups_without_one() -> None:
+def test_batch_norm_scale_refuses_to_prune_groups_without_one() -> None:
+    """The others are pruned all the same."""
     model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.Conv2d(4, 5, 1), nn.Conv2d(5, 2, 1)).eval()
+    with torch.no_grad():
+        model[1].weight.copy_(torch.tensor([0.1, -3.0, 2.0, 0.5]))
     network = PrunableNetwork(model, torch.randn(2, 3, 4, 4))
-    with pytest.raises(InputError, match="needs a batch norm with a scale behind every channel group, '2' has none"):
-        batch_norm_scale(ImportanceInputs(network, network.prune({})))
+    compressor = Compressor(network, None, CompressionOptions("batch_norm_scale", reconstruct=False))
+    assert compressor.kept(CompressionPolicy.from_keep({"0": 0.5})) == {"0": [1, 2], "2": [0, 1, 2, 3, 4]}
+    assert compressor.kept(CompressionPolicy.from_keep({"2": 1.0}))["2"] == [0, 1, 2, 3, 4]
+    said = "'2' cannot be ranked by 'batch_norm_scale': no batch norm with a scale is behind them; choose another"
+    with pytest.raises(InputError, match=said):
+        compressor.apply(CompressionPolicy.from_keep({"0": 0.5, "2": 0.4}))
     bare = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4, affine=False), nn.Conv2d(4, 2, 1)).eval()
     network = PrunableNetwork(bare, torch.randn(2, 3, 4, 4))
-    with pytest.raises(InputError, match="'0' has none"):
-        batch_norm_scale(ImportanceInputs(network, network.prune({})))
+    assert batch_norm_scale(ImportanceInputs(network, network.prune({}))) == {}
 
 
 @pytest.mark.parametrize("importance", IMPORTANCES)

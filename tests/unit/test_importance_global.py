@@ -98,9 +98,20 @@ def test_what_cannot_be_is_refused() -> None:
         keep_most_important(space, scores, 0.5, "mac")
     with pytest.raises(InputError, match=r"keeps 0.05 of the macs, the cheapest keeps 0\.2\d+; raise the ratio"):
         keep_most_important(space, scores, 0.05)
-    for wrong in ({}, {**scores, "stem": np.ones(3)}, {**scores, "stem": np.full(16, np.inf)}):
-        with pytest.raises(InputError, match="one finite score for each of the 16 units of group 'stem'"):
+    for wrong in ({**scores, "stem": np.ones(3)}, {**scores, "stem": np.full(16, np.inf)}):
+        with pytest.raises(InputError, match="one finite number for each of the 16 units of group 'stem', there is"):
             keep_most_important(space, wrong, 0.5)
+
+
+def test_groups_without_scores_stay_whole() -> None:
+    scores = {name: score for name, score in random_scores(0).items() if name != "stem"}
+    with pytest.raises(InputError, match=r"group 'stem' cannot be ranked; choose another importance, or leave the"):
+        keep_most_important(SearchSpace.build(GRAPH, 0.5), scores, 0.9)
+    guarded = SearchSpace.build(GRAPH, 0.5, protect=["stem"])
+    kept = keep_most_important(guarded, scores, 0.9)
+    stem = [group.name for group in GRAPH.groups].index("stem")
+    assert kept[stem] == GRAPH.groups[stem].width
+    assert kept != tuple(group.width for group in GRAPH.groups)
 
 
 def test_global_random_state_is_left_alone() -> None:

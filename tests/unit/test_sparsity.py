@@ -15,8 +15,8 @@ from automl.compression.sparsity import (
     global_sparsity,
     magnitude,
     mask,
+    score_weights,
     taylor,
-    taylor_scores,
 )
 from automl.testing.sparsity import CriterionConformance, PatternConformance
 from search_spaces.errors import InputError
@@ -207,7 +207,7 @@ def test_taylor_is_the_square_of_the_first_order_change() -> None:
         taylor(weight, gradient[0])
 
 
-def test_taylor_scores_average_over_batches_and_leave_the_network_alone() -> None:
+def test_scores_with_gradients_average_over_batches_and_leave_the_network_alone() -> None:
     generator = torch.Generator().manual_seed(0)
     model = nn.Sequential(nn.Linear(5, 4), nn.ReLU(), nn.Linear(4, 3)).eval()
     for parameter in model.parameters():
@@ -222,12 +222,17 @@ def test_taylor_scores_average_over_batches_and_leave_the_network_alone() -> Non
             expected[name] += taylor(weight, weight.grad) / 3  # type: ignore[arg-type]
     model.zero_grad()
     with torch.no_grad():  # it takes gradients all the same
-        found = taylor_scores(model, weights, batches)
+        found = score_weights("taylor", model.requires_grad_(False), weights, batches)
     for name in weights:
         torch.testing.assert_close(found[name], expected[name])
     assert all(parameter.grad is None for parameter in model.parameters())
     with pytest.raises(InputError, match="at least one batch"):
-        taylor_scores(model, weights, [])
+        score_weights("taylor", model, weights)
+    assert not any(parameter.requires_grad for parameter in model.parameters())
+    found = score_weights("magnitude", model, weights)
+    assert torch.equal(found["last"], magnitude(weights["last"]))
+    with pytest.raises(InputError, match="no criterion 'taylr' of sparsity; did you mean 'taylor'"):
+        score_weights("taylr", model, weights)
 
 
 def test_an_earlier_mask_that_leaves_too_little_is_refused() -> None:

@@ -5,10 +5,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from torch import Tensor, nn
 
-from automl.compression.calibration import check_images, check_labels
+from automl.compression.calibration import check_images, check_labels, draw
 from search_spaces.capture import PrunableNetwork
 from search_spaces.errors import InputError
 
@@ -51,12 +50,13 @@ class ImportanceInputs:
         labels = check_labels(self.labels, images)
         if self.limit is None or len(images) <= self.limit:
             return images, labels
-        chosen = torch.randperm(len(images), generator=torch.Generator().manual_seed(self.seed))[: self.limit]
+        chosen = draw(len(images), self.limit, self.seed)
         return images[chosen], labels[chosen]
 
 
 Score = Callable[[ImportanceInputs], Mapping[str, FloatArray]]
-"""Group name -> importance of each of its units [width]; where a unit is worth more, its number is larger."""
+"""Group name -> importance of each of its units [width]; where a unit is worth more, its number is larger. A group that
+is left out cannot be pruned."""
 
 
 def by_mean(scores: FloatArray) -> FloatArray:
@@ -84,8 +84,10 @@ class Criterion:
         score: see `Score`.
         across: makes the scores of one group comparable with those of another; it keeps their order.
         labelled: whether it needs calibration images and labels; a run draws them for those that do.
+        unranked: why a group may have no scores, for whoever wants to prune one.
     """
 
     score: Score
     across: Callable[[FloatArray], FloatArray] = by_mean
     labelled: bool = False
+    unranked: str = "it gives them no scores"

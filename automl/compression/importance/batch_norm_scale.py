@@ -3,7 +3,6 @@
 import numpy as np
 
 from automl.compression.importance.base import FloatArray, ImportanceInputs
-from search_spaces.errors import InputError
 
 
 def batch_norm_scale(inputs: ImportanceInputs) -> dict[str, FloatArray]:
@@ -11,10 +10,8 @@ def batch_norm_scale(inputs: ImportanceInputs) -> dict[str, FloatArray]:
 
     Liu et al., "Learning Efficient Convolutional Networks through Network Slimming", ICCV 2017, section 3. It tells
     most of a network that was trained with an L1 penalty on these scales; one without the penalty is ranked all the
-    same. The scales of all groups are compared as they are.
-
-    Raises:
-        InputError: a group goes through no batch norm with a scale.
+    same. The scales of all groups are compared as they are. A group that goes through no batch norm with a scale has no
+    scores.
     """
     groups = inputs.network.graph.groups
     found: list[list[FloatArray]] = [[] for _ in groups]
@@ -29,10 +26,4 @@ def batch_norm_scale(inputs: ImportanceInputs) -> dict[str, FloatArray]:
             found[group].append(
                 np.bincount(in_unit[entries], values[entries], width) / np.bincount(in_unit[entries], minlength=width)
             )
-    bare = [group.name for group, scales in zip(groups, found, strict=True) if not scales]
-    if bare:
-        raise InputError(
-            "the importance 'batch_norm_scale' needs a batch norm with a scale behind every channel group, "
-            f"{bare[0]!r} has none; choose another importance"
-        )
-    return {group.name: np.mean(scales, axis=0) for group, scales in zip(groups, found, strict=True)}
+    return {group.name: np.mean(scales, axis=0) for group, scales in zip(groups, found, strict=True) if scales}

@@ -2,19 +2,20 @@
 is, stands in `search_spaces.sparsity`."""
 
 from automl.compression.sparsity.allocation import global_sparsity
-from automl.compression.sparsity.criteria import CRITERIA, Criterion, magnitude, taylor, taylor_scores
-from automl.compression.sparsity.gradual import GradualMasks, cubic_share
+from automl.compression.sparsity.criteria import CRITERIA, Criterion, criterion, magnitude, score_weights, taylor
+from automl.compression.sparsity.gradual import GradualSparsity, cubic_share
 from automl.compression.sparsity.masks import atom_indices, mask
 
 __all__ = [
     "CRITERIA",
     "Criterion",
-    "GradualMasks",
+    "GradualSparsity",
     "atom_indices",
+    "criterion",
     "cubic_share",
     "global_sparsity",
     "magnitude",
     "mask",
+    "score_weights",
     "taylor",
-    "taylor_scores",
 ]

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from search_spaces.errors import InputError
+from search_spaces.errors import InputError, did_you_mean
 
 
 def magnitude(weight: Tensor) -> Tensor:
@@ -67,35 +67,54 @@ CRITERIA: dict[str, Criterion] = {"magnitude": Criterion(_magnitude), "taylor": 
 """By name."""
 
 
-def taylor_scores(
+def criterion(name: str) -> Criterion:
+    """The criterion of that name; InputError where there is none."""
+    if name not in CRITERIA:
+        raise InputError(f"there is no criterion {name!r} of sparsity{did_you_mean(name, CRITERIA)}")
+    return CRITERIA[name]
+
+
+def score_weights(
+    name: str,
     model: nn.Module,
     weights: Mapping[str, Tensor],
-    batches: Iterable[tuple[Tensor, Tensor]],
+    batches: Iterable[tuple[Tensor, Tensor]] = (),
     loss: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy,
 ) -> dict[str, Tensor]:
-    """The Taylor scores of a network's weights, averaged over batches.
+    """The scores of a network's weights; those that need gradients are averaged over batches.
 
     The model is evaluated in the mode it is in, and nothing of it changes, gradients included; in training mode batch
     norm's statistics do.
 
     Args:
+        name: of the criterion.
         model: the network.
         weights: parameters of it, by name of the layer.
-        batches: (inputs, targets).
+        batches: (inputs, targets), where the criterion needs gradients.
         loss: (outputs, targets) -> a scalar.
 
     Raises:
-        InputError: there is no batch.
+        InputError: there is no such criterion, or no batch where one is needed.
     """
+    found = criterion(name)
+    if not found.needs_gradient or not weights:
+        return {layer: found.score(weight, None) for layer, weight in weights.items()}
     parameters = list(weights.values())
     totals = [torch.zeros_like(parameter, dtype=torch.float64) for parameter in parameters]
     count = 0
-    for inputs, targets in batches:
-        with torch.enable_grad():
-            gradients = torch.autograd.grad(loss(model(inputs), targets), parameters)
-        for total, parameter, gradient in zip(totals, parameters, gradients, strict=True):
-            total += taylor(parameter, gradient)
-        count += 1
+    frozen = [parameter for parameter in parameters if not parameter.requires_grad]
+    try:
+        for parameter in frozen:
+            parameter.requires_grad_(True)
+        for inputs, targets in batches:
+            with torch.enable_grad():
+                gradients = torch.autograd.grad(loss(model(inputs), targets), parameters, materialize_grads=True)
+            for total, parameter, gradient in zip(totals, parameters, gradients, strict=True):
+                total += found.score(parameter, gradient)
+            count += 1
+    finally:
+        for parameter in frozen:
+            parameter.requires_grad_(False)
     if not count:
-        raise InputError("Taylor scores need at least one batch of inputs and targets")
-    return {name: total / count for name, total in zip(weights, totals, strict=True)}
+        raise InputError(f"the criterion {name!r} needs at least one batch of inputs and targets")
+    return {layer: total / count for layer, total in zip(weights, totals, strict=True)}

@@ -1,0 +1,115 @@
+"""What a worker does with a network that is compared in the end: it is compressed, trained, and kept."""
+
+import contextlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import safetensors.torch
+import torch
+from torch import Tensor
+
+import automl
+from automl.compression.reconstruction import LayerReconstruction
+from automl.orchestration import worker
+from automl.orchestration.worker import Worker
+from automl.problem import Problem
+from automl.run.finalists import Finalist
+from automl.training import EpochReport
+from search_spaces.policy import CompressionPolicy, LayerPolicy
+
+POLICY = CompressionPolicy(
+    {
+        "conv2": LayerPolicy(keep=0.5, sparsity=0.75),
+        "fc1": LayerPolicy(keep=0.5, sparsity=0.5, weight_bits=4),
+    }
+)
+
+
+@pytest.fixture(scope="module")
+def workers(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Worker]:
+    folder: Path = tmp_path_factory.mktemp("workers")
+
+    def make(**sparsity: Any) -> Worker:
+        config = automl.load_config(
+            {
+                "model": {"name": "lenet5"},
+                "data": {"name": "digits", "args": {"size": 16}},
+                "baseline": {"epochs": 0},
+                "fine_tune": {"epochs": 3, "lr": 0.01},
+                "budget": {"metric": "macs", "ratio": 0.5},
+                "compression": {"calibration_images": 40, "sparsity": sparsity},
+                "measure": {"backend": "none"},
+            }
+        )
+        problem = Problem.build(config)
+        safetensors.torch.save_file(problem.model.state_dict(), folder / "baseline.safetensors")
+        return Worker(config, folder / "baseline.safetensors", "", problem.constraint)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TRIMTAB_CACHE", str(folder / "cache"))
+        yield make
+
+
+def finished(made: Worker, folder: Path, name: str = "best") -> dict[str, Tensor]:
+    made.finish(Finalist(name, POLICY, search_accuracy=0.5), folder, None)
+    return safetensors.torch.load_file(folder / "model.safetensors")
+
+
+def zeros(tensors: dict[str, Tensor]) -> dict[str, float]:
+    return {name: float((tensors[f"{name}.weight"] == 0).float().mean()) for name in ("conv2", "fc1")}
+
+
+@pytest.mark.parametrize("criterion", ["magnitude", "taylor"])
+def test_a_network_ends_as_sparse_as_its_policy_says(
+    criterion: str, workers: Callable[..., Worker], tmp_path: Path
+) -> None:
+    """Whether zeros are chosen before the training or during it, which leads to other weights."""
+    at_once = finished(workers(criterion=criterion), tmp_path / "once")
+    growing = finished(workers(criterion=criterion, gradual=0.5), tmp_path / "growing")
+    for tensors in (at_once, growing):
+        found = zeros(tensors)
+        assert found["conv2"] == 0.75
+        assert found["fc1"] >= 0.5  # and what four bits round to zero
+    assert not torch.equal(at_once["conv2.weight"] == 0, growing["conv2.weight"] == 0)
+
+
+class Killed(Exception):  # noqa: N818
+    """As a kill would, between two epochs."""
+
+
+def test_growing_zeros_survive_a_kill(
+    workers: Callable[..., Worker], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = finished(workers(gradual=0.8), tmp_path / "whole")
+
+    def note(report: EpochReport) -> None:
+        if report.epoch == 2:
+            raise Killed
+
+    with monkeypatch.context() as patch, contextlib.suppress(Killed):
+        patch.setattr(worker, "_notes", lambda folder: note)
+        finished(workers(gradual=0.8), tmp_path / "killed")
+    assert (tmp_path / "killed" / "training.pt").is_file()
+    again = finished(workers(gradual=0.8), tmp_path / "killed")
+    assert again.keys() == expected.keys()
+    assert all(torch.equal(again[name], expected[name]) for name in expected)
+
+
+def test_what_is_trained_from_scratch_is_not_reconstructed_first(
+    workers: Callable[..., Worker], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    corrected: list[bool] = []
+    correction = LayerReconstruction.correction
+
+    def seen(self: LayerReconstruction, *stay: Tensor) -> Tensor:
+        corrected.append(True)
+        return correction(self, *stay)
+
+    monkeypatch.setattr(LayerReconstruction, "correction", seen)
+    made = workers()
+    finished(made, tmp_path / "scratch", "from_scratch")
+    assert not corrected
+    finished(made, tmp_path / "best")
+    assert corrected

@@ -20,6 +20,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +31,7 @@ from scipy.stats import spearmanr
 
 from backends.measuring import Artefact, measure
 from backends.operator_prices import OperatorPrices
+from backends.recipes import Recipe
 from backends.table_backend import TableBackend, open_prices
 from backends.tvm import compile_module
 from search_spaces.capture import PrunableNetwork
@@ -55,19 +57,19 @@ def main() -> None:
             print(f"{name}: {len(policies)} random policies, {arguments.threads} threads", flush=True)
             with open_prices(_ENGINE, threads=arguments.threads) as prices:
                 backend = TableBackend(_ENGINE, network.graph, prices, threads=arguments.threads)
-                fill(backend, prices, policies)
+                fill(prices, [recipe for kept in policies for recipe in backend.recipes(kept)])
                 sums = np.array([backend.price(kept) for kept in policies])
                 for line in monotonicity(backend, prices, space):
                     print(line, flush=True)
                 print_pricing(network.graph, prices, space, policies, arguments.threads, rng)
             if arguments.processes:
-                measured = end_to_end(network, example, policies, arguments, prices.table.pace_s)
+                programs = [partial(export, network, kept, example, arguments.threads) for kept in policies]
+                measured = end_to_end(programs, example, arguments, prices.table.pace_s)
                 print_errors(sums, measured, arguments.verbose)
 
 
-def fill(backend: TableBackend, prices: OperatorPrices, policies: Sequence[Kept]) -> None:
-    """Measures the operators that the policies need, and tells what each took."""
-    recipes = [recipe for kept in policies for recipe in backend.recipes(kept)]
+def fill(prices: OperatorPrices, recipes: Sequence[Recipe]) -> None:
+    """Measures the operators that are not known, and tells what each took."""
     missing = prices.missing(recipes)
     if not missing:
         return
@@ -79,35 +81,40 @@ def fill(backend: TableBackend, prices: OperatorPrices, policies: Sequence[Kept]
         print(figure("a new operator", f"{seconds:.3f} s", "0.3 s", f"mean of {count}"), flush=True)
 
 
-def print_errors(sums: npt.NDArray[np.float64], measured: npt.NDArray[np.float64], verbose: bool) -> None:
+def print_errors(
+    sums: npt.NDArray[np.float64],
+    measured: npt.NDArray[np.float64],
+    verbose: bool,
+    targets: tuple[str, str] = ("3 %", "0.99"),
+) -> None:
     """Sums of the table beside latencies measured end to end."""
     for label, column in (("MAPE", 0), ("MAPE, clock as read", 1)):
         error = sums / measured[:, column] - 1.0
         spread = f"bias {error.mean():+.2%}, worst {np.abs(error).max():.2%}"
-        print(figure(label, f"{np.abs(error).mean():.2%}", "3 %", spread))
+        print(figure(label, f"{np.abs(error).mean():.2%}", targets[0], spread))
     if verbose:
         for estimate, latency in sorted(zip(sums, measured[:, 0], strict=True)):
             print(f"    {estimate * 1e6:9.1f} us in the table, {latency * 1e6:9.1f} measured {estimate / latency:7.3f}")
-    print(figure("Spearman", f"{spearmanr(sums, measured[:, 0])[0]:.4f}", "0.99"), flush=True)
+    print(figure("Spearman", f"{spearmanr(sums, measured[:, 0])[0]:.4f}", targets[1]), flush=True)
+
+
+def export(network: PrunableNetwork, kept: Kept, example: torch.Tensor, threads: int, path: Path) -> None:
+    """Compiles the network really pruned."""
+    compile_module(pruned(network, kept), example, threads=threads).export(path)
 
 
 def end_to_end(
-    network: PrunableNetwork,
-    example: torch.Tensor,
-    policies: Sequence[Kept],
-    arguments: argparse.Namespace,
-    pace_s: float,
+    programs: Sequence[Callable[[Path], None]], example: torch.Tensor, arguments: argparse.Namespace, pace_s: float
 ) -> npt.NDArray[np.float64]:
-    """Seconds of each policy's network [policies, 2], compiled from the network really pruned: at the pace of the
-    processor that the table is for, and as read."""
+    """Seconds of each network [networks, 2], which a program writes to a file: at the pace of the processor that the
+    table is for, and as read."""
     found: list[tuple[float, float]] = []
-    for start in range(0, len(policies), arguments.group):
+    for start in range(0, len(programs), arguments.group):
         with tempfile.TemporaryDirectory(prefix="trimtab-benchmark-") as name:
             artefacts = []
-            for number, kept in enumerate(policies[start : start + arguments.group]):
-                module = pruned(network, kept)
+            for number, program in enumerate(programs[start : start + arguments.group]):
                 path = Path(name) / f"{number}.so"
-                compile_module(module, example, threads=arguments.threads).export(path)
+                program(path)
                 artefacts.append(Artefact("tvm", path))
             processes = [
                 measure(artefacts, example.numpy(), threads=arguments.threads, rounds=arguments.rounds)

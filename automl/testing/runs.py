@@ -9,6 +9,7 @@ import numpy as np
 
 from automl.config import load_config
 from automl.costs.latency_budget import LatencyBudget
+from automl.orchestration.searches import searches
 from automl.run.directory import RunDirectory, State, write_json
 from automl.run.store import EvaluationRow, SearchRow, Store
 from search_spaces.objective import Constraint, Evaluation, Metric
@@ -49,16 +50,17 @@ def make_run(
     directory = RunDirectory.create(path, config)
     with directory.drive() as clock:
         clock.set(state, "fine-tuning")
-    metric: Metric = "latency_s" if config.latency_budget else "macs"
+    metric: Metric = "latency_s" if config.priced_by_table else "macs"
     budget = Constraint(metric, FULL[metric] / 2)
-    if config.latency_budget:
+    if config.priced_by_table:
         LatencyBudget(FULL[metric], FULL[metric] / 5, budget.limit, 0.5, margin=0.02).write(directory.budget_file)
     store = Store(directory.store_file)
     try:
-        rows = [SearchRow(f"{name}-{seed}", name, seed, evaluations) for seed in seeds for name in ("ddpg", "random")]
-        store.add_searches([*rows, SearchRow("uniform", "uniform", 0, 1)])
+        rows = searches(config)
+        store.add_searches(rows)
         for row in rows:
-            _fill(store, row, budget)
+            if row.algorithm != "uniform":
+                _fill(store, row, budget)
         _add(store, "uniform", 0, 0.49, 0.79, budget)
     finally:
         store.close()

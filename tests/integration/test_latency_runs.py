@@ -1,15 +1,13 @@
 """Whole runs under a latency budget: the real table of this machine, TVM, Ray, processes of their own."""
 
 import json
-import os
 import random
 import re
 import signal
 import sqlite3
 import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -17,6 +15,7 @@ from typing import Any
 import psutil
 import pytest
 import yaml
+from run_processes import PATIENCE_S, none_left_behind, start, trimtab, wait_until
 
 from automl.costs.latency_budget import LatencyBudget
 
@@ -31,7 +30,6 @@ CONFIG: dict[str, Any] = {
     "fine_tune": {"epochs": 0},
     "measure": {"margin": 0.02},
 }
-PATIENCE_S = 300
 
 
 @pytest.fixture(scope="module")
@@ -44,38 +42,9 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module", autouse=True)
 def families() -> Iterator[list[psutil.Process]]:
-    """Processes of killed drivers: they and whatever else a test starts are gone in the end."""
-    left: list[psutil.Process] = []
-    before = set(psutil.Process().children(recursive=True))
-    yield left
-    left.extend(set(psutil.Process().children(recursive=True)) - before)
-    _, alive = psutil.wait_procs(left, timeout=100)
-    assert not [process for process in alive if process.is_running() and process.status() != psutil.STATUS_ZOMBIE]
-
-
-def start(home: Path, *arguments: str) -> subprocess.Popen[str]:
-    environment = {
-        **os.environ,
-        "TRIMTAB_CACHE": str(home / "cache"),
-        "HOME": str(home),
-        "PYTHONPATH": str(Path(__file__).parents[2]),
-        "OMP_NUM_THREADS": "1",
-    }
-    return subprocess.Popen(
-        [sys.executable, "-m", "automl", *arguments],
-        cwd=home,
-        env=environment,
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        start_new_session=True,
-    )
-
-
-def trimtab(home: Path, *arguments: str) -> tuple[int, str, str]:
-    process = start(home, *arguments)
-    out, err = process.communicate(timeout=PATIENCE_S)
-    return process.returncode, out, err
+    """Processes of killed drivers."""
+    with none_left_behind() as left:
+        yield left
 
 
 def rows(run: Path) -> list[tuple[Any, ...]]:
@@ -132,7 +101,7 @@ def test_profiling_is_resumed_where_it_was_interrupted(home: Path) -> None:
     process = start(home, *command)
     table = home / "cache" / "latency"
     before = entries(table)
-    wait_for(process, lambda: entries(table) > before)
+    wait_until(process, lambda: entries(table) > before)
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 1, err
@@ -161,13 +130,13 @@ def test_killed_and_resumed_with_one_evaluator_equals_uninterrupted(
     run = home / "killed"
     chance = random.Random(seed := random.SystemRandom().randrange(2**32))
     process = start(home, "search", "tiny.yaml", "--out", "killed", "--set", "search.evaluators=1")
-    wait_for(process, lambda: (run / "trials.sqlite").exists() and len(rows(run)) >= 3)
+    wait_until(process, lambda: (run / "trials.sqlite").exists() and len(rows(run)) >= 3)
     time.sleep(chance.uniform(0.0, 1.0))
     families.extend(psutil.Process(process.pid).children(recursive=True))
     process.kill()
     process.communicate()
     process = start(home, "resume", "killed")
-    wait_for(process, lambda: bool(priced_by(process)))
+    wait_until(process, lambda: bool(priced_by(process)))
     time.sleep(chance.uniform(0.0, 2.0))
     for actor in priced_by(process):
         actor.kill()
@@ -179,14 +148,6 @@ def test_killed_and_resumed_with_one_evaluator_equals_uninterrupted(
 def priced_by(process: subprocess.Popen[str]) -> list[psutil.Process]:
     family = psutil.Process(process.pid).children(recursive=True)
     return [child for child in family if child.is_running() and child.name().startswith("ray::PriceActor")]
-
-
-def wait_for(process: subprocess.Popen[str], happened: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + PATIENCE_S
-    while not happened():
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
 
 
 @pytest.mark.slow

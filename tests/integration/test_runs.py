@@ -6,7 +6,6 @@ import random
 import signal
 import sqlite3
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -16,6 +15,7 @@ from typing import Any
 import psutil
 import pytest
 import yaml
+from run_processes import PATIENCE_S, alive, none_left_behind, start, trimtab, wait_until
 
 CONFIG: dict[str, Any] = {
     "model": {"name": "lenet5"},
@@ -36,7 +36,6 @@ def share_right(outputs, labels):
         raise RuntimeError("the metric is out of order")
     return (outputs.argmax(1) == labels).double().mean().item()
 """
-PATIENCE_S = 300
 
 
 @pytest.fixture(scope="module")
@@ -51,51 +50,9 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module", autouse=True)
 def families() -> Iterator[list[psutil.Process]]:
-    """Processes of killed drivers. They and whatever else a test starts are gone in the end.
-
-    Ray's two agents try to report their raylet's death for a minute before they follow it.
-    """
-    left: list[psutil.Process] = []
-    before = set(psutil.Process().children(recursive=True))
-    yield left
-    left.extend(set(psutil.Process().children(recursive=True)) - before)
-    psutil.wait_procs(left, timeout=100)
-    assert not [process for process in left if _alive(process)]
-
-
-def _alive(process: psutil.Process) -> bool:
-    try:
-        return bool(process.status() != psutil.STATUS_ZOMBIE)
-    except psutil.NoSuchProcess:
-        return False
-
-
-def start(home: Path, *arguments: str) -> subprocess.Popen[str]:
-    project = Path(__file__).parents[2]
-    root = home.parent if home.name == "elsewhere" else home
-    environment = {
-        **os.environ,
-        "TRIMTAB_CACHE": str(root / "cache"),
-        "HOME": str(root),
-        "PYTHONPATH": str(project),
-        "OMP_NUM_THREADS": "1",
-    }
-    command = [sys.executable, "-m", "automl", *arguments]
-    return subprocess.Popen(
-        command,
-        cwd=home,
-        env=environment,
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        start_new_session=True,  # a process group of its own, as a terminal gives one
-    )
-
-
-def trimtab(home: Path, *arguments: str) -> tuple[int, str, str]:
-    process = start(home, *arguments)
-    out, err = process.communicate(timeout=PATIENCE_S)
-    return process.returncode, out, err
+    """Processes of killed drivers."""
+    with none_left_behind() as left:
+        yield left
 
 
 def rows(run: Path) -> list[tuple[Any, ...]]:
@@ -189,8 +146,8 @@ def test_killed_at_random_moments_and_resumed_with_one_evaluator(
         assert process.returncode == -signal.SIGKILL, f"seed {seed}"
         assert json.loads(trimtab(home, "status", "killed", "--json")[1])["state"] == "unfinished"
         command = ["resume", "killed"]
-    process = start(home / "elsewhere", "resume", str(run))
-    _wait_until(process, lambda: bool(_evaluators(process)))
+    process = start(home, "resume", str(run), folder=home / "elsewhere")
+    wait_until(process, lambda: bool(_evaluators(process)))
     time.sleep(chance.uniform(0.0, 3.0))
     for worker in _evaluators(process):
         worker.kill()
@@ -204,7 +161,7 @@ def _kill_after(
     process: subprocess.Popen[str], run: Path, chance: random.Random, *, at_least: int
 ) -> list[psutil.Process]:
     """Kill a driver a random moment after so many evaluations are on record; returns its former family."""
-    _wait_until(process, lambda: _count(run) >= at_least and (run / "baseline.safetensors").exists())
+    wait_until(process, lambda: _count(run) >= at_least and (run / "baseline.safetensors").exists())
     time.sleep(chance.uniform(0.0, 1.0))
     family = psutil.Process(process.pid).children(recursive=True)
     assert {address for member in family for address in _listening(member)} <= {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
@@ -221,17 +178,9 @@ def _listening(process: psutil.Process) -> set[str]:
     return {connection.laddr.ip for connection in found if connection.status == psutil.CONN_LISTEN}
 
 
-def _wait_until(process: subprocess.Popen[str], happened: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + PATIENCE_S
-    while not happened():
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-
-
 def _evaluators(process: subprocess.Popen[str]) -> list[psutil.Process]:
     family = psutil.Process(process.pid).children(recursive=True)
-    return [child for child in family if _alive(child) and child.name().startswith("ray::Worker")]
+    return [child for child in family if alive(child) and child.name().startswith("ray::Worker")]
 
 
 def _connect(run: Path) -> sqlite3.Connection:
@@ -265,7 +214,7 @@ def _stopped_by(stop: Callable[[subprocess.Popen[str]], None], home: Path, name:
     run = home / name
     before = _count(run)
     process = start(home, *command)
-    _wait_until(process, lambda: _count(run) > before + 4)
+    wait_until(process, lambda: _count(run) > before + 4)
     stop(process)
     out, err = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 1

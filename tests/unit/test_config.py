@@ -111,6 +111,17 @@ def test_a_latency_budget_counts_latency_in_accuracy_mode_too() -> None:
     assert load_config({**MINIMAL, "budget": budget}).reward_name == "accuracy"
 
 
+def test_given_policies_need_no_budget_and_no_latency_table() -> None:
+    given = {**MINIMAL, "search": {"algorithm": "given"}}
+    assert load_config({**given, "budget": None}).cost_metric == "macs"
+    assert load_config({**given, "budget": {"metric": "params", "ratio": 0.5}}).cost_metric == "params"
+    timed = load_config({**given, "budget": {"metric": "latency_s", "ratio": 0.5}})
+    assert timed.latency_budget
+    assert not timed.priced_by_table
+    assert timed.cost_metric == "macs"
+    assert load_config({**MINIMAL, "budget": {"metric": "latency_s", "ratio": 0.5}}).priced_by_table
+
+
 @pytest.mark.parametrize(
     ("content", "said"),
     [

@@ -76,6 +76,19 @@ def test_in_accuracy_mode_the_reward_decides() -> None:
     assert chosen(rows, config)["best"] == ("ddpg-0", 1)
 
 
+def test_of_policies_that_are_given_the_most_accurate_is_chosen_whatever_the_budget() -> None:
+    config = load_config(BASE, ["search.algorithm=given"])
+    failed = EvaluationRow("given", 2, CompressionPolicy(), Evaluation(0.0, {"macs": 1.0}, 0.0, 0.1, "boom"))
+    rows = [row("given", 0, 0.8, 10), row("given", 1, 0.9, 90, violation=0.8), failed, row("uniform", 0, 0.7, 90)]
+    assert chosen(rows, config) == {
+        "baseline": (None, None),
+        "best": ("given", 1),
+        "uniform": ("uniform", 0),
+        "from_scratch": ("given", 1),
+    }
+    assert chosen([failed], config) == {"baseline": (None, None)}
+
+
 def test_a_result_counts_for_its_own_policy_only(tmp_path: Path) -> None:
     finalist = Finalist("best", CompressionPolicy.from_keep({"conv": 0.5}))
     assert read_result(tmp_path, finalist) is None

@@ -4,6 +4,7 @@ import json
 import re
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 import pytest
@@ -221,6 +222,87 @@ def test_a_reward_of_its_own_kind_is_drawn_too(tmp_path: Path) -> None:
     assert "reward over" not in text  # that is the picture's label, not a text
     assert re.search(r"episode \d+: reward ", text)
     assert "no hard budget" in text
+
+
+GIVEN = {"schema_version": 2, "model": None, "layers": {"conv1": {"weight_bits": 8}}}
+
+
+def given_run(path: Path, **sections: Any) -> tuple[RunDirectory, dict[str, Any]]:
+    """A run of a policy that was given, and its summary to be changed and written."""
+    search = {"algorithm": "given", "options": {"policies": [GIVEN]}, "evaluations": 1}
+    directory = make_run(path, overrides={"search": search, **sections})
+    summary = json.loads(directory.summary_file.read_text())
+    summary["random"] = None
+    return directory, summary
+
+
+def write(directory: RunDirectory, summary: dict[str, Any]) -> None:
+    directory.summary_file.write_text(json.dumps(summary))
+
+
+def test_what_is_done_beside_pruning_has_a_table_with_the_columns_that_say_something(tmp_path: Path) -> None:
+    directory, summary = given_run(tmp_path / "run")
+    quantised = {"weight_bits": 4, "weight_granularity": "group:32", "activation_bits": 8}
+    summary["treatments"] = [
+        {"name": "stage1", **quantised, "weight_bytes": 1234, "whole_bytes": 12340},
+        {"name": "stage2", "sparsity": 0.75, "pattern": "block:2x2", "weight_bytes": 10, "whole_bytes": 100},
+        {"name": "stage3", "remove": True, "weight_bytes": 0, "whole_bytes": 5000},
+        None,
+    ]
+    write(directory, summary)
+    text = _page(directory).text
+    for words in ("4 bits symmetric, group:32", "8 bits asymmetric, tensor", "75 % block:2x2", "left out"):
+        assert words in text
+    for words in ("1.23 kB", "10 % of 12.3 kB", "0 % of 5 kB"):
+        assert words in text
+    assert "rank" not in text
+    summary["treatments"] = [{"name": "stage4", "rank": [4, 8], "factorisation": "tucker2"}]
+    write(directory, summary)
+    text = _page(directory).text
+    assert "4 × 8 tucker2" in text
+    assert "activations" not in text
+    summary["treatments"] = []
+    write(directory, summary)
+    assert "What else is done to layers" not in _page(directory).text
+
+
+@pytest.mark.parametrize("treatment", [{"name": "a", "weight_bits": 0}, {"name": "a", "bits": 8}])
+def test_a_treatment_that_no_policy_could_hold_is_refused(tmp_path: Path, treatment: dict[str, Any]) -> None:
+    directory, summary = given_run(tmp_path / "run")
+    write(directory, {**summary, "treatments": [treatment]})
+    with pytest.raises(InputError, match="damaged: layer 'a' of a policy"):
+        write_report(directory.path)
+
+
+def test_a_policy_that_was_given_is_not_called_found(tmp_path: Path) -> None:
+    directory, summary = given_run(tmp_path / "run")
+    write(directory, summary)
+    text = _page(directory).text
+    for words in ("the policy given", "a policy that was given", "one uniform policy of at most as many MACs"):
+        assert words in text
+    for words in ("found by", "random search", "Over the episodes", "The policy is above the budget"):
+        assert words not in text
+    summary["best"]["feasible"] = False
+    write(directory, summary)
+    assert "The policy is above the budget." in _page(directory).text
+
+
+def test_a_latency_budget_of_a_given_policy_needs_no_table(tmp_path: Path) -> None:
+    directory, summary = given_run(tmp_path / "run", budget={"metric": "latency_s", "ratio": 0.5})
+    summary["budget"] = {"metric": "latency_s", "limit": None, "unit": "s", "measured_limit": 6.1e-5}
+    write(directory, summary)
+    text = _page(directory).text
+    assert "budget: 50 % of the baseline's latency" in text
+    assert "0.061 ms, where the baseline takes 0.122 ms" in text
+    assert "latency table" not in text
+    assert write_picture(directory.path, tmp_path / "chart.svg").exists()  # of MACs
+
+
+def test_why_a_latency_could_not_be_measured_is_told(tmp_path: Path) -> None:
+    directory, summary = given_run(tmp_path / "run")
+    summary["best"]["latency_s"] = None
+    write(directory, {**summary, "latency_errors": {"best": "no rule for aten.fake"}})
+    assert "not measured in TVM: no rule for aten.fake." in _page(directory).text
 
 
 @settings(deadline=None)

@@ -126,6 +126,13 @@ def test_ten_failures_in_a_row_stop_a_search_and_nine_do_not() -> None:
     assert max(record.rewards) == 5 + FAILURES_IN_A_ROW - 1
 
 
+def test_a_search_of_which_every_evaluation_failed_has_failed() -> None:
+    with pytest.raises(SearchFailedError, match="its evaluation failed with: boom"):
+        run("random", Record(fails=lambda number: True), evaluations=1)
+    with pytest.raises(SearchFailedError, match="3 evaluations failed in a row, the last with: boom"):
+        run("random", Record(fails=lambda number: True), evaluations=3)
+
+
 @pytest.mark.parametrize("name", ["ddpg", "random"])
 def test_failures_that_ended_a_search_can_be_tried_again(name: str) -> None:
     """No snapshot contains them, so the search goes on as if they had never been."""

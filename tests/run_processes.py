@@ -1,0 +1,70 @@
+"""Whole runs as a user starts them: the command in a process of its own, with a cache and a home of its own."""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+
+PATIENCE_S = 300
+
+
+def start(home: Path, *arguments: str, folder: Path | None = None) -> subprocess.Popen[str]:
+    """Start the command in a folder, by default that of its home."""
+    environment = {
+        **os.environ,
+        "TRIMTAB_CACHE": str(home / "cache"),
+        "HOME": str(home),
+        "PYTHONPATH": str(Path(__file__).parents[1]),
+        "OMP_NUM_THREADS": "1",
+    }
+    return subprocess.Popen(
+        [sys.executable, "-m", "automl", *arguments],
+        cwd=folder or home,
+        env=environment,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,  # a process group of its own, as a terminal gives one
+    )
+
+
+def trimtab(home: Path, *arguments: str) -> tuple[int, str, str]:
+    """Exit code, output and errors of the command."""
+    process = start(home, *arguments)
+    out, err = process.communicate(timeout=PATIENCE_S)
+    return process.returncode, out, err
+
+
+def wait_until(process: subprocess.Popen[str], happened: Callable[[], bool]) -> None:
+    """Wait for something to happen while a process runs; it must not end before."""
+    deadline = time.monotonic() + PATIENCE_S
+    while not happened():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def alive(process: psutil.Process) -> bool:
+    try:
+        return bool(process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
+
+
+@contextmanager
+def none_left_behind() -> Iterator[list[psutil.Process]]:
+    """Processes of killed drivers, to be added to the list: they and all that is started meanwhile are gone in the end.
+
+    Ray's two agents try to report their raylet's death for a minute before they follow it.
+    """
+    left: list[psutil.Process] = []
+    before = set(psutil.Process().children(recursive=True))
+    yield left
+    left.extend(set(psutil.Process().children(recursive=True)) - before)
+    psutil.wait_procs(left, timeout=100)
+    assert not [process for process in left if alive(process)]

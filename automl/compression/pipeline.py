@@ -10,12 +10,13 @@ from torch import Tensor, fx, nn
 
 from automl.compression.blocks import without_blocks
 from automl.compression.calibration import check_images, check_labels, draw
+from automl.compression.decomposition import Decomposition
 from automl.compression.importance.base import ImportanceInputs
 from automl.compression.recalibration import recalibrate_batch_norm
 from automl.compression.reconstruction import LayerReconstruction, gather
 from automl.compression.selection import rank_units, refuse_unranked
 from automl.compression.sparsity import criterion
-from automl.compression.treatments import Compressed, QuantisationOptions, SparsityOptions, decompose, treat
+from automl.compression.treatments import Compressed, QuantisationOptions, SparsityOptions, treat
 from search_spaces.capture import PrunableNetwork
 from search_spaces.errors import InputError
 from search_spaces.policy import CompressionPolicy
@@ -83,7 +84,7 @@ class Compressor:
         inputs = ImportanceInputs(network, original, calibration, labels, options.seed, options.calibration_images)
         self._ranked = rank_units(inputs, options.importance)
         self._entries = _entry_indices(network)
-        self._original = original
+        self._decomposition = Decomposition(original)
         self._layers: Mapping[str, LayerReconstruction] = {}
         self._recalibration: Tensor | None = None
         self._images: Tensor | None = None
@@ -160,7 +161,7 @@ class Compressor:
         module = without_blocks(self.network.prune(kept), graph.removed)
         if reconstruct:
             self._reconstruct(module, stay, {layer for block in graph.removed for layer in block.layers})
-        decompose(module, graph, self._original, lambda layer: tuple(stay[index] for index in self._entries[layer]))
+        self._decomposition.apply(module, graph, lambda layer: tuple(stay[index] for index in self._entries[layer]))
         if self._recalibration is not None:
             recalibrate_batch_norm(module, self._recalibration)
         sparsity = self.options.sparsity if sparse else None

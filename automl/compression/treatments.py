@@ -1,5 +1,5 @@
-"""What a policy asks for beside pruning, done to the tensors of a pruned network: layers are taken apart, then made
-sparse, then quantised. Each step sees what the one before it left."""
+"""What a policy asks for beside pruning and rank, done to the tensors of a network: weights are made sparse, then
+quantised. Each step sees what the one before it left."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, fx, nn
 
 from automl.compression.importance.taylor import cross_entropy
-from automl.compression.low_rank import factorise
 from automl.compression.quantisation import (
     METHODS,
     WEIGHT_METHODS,
@@ -21,20 +20,14 @@ from automl.compression.quantisation import (
 from automl.compression.quantisation.calibration import check_method
 from automl.compression.sites import Site, find_sites, weight_of
 from automl.compression.sparsity import criterion, mask, score_weights
-from automl.compression.structure import check_readable, install_quantisers, take_apart
+from automl.compression.structure import check_readable, install_quantisers
 from search_spaces.errors import InputError
-from search_spaces.factorisations import INPUT_MATRIX
 from search_spaces.graph import ModelGraph
 from search_spaces.layers import LayerSpec
-from search_spaces.rebuild import slice_layer
-from search_spaces.template import Weighted
 
 BATCH = 256
 GRADIENT_BATCH = 64
 """Images whose mean gradient scores weights; their scores are averaged."""
-
-Stays = Callable[[str], tuple[Tensor, ...]]
-"""Layer -> which of its input and of its output channels stay, bool [in] and [out]."""
 
 
 @dataclass(frozen=True)
@@ -96,23 +89,6 @@ class Compressed:
     weights: Mapping[str, Quantised] = field(default_factory=dict)
 
 
-def decompose(module: fx.GraphModule, graph: ModelGraph, original: nn.Module, stays: Stays) -> None:
-    """Take layers of a pruned network apart, in place: whole layers are factored, then their channels pruned.
-
-    Args:
-        module: the pruned network.
-        graph: of the network that is wanted.
-        original: the network before pruning.
-        stays: of a layer of the original.
-
-    Raises:
-        InputError: a layer cannot be taken apart.
-    """
-    for name, policy in graph.treatments:
-        if policy.factors is not None:
-            take_apart(module, name, _factored(original, name, *policy.factors, *stays(name)))
-
-
 def treat(
     module: fx.GraphModule,
     graph: ModelGraph,
@@ -143,30 +119,6 @@ def treat(
             weight_of(module, sites[name]).data.copy_(found.values)
     _calibrate(module, treated, sites, weights, images, options)
     return Compressed(module.eval(), graph, masks, {name: found for name, (found, _) in weights.items()})
-
-
-def _factored(
-    original: nn.Module, name: str, method: str, rank: tuple[int, ...], inputs: Tensor, outputs: Tensor
-) -> list[nn.Module]:
-    """The parts of the whole layer, without the channels that were pruned."""
-    parts = list(factorise(_layer(original, name), method, rank))
-    parts[0] = slice_layer(parts[0], inputs.nonzero().flatten().numpy(), None)
-    parts[-1] = slice_layer(parts[-1], None, outputs.nonzero().flatten().numpy())
-    return parts
-
-
-def _layer(original: nn.Module, name: str) -> nn.Module:
-    """A layer that can be taken apart; a recurrent layer's input matrix as a linear layer."""
-    modules: dict[str, nn.Module] = dict(original.named_modules())
-    owner, _, matrix = name.rpartition(".")
-    if matrix == INPUT_MATRIX and isinstance(modules.get(owner), nn.RNNBase):
-        weight = modules[owner].get_parameter(matrix)
-        linear = nn.Linear(weight.shape[1], weight.shape[0], bias=False, device="meta")
-        linear.weight = weight
-        return linear
-    if not isinstance(modules.get(name), Weighted):
-        raise InputError(f"layer {name!r} is part of another module and cannot be taken apart; leave out its rank")
-    return modules[name]
 
 
 def _sparsify(

@@ -65,7 +65,7 @@ def compress_run(
     """Apply a policy to a config's network, fine-tune, measure and export it beside its controls, as a run; quietly.
 
     Args:
-        config: as of `search`; of its search section only the evaluators and the device count. A budget is reported on.
+        config: as of `search`; of its search section the evaluators and the device count. A budget is reported on.
         policy: what to apply, or the file that it stands in.
         out: as of `search`; by default the next free `runs/<policy>-<n>`.
 

@@ -231,10 +231,8 @@ class Problem:
         options = replace(options, reconstruct=False, recalibrate_images=0, calibration_images=few)
         images, labels = self._calibration(options)
         compressor = Compressor(self.network, images, options, labels)
-        if not self.config.search.given:
-            compressor.kept(self.space.cheapest())
-            return
-        for policy in given_policies(self.config.search.options):
+        compressor.kept(self.space.cheapest())  # searches and the uniform policy may prune any group
+        for policy in given_policies(self.config.search.options) if self.config.search.given else ():
             compressor.compress(policy)
 
     def _check_reachable(self) -> None:

@@ -143,12 +143,12 @@ def status_table(status: Mapping[str, Any]) -> list[Table]:
 
 def _budget_text(budget: Mapping[str, Any]) -> str:
     measured = budget.get("measured_limit")
-    if budget["limit"] is None and measured is None:
+    if budget["metric"] == "latency_s" and "margin" not in budget:  # no table was searched by
+        return f"budget: at most {_latency(measured)} measured"
+    if budget["limit"] is None:
         return "no hard budget"
     if budget["metric"] != "latency_s":
         return f"budget: at most {budget['limit']:,.0f} {budget['unit']}"
-    if "margin" not in budget:  # nothing was searched by a table
-        return f"budget: at most {_latency(measured)} measured"
     text = f"budget: at most {_latency(budget['limit'])} by the table"
     if measured is not None:
         text += f", {_latency(measured)} measured"

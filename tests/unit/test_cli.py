@@ -275,6 +275,9 @@ def test_layers_tell_groups_and_counts(capsys: pytest.CaptureFixture[str]) -> No
     out = capsys.readouterr().out
     assert "conv2" in out
     assert "channel groups that can be pruned" in out
+    assert "residual blocks" not in out
+    assert main(["layers", "config.yaml", "--set", "model.name=resnet20"]) == 0
+    assert "7 residual blocks that can be left out" in capsys.readouterr().out
 
 
 def test_status_as_json_and_as_text(capsys: pytest.CaptureFixture[str]) -> None:

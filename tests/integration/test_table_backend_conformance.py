@@ -11,6 +11,7 @@ from torch import nn
 from automl.testing.backends import BackendConformance
 from automl.testing.problems import conv_chain
 from backends.base import HardwareBackend
+from backends.integers import formats_of
 from backends.recipes import Recipe
 from backends.table_backend import TableBackend, open_prices
 from search_spaces.capture import PrunableNetwork
@@ -26,6 +27,10 @@ def graph() -> ModelGraph:
         *[nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(), nn.Linear(32, 10)],
     )
     return PrunableNetwork(network.eval(), torch.zeros(1, 3, 16, 16), prove=False).graph
+
+
+SPARSE = LayerPolicy(sparsity=0.5, weight_bits=4)
+EIGHT_BITS = CompressionPolicy(dict.fromkeys(("0", "3", "9"), LayerPolicy(weight_bits=8, activation_bits=8)))
 
 
 class Modelled:
@@ -60,6 +65,22 @@ class TestTorch(TableConformance):
 
 class TestTvm(TableConformance):
     engine = "tvm"
+
+    def graphs(self) -> Sequence[ModelGraph]:
+        return [*super().graphs(), graph().apply(EIGHT_BITS), graph().apply(CompressionPolicy({"0": SPARSE}))]
+
+    def unsupported(self) -> Sequence[ModelGraph]:
+        return [conv_chain(), graph().apply(CompressionPolicy({"3": LayerPolicy(rank=4)}))]
+
+    def test_eight_bits_run_as_integers_and_all_else_as_it_was(self) -> None:
+        backend = TableBackend(self.engine, graph(), Modelled())
+        whole, eight, sparse = (
+            [recipe.kind for recipe in backend.recipes(each.kept, formats_of(each))]
+            for each in (graph(), *self.graphs()[-2:])
+        )
+        assert {"conv2d_u8", "dense_u8"} < set(eight)
+        assert "conv2d" not in eight
+        assert sparse == whole
 
 
 class Recurrent(nn.Module):

@@ -14,8 +14,9 @@ from torch import fx
 
 from search_spaces.graph import ChannelGroup, Refusal
 from search_spaces.label_tensors import run_move, varies
-from search_spaces.labels import MOVES, IntArray, LabelPropagation, Units
+from search_spaces.labels import IntArray, LabelPropagation, Units
 from search_spaces.layers import Extent
+from search_spaces.operator_rules import MOVES
 from search_spaces.template import PADS, Conv, Template, arguments, op_name, source_of
 
 _RESIZED = {

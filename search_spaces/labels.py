@@ -7,9 +7,8 @@ rule of their own; where tensors meet element by element, the labels that meet a
 one unit. An operator that is not understood freezes the labels it touches.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -20,35 +19,12 @@ from scipy.sparse.csgraph import connected_components
 from torch import Tensor, fx, nn
 
 from search_spaces import label_rules
-from search_spaces.label_tensors import channel_vector, first_entries, run_move, unrepeated, varies
+from search_spaces.label_tensors import channel_vector, first_entries, unrepeated, varies
+from search_spaces.operator_rules import rule_of
 from search_spaces.recurrent import Recurrent
-from search_spaces.template import PADS, BatchNorm, Template, Weighted, arguments, op_name, source_of, weight_nodes
+from search_spaces.template import BatchNorm, Template, Weighted, op_name, source_of, weight_nodes
 
 IntArray = npt.NDArray[np.int64]
-
-MOVES = {
-    "reshape", "flatten", "permute", "transpose", "t", "movedim", "swapaxes", "slice", "select", "unsqueeze",
-    "expand", "flip", "roll", "index_select", "index", "repeat", "repeat_interleave", "channel_shuffle",
-    "native_channel_shuffle",
-}  # fmt: skip
-"""Operators that only move, repeat or drop entries: run literally on label tensors."""
-
-_PASSES = {
-    "contiguous", "clone", "to", "_to_copy", "type_as", "dropout", "hardswish", "log_sigmoid", "rrelu",
-    "zeros_like", "ones_like", "full_like",
-}  # fmt: skip
-"""Operators that work entry by entry on their first argument, though torch does not tag them so."""
-
-_SPATIAL = ("max_pool", "avg_pool", "adaptive_avg_pool", "adaptive_max_pool", "lp_pool", "upsample_", "_upsample_")
-_REDUCTIONS = {"mean", "sum", "amax", "amin", "max", "min", "var", "std", "logsumexp", "median"}
-_MIXED: dict[str, Callable[["LabelPropagation", fx.Node], Tensor | None]] = {
-    "scaled_dot_product_attention": label_rules.attention,
-    "matmul": label_rules.product,
-    "bmm": label_rules.product,
-    "layer_norm": label_rules.layer_norm,
-    "group_norm": label_rules.group_norm,
-}
-_ALONG = {"softmax", "log_softmax", "cumsum", "sort"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,39 +214,13 @@ class LabelPropagation:
         sources = [self.values[source] for source in node.all_input_nodes]
         if not name and isinstance(sources[0], list) and len(sources) == 1:
             return sources[0][node.args[1]]  # type: ignore[index]
-        rule = self._rule(node, name)
+        rule = rule_of(node)
         known = node.meta.get("batch_axis") is not None or not node.meta["fed"]
         read = sources[:1] if name == "expand" else sources  # not the size that it expands to
         if rule is None or not known or not read or not all(isinstance(source, Tensor) for source in read):
             return self._opaque(node, name or str(node.target))
-        result = rule(node)
+        result = rule(self, node)
         return self._opaque(node, name) if result is None else result
-
-    def _rule(self, node: fx.Node, name: str) -> Callable[[fx.Node], Tensor | None] | None:
-        tags = getattr(node.target, "tags", ())
-        if name in MOVES:
-            return self._move
-        if name in ("cat", "concat", "stack"):
-            return self._concatenate
-        if name in PADS:
-            return self._pad
-        if name in ("prelu", "instance_norm", "batch_norm"):
-            return self._by_channel
-        if name == "glu":
-            return self._glu
-        if name in _MIXED:
-            return partial(_MIXED[name], self)
-        if name in ("pixel_shuffle", "pixel_unshuffle"):
-            return self._pixels
-        if name.startswith(_SPATIAL):
-            return self._space
-        if name in _REDUCTIONS and "other" not in arguments(node):
-            return self._reduce
-        if name in _ALONG:
-            return self._normalise
-        if torch.Tag.pointwise in tags or name in _PASSES or name in _REDUCTIONS:
-            return self._pointwise
-        return None
 
     def _opaque(self, node: fx.Node, name: str) -> Any:
         """An operator that is not understood: what it reads and what it gives has to stay."""
@@ -284,118 +234,6 @@ class LabelPropagation:
             return [None if shape is None else label.expand(shape) for shape in node.meta["items"]]
         shape = node.meta["shape"]
         return label.reshape([1] * len(shape)).expand(shape)
-
-    @staticmethod
-    def _first(node: fx.Node) -> bool:
-        """Whether dimension 1 is that of the channels: where the batch is the first one, or there is none."""
-        return node.meta["batch_axis"] in (None, 0)
-
-    # -- rules: each gives None where it does not apply -------------------------------------------------------------
-
-    def _move(self, node: fx.Node) -> Tensor | None:
-        return run_move(self.template, node, self.values[node.all_input_nodes[0]])
-
-    def _concatenate(self, node: fx.Node) -> Tensor | None:
-        found = arguments(node)
-        sources, dim = [self.values[source] for source in found["tensors"]], found["dim"]
-        if op_name(node) == "stack":
-            dim %= sources[0].ndim + 1
-            sources = [source.unsqueeze(dim) for source in sources]
-        dim %= sources[0].ndim
-        if dim == node.meta["batch_axis"]:
-            return None
-        sources = [source for source in sources if source.ndim == len(node.meta["shape"])]
-        narrow = []
-        for axis in range(sources[0].ndim):
-            if axis != dim and all(source.stride(axis) == 0 or source.shape[axis] == 1 for source in sources):
-                narrow.append(axis)
-        for axis in narrow:
-            sources = [source.narrow(axis, 0, 1) for source in sources]
-        return torch.cat(sources, dim).expand(node.meta["shape"])
-
-    def _pad(self, node: fx.Node) -> Tensor | None:
-        """Channels that are added have fresh labels; space that is added belongs to its channel."""
-        result: Tensor = self.values[source_of(node)]
-        found = arguments(node)
-        amounts = found["pad"]
-        axes = [axis for axis in range(result.ndim) if varies(result, axis)]
-        for position in range(len(amounts) // 2):
-            axis = result.ndim - 1 - position
-            before, after = amounts[2 * position : 2 * position + 2]
-            if axis not in axes:
-                continue
-            if before == after == 0:
-                continue
-            if min(before, after) < 0 or axes != [axis] or found.get("mode", "constant") != "constant":
-                return None
-            line = result.movedim(axis, 0).reshape(result.shape[axis], -1)[:, 0]
-            line = torch.cat([self.fresh(before), line, self.fresh(after)])
-            shape = list(result.shape)
-            shape[axis] = len(line)
-            result = self.along(line, axis, shape)
-        return first_entries(result, [axis for axis in range(result.ndim) if axis not in axes]).expand(
-            node.meta["shape"]
-        )
-
-    def _space(self, node: fx.Node) -> Tensor | None:
-        source: Tensor = self.values[source_of(node)]
-        axes = range(2, source.ndim)
-        if "items" in node.meta or not self._first(node) or any(varies(source, axis) for axis in axes):
-            return None
-        return first_entries(source, axes).expand(node.meta["shape"])
-
-    def _reduce(self, node: fx.Node) -> Tensor | None:
-        source: Tensor = self.values[source_of(node)]
-        found = arguments(node)
-        dims = found.get("dim")
-        if dims is None or dims == [] or "items" in node.meta:
-            return None
-        axes = [axis % source.ndim for axis in (dims if isinstance(dims, list | tuple) else [dims])]
-        if source_of(node).meta["batch_axis"] in axes or any(varies(source, axis) for axis in axes):
-            return None
-        result = first_entries(source, axes)
-        if not found.get("keepdim"):
-            for axis in sorted(axes, reverse=True):
-                result = result.squeeze(axis)
-        return result
-
-    def _normalise(self, node: fx.Node) -> Tensor | None:
-        source: Tensor = self.values[source_of(node)]
-        axis = arguments(node)["dim"] % source.ndim
-        return (
-            None if axis in (0, node.meta.get("batch_axis")) or varies(source, axis) or "items" in node.meta else source
-        )
-
-    def _by_channel(self, node: fx.Node) -> Tensor | None:
-        """The parameters have an entry a channel; space is left alone."""
-        source, *parameters = (self.values[argument] for argument in node.all_input_nodes)
-        if not self._first(node) or any(parameter.ndim > 1 for parameter in parameters):
-            return None
-        columns = [parameter.reshape([-1] + [1] * (source.ndim - 2)) for parameter in parameters if len(parameter) > 1]
-        return self.meet([source, *columns])
-
-    def _glu(self, node: fx.Node) -> Tensor | None:
-        source: Tensor = self.values[source_of(node)]
-        value, gate = source.chunk(2, arguments(node)["dim"])
-        return self.meet([value, gate])
-
-    def _pixels(self, node: fx.Node) -> Tensor | None:
-        """Pixel shuffle: the channels that make up one block of pixels stay or go together."""
-        source = channel_vector(self.values[source_of(node)], 1)
-        if source is None or not self._first(node):
-            return None
-        found = arguments(node)
-        if "downscale_factor" in found:
-            labels = source.repeat_interleave(found["downscale_factor"] ** 2)
-        else:
-            rows = source.reshape(-1, found["upscale_factor"] ** 2)
-            self.link(rows[:, :1].expand_as(rows), rows)
-            labels = rows[:, 0]
-        return self.along(labels, 1, node.meta["shape"])
-
-    def _pointwise(self, node: fx.Node) -> Tensor | None:
-        sources = [self.values[source] for source in node.all_input_nodes]
-        return sources[0] if op_name(node) in _PASSES else self.meet(sources)
 
     def meet(self, sources: Sequence[Tensor]) -> Tensor:
         """Tensors that are combined entry by entry: link the labels that meet.

@@ -16,14 +16,13 @@ from torch import Tensor, fx, nn
 from torch.export import ExportedProgram
 
 from search_spaces.errors import InputError
-from search_spaces.exported import aliases, bound, each, expressions, hint, hints, owner
+from search_spaces.exported import aliases, bound, expressions, hint, hints, owner
+from search_spaces.layer_calls import LAYERS, TENSORS, read_batch_norm, read_layer
 from search_spaces.recurrent import OPERATORS, read_call
 from search_spaces.template import Template, arguments, drop_unused, op_name
 
 aten = torch.ops.aten
 
-_LAYERS = {"conv1d": nn.Conv1d, "conv2d": nn.Conv2d, "conv3d": nn.Conv3d, "linear": nn.Linear}
-_BATCH_NORMS = {2: nn.BatchNorm1d, 3: nn.BatchNorm1d, 4: nn.BatchNorm2d, 5: nn.BatchNorm3d}
 _DROPOUTS = {
     "dropout": nn.Dropout,
     "feature_dropout": nn.Dropout2d,
@@ -228,13 +227,19 @@ class _Normaliser:
     # -- layers ----------------------------------------------------------------------------------------------------
 
     def _layer(self, node: fx.Node, name: str) -> bool:
-        if name not in _LAYERS and name not in ("batch_norm", _FUNCTIONAL_BATCH_NORM):
+        if name not in LAYERS and name not in ("batch_norm", _FUNCTIONAL_BATCH_NORM):
             return False
         found = arguments(node)
         prefix = self._prefix(found)
         if prefix is None:
             return False
-        module = self._weighted(name, found) if name in _LAYERS else self._batch_norm(prefix, found)
+        tensors = {key: self._held(found.get(key)) for key in TENSORS}
+        if name in LAYERS:
+            module = read_layer(name, found, tensors)
+        else:
+            found["momentum"] = getattr(self.model.get_submodule(prefix), "momentum", found["momentum"])
+            tensors["num_batches_tracked"] = self.held.get(f"{prefix}.num_batches_tracked", torch.tensor(0))
+            module = read_batch_norm(found, tensors)
         known = self.modules.setdefault(prefix, module)
         if known is not module and repr(known) != repr(module):  # one weight, used in two ways
             return False
@@ -249,7 +254,7 @@ class _Normaliser:
     def _prefix(self, found: dict[str, Any]) -> str | None:
         """Qualified name of the module that holds exactly these tensors under their usual names."""
         prefix = None
-        for key in ("weight", "bias", "running_mean", "running_var"):
+        for key in TENSORS:
             node = found.get(key)
             if node is None:
                 continue
@@ -261,43 +266,6 @@ class _Normaliser:
 
     def _held(self, node: fx.Node | None) -> Any:
         return None if node is None else self.held[self.leaf[node]]
-
-    def _weighted(self, name: str, found: dict[str, Any]) -> nn.Module:
-        weight, bias = self._held(found["weight"]), self._held(found["bias"])
-        options: dict[str, Any] = {"bias": bias is not None, "device": "meta"}
-        outputs, inputs, *kernel = weight.shape
-        if name != "linear":
-            inputs *= found["groups"]
-            padding = found["padding"]
-            options.update(
-                kernel_size=tuple(kernel),
-                stride=each(found["stride"], len(kernel)),
-                padding=padding if isinstance(padding, str) else each(padding, len(kernel)),
-                dilation=each(found["dilation"], len(kernel)),
-                groups=found["groups"],
-            )
-        module: nn.Module = _LAYERS[name](inputs, outputs, **options)
-        module._parameters.update(weight=weight, bias=bias)
-        return module.eval()
-
-    def _batch_norm(self, prefix: str, found: dict[str, Any]) -> nn.Module:
-        tensors = {key: self._held(found[key]) for key in ("weight", "bias", "running_mean", "running_var")}
-        source = found["input"].meta["val"]
-        module: nn.Module = _BATCH_NORMS[source.ndim](
-            source.shape[1],
-            eps=found["eps"],
-            momentum=getattr(self.model.get_submodule(prefix), "momentum", found["momentum"]),
-            affine=tensors["weight"] is not None,
-            track_running_stats=tensors["running_mean"] is not None,
-            device="meta",
-        )
-        module._parameters.update(weight=tensors["weight"], bias=tensors["bias"])
-        if tensors["running_mean"] is not None:
-            tracked = self.held.get(f"{prefix}.num_batches_tracked", torch.tensor(0))
-            module._buffers.update(
-                running_mean=tensors["running_mean"], running_var=tensors["running_var"], num_batches_tracked=tracked
-            )
-        return module.eval()
 
     def _recurrent(self, node: fx.Node, name: str) -> bool:
         """A module that is called as its author did, on the sequence alone where it starts from zeros."""

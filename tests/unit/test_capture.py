@@ -39,9 +39,10 @@ from capture_nets import (
 )
 from torch import nn
 
+from search_spaces import labels, operator_rules
 from search_spaces.capture import PrunableNetwork, capture_graph
 from search_spaces.errors import InputError
-from search_spaces.labels import LabelPropagation
+from search_spaces.template import op_name
 
 TOLERANCE = 1e-4
 
@@ -281,12 +282,12 @@ def test_a_wrong_rule_is_found_by_the_proof(monkeypatch: pytest.MonkeyPatch) -> 
 
     x = torch.randn(1, 3, 6, 6)
     assert [group.name for group in capture_graph(Flipped(), x).groups] == ["a", "b", "c"]
-    right = LabelPropagation._rule
+    right = labels.rule_of
 
-    def wrong(self: LabelPropagation, node: torch.fx.Node, name: str) -> object:
-        return self._pointwise if name == "flip" else right(self, node, name)
+    def wrong(node: torch.fx.Node) -> operator_rules.Rule | None:
+        return operator_rules._pointwise if op_name(node) == "flip" else right(node)
 
-    monkeypatch.setattr(LabelPropagation, "_rule", wrong)
+    monkeypatch.setattr(labels, "rule_of", wrong)
     network = PrunableNetwork(Flipped(), x)
     assert [group.name for group in network.graph.groups] == ["b", "c"]
     (refusal,) = [refusal for refusal in network.graph.refusals if refusal.name == "a"]

@@ -104,11 +104,12 @@ def cpu_for(mcpu: str | None = None, threads: int = 1, triple: str = "") -> Cpu:
     if has("avx2", target):
         dot = "vnni256" if has("avxvnni", target) else "madd"
         return Cpu(mcpu, lanes=8, registers=16, latency_accumulators=12.0, threads=threads, triple=triple, dot=dot)
-    dot = "madd" if has("sse2", target) else "plain"
     if has("neon", target):
+        dot = "usdot" if has("i8mm", target) else "udot" if has("dotprod", target) else "smull"
         # 8 for the 2 multiply-adds a cycle of a Cortex-A76, 4 cycles each; the widest do 4 a cycle, and of these an
         # Apple M1 comes within 1 % of its best from 12 on, by LLVM's model of its pipeline.
         return Cpu(mcpu, 4, 32, 12.0, threads, triple, holds_inputs=True, dot=dot)
+    dot = "madd" if has("sse2", target) else "plain"
     return Cpu(mcpu, lanes=4, registers=16, latency_accumulators=8.0, threads=threads, triple=triple, dot=dot)
 
 

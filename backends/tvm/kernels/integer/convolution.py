@@ -19,10 +19,10 @@ from backends.tvm.kernels.base import (
     threads_for,
     unpack_blocks,
 )
-from backends.tvm.kernels.integer.dot import add_products, same_for_all
+from backends.tvm.kernels.integer.dot import Sums, with_free_registers
 from backends.tvm.kernels.integer.epilogue import TO_CODES, IntegerEpilogue
 from backends.tvm.kernels.integer.kernel import IntegerKernel, check_products
-from backends.tvm.kernels.loops import Cover, accumulators, between, by_band, each, serial, spread_over, store, vector
+from backends.tvm.kernels.loops import Cover, between, by_band, each, serial, spread_over, store, vector
 from backends.tvm.kernels.tiles import Tile, choose_covering_tile
 from backends.tvm.kernels.windows import walks
 from backends.tvm.target import Cpu
@@ -92,7 +92,7 @@ class IntegerConv2d(IntegerKernel):
     def write(self, cpu: Cpu, *buffers: Any) -> None:
         """As `TiledConvolution`: a tile of accumulators in registers, the whole reduction around it."""
         batch, blocks, rows, columns, _ = self.output_shape
-        tile = choose_covering_tile(blocks, rows, columns, cpu)
+        tile = choose_covering_tile(blocks, rows, columns, with_free_registers(cpu))
         across, down, along = Cover(blocks, tile.blocks), Cover(rows, tile.rows), Cover(columns, tile.columns)
         of_rows, of_columns = walks(self.window, self.source[2:4], self.size)
         threads = threads_for(self.work, cpu)
@@ -117,17 +117,19 @@ class IntegerConv2d(IntegerKernel):
         """One tile from its first element on: (image, block, row, column)."""
         source, weight, table = operands["source"], operands["weight"], operands.get("table")
         n, block, row, column = corner
-        sums = accumulators(tile.blocks, tile.rows, tile.columns, self.lanes, dtype="int32")
+        sums = Sums(cpu.dot, tile.blocks, (tile.rows, tile.columns), self.lanes, shared=True)
         of_rows, of_columns = walks(self.window, self.source[2:4], self.size)
 
         def multiply(step: Expression, kh: Expression, kw: Expression, visited: tuple[range, range]) -> None:
             first = (self.span.start or 0) + step * 4 if table is None else table[step]
             place = first // self.source[4], first % self.source[4]
-            with each(*visited, range(tile.blocks)) as (y, x, o):
+            with each(*visited) as (y, x):
                 pixel = of_rows.at(row + y, kh), of_columns.at(column + x, kw)
                 inputs = source.vload([n, place[0], *pixel, place[1]], "uint8x4")
-                weights = weight.vload([block + o, kh, kw, step, 0, 0], f"int8x{4 * self.lanes}")
-                add_products(sums, (o, y, x), same_for_all(inputs, self.lanes), weights, cpu.dot)
+                sums.add_inputs((y, x), inputs)
+                with each(range(tile.blocks)) as (o,):
+                    weights = weight.vload([block + o, kh, kw, step, 0, 0], f"int8x{4 * self.lanes}")
+                    sums.add_products(o, (y, x), inputs, weights)
 
         for kw, visited_columns in of_columns.visited(column, tile.columns, between):
             for kh, visited_rows in of_rows.visited(row, tile.rows, between):
@@ -135,7 +137,7 @@ class IntegerConv2d(IntegerKernel):
                     multiply(step, kh, kw, (visited_rows, visited_columns))
         with each(range(tile.rows), range(tile.columns), range(tile.blocks)) as (y, x, o), vector(self.lanes) as v:
             index = (n, block + o, row + y, column + x, v)
-            store(out, index, self.epilogue.apply(sums[o, y, x, v], (block + o, v), index, operands))
+            store(out, index, self.epilogue.apply(sums.total(o, (y, x), v), (block + o, v), index, operands))
 
     def reference(self, operands: Sequence[Array]) -> Array:
         """torch's convolution in float64, which is exact, of the channels that the span reads."""

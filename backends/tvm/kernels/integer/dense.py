@@ -7,10 +7,10 @@ from typing import Any, ClassVar
 import numpy as np
 
 from backends.tvm.kernels.base import Array, Expression, block_count, threads_for
-from backends.tvm.kernels.integer.dot import add_products, same_for_all
+from backends.tvm.kernels.integer.dot import Sums
 from backends.tvm.kernels.integer.epilogue import TO_CODES, IntegerEpilogue
 from backends.tvm.kernels.integer.kernel import IntegerKernel, check_products
-from backends.tvm.kernels.loops import Cover, accumulators, each, serial, spread_over, store, then, vector, when
+from backends.tvm.kernels.loops import Cover, each, serial, spread_over, store, then, vector, when
 from backends.tvm.target import Cpu
 
 _STREAMS = 8
@@ -78,11 +78,13 @@ class IntegerDense(IntegerKernel):
         named, cover = self.named(operands), Cover.of(self.blocks, _STREAMS)
         with spread_over((self.batch, cover.count), threads_for(self.work, cpu), (1, 0)) as (n, tile):
             block = cover.start(tile)
-            sums = accumulators(cover.width, self.lanes, dtype="int32")
-            with serial(self.size // 4) as step, each(range(cover.width)) as (o,):
-                inputs = same_for_all(named["source"].vload([n, step * 4], "uint8x4"), self.lanes)
-                weights = named["weight"].vload([block + o, step, 0, 0], f"int8x{4 * self.lanes}")
-                add_products(sums, (o,), inputs, weights, cpu.dot)
+            sums = Sums(cpu.dot, cover.width, (), self.lanes, shared=True)
+            with serial(self.size // 4) as step:
+                inputs = named["source"].vload([n, step * 4], "uint8x4")
+                sums.add_inputs((), inputs)
+                with each(range(cover.width)) as (o,):
+                    weights = named["weight"].vload([block + o, step, 0, 0], f"int8x{4 * self.lanes}")
+                    sums.add_products(o, (), inputs, weights)
             with each(range(cover.width)) as (o,):
                 self._finish(sums, n, block + o, o, named, out)
 
@@ -91,7 +93,7 @@ class IntegerDense(IntegerKernel):
 
         def element(v: Expression) -> None:
             index = n, block * self.lanes + v
-            store(out, index, self.epilogue.apply(sums[o, v], (block, v), index, named))
+            store(out, index, self.epilogue.apply(sums.total(o, (), v), (block, v), index, named))
 
         if self.outputs % self.lanes == 0:
             with vector(self.lanes) as v:

@@ -21,7 +21,7 @@ from search_spaces.policy import CompressionPolicy, LayerPolicy
 from search_spaces.recurrent import with_parameters
 
 QUANTISERS = "activation_quantisers"
-"""The submodule that holds them; each has its layer's name, dots replaced by underscores."""
+"""The submodule that holds them; see `quantiser_name`."""
 
 
 def build(
@@ -37,11 +37,17 @@ def build(
     Raises:
         InputError: that does not fit the network.
     """
-    graph = network.graph.apply(CompressionPolicy({name: replace(layer, keep=None) for name, layer in layers.items()}))
+    graph = wanted(network.graph, units, layers)
     module = without_blocks(network.prune(units), graph.removed)
-    kept = [len(np.atleast_1d(units[group.name])) if group.name in units else group.width for group in graph.groups]
-    shape(module, graph.with_kept(kept))
+    shape(module, graph)
     return module.eval()
+
+
+def wanted(graph: ModelGraph, units: Mapping[str, npt.ArrayLike], layers: Mapping[str, LayerPolicy]) -> ModelGraph:
+    """The graph of what `build` makes of the whole network; arguments as there."""
+    found = graph.apply(CompressionPolicy({name: replace(layer, keep=None) for name, layer in layers.items()}))
+    kept = [len(np.atleast_1d(units[group.name])) if group.name in units else group.width for group in graph.groups]
+    return found.with_kept(kept)
 
 
 def shape(network: fx.GraphModule, graph: ModelGraph) -> None:
@@ -84,8 +90,8 @@ def check_readable(site: Site) -> Site:
 
 
 def quantiser_name(layer: str) -> str:
-    """Qualified name of the quantiser of what a layer reads."""
-    return f"{QUANTISERS}.{layer.replace('.', '_')}"
+    """Qualified name of the quantiser of what a layer reads: "a.b_c" -> "a__b_uc", and no two layers have the same."""
+    return f"{QUANTISERS}.{layer.replace('_', '_u').replace('.', '__')}"
 
 
 def take_apart(network: fx.GraphModule, layer: str, parts: Sequence[nn.Module]) -> None:

@@ -1,7 +1,8 @@
 """What a policy asks for beside pruning and rank, done to the tensors of a network: weights are made sparse, then
 quantised. Each step sees what the one before it left."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -171,7 +172,8 @@ def _quantise(
         if layer.weight_format is not None:
             weight = weight_of(module, sites[layer.name]).data
             kept = masks.get(layer.name)
-            codes = quantise(weight, layer.weight_format, mask=kept, generator=chance, method=options.weight_range)
+            with _naming(layer.name):
+                codes = quantise(weight, layer.weight_format, mask=kept, generator=chance, method=options.weight_range)
             found[layer.name] = codes, weight.clone()
     return found
 
@@ -198,7 +200,7 @@ def _calibrate(
     watching: dict[fx.Node, list[Callable[[Tensor], None]]] = {}
     for name, observer in observers.items():
         for feed in check_readable(sites[name]).feeds:
-            watching.setdefault(feed, []).append(observer.observe)
+            watching.setdefault(feed, []).append(_naming(name)(observer.observe))
     for name, mean in means.items():
         for feed in sites[name].feeds:
             mean.axis = 1 if isinstance(module.get_submodule(name), nn.Conv1d | nn.Conv2d | nn.Conv3d) else -1
@@ -212,7 +214,17 @@ def _calibrate(
             bias = _bias(module, sites[name])
             if bias is not None:
                 bias += bias_correction(before, found, mean.value)
-    install_quantisers(module, sites, {name: observer.quantiser() for name, observer in observers.items()})
+    quantisers = {name: _naming(name)(observer.quantiser)() for name, observer in observers.items()}
+    install_quantisers(module, sites, quantisers)
+
+
+@contextmanager
+def _naming(layer: str) -> Iterator[None]:
+    """What is refused is said of that layer."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(f"layer {layer!r}: {error}") from None
 
 
 def _bias(module: nn.Module, site: Site) -> Tensor | None:

@@ -4,6 +4,7 @@ import copy
 import os
 import platform
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from math import prod
 from pathlib import Path, PurePosixPath, PureWindowsPath
@@ -13,7 +14,10 @@ import safetensors.torch
 import torch
 from torch import nn
 
+from automl.compression.saving import state_of, to_bytes
+from automl.compression.treatments import Compressed
 from automl.data import DataBundle, load_data
+from automl.export.agreement import rounding_step
 from automl.export.atomic import appearing_at_once
 from automl.export.manifest import (
     ARCHITECTURE,
@@ -31,7 +35,7 @@ from automl.export.manifest import (
     VerificationRecord,
     record_file,
 )
-from automl.export.onnx_export import save_onnx
+from automl.export.quantised_onnx import save_network
 from automl.export.rebuild import Architecture
 from automl.export.torch_export import Batch, capture_program, save_program
 from automl.export.tvm_export import save_library
@@ -40,17 +44,18 @@ from automl.training import evaluate
 from backends.measuring import Artefact, cpu_name, measure
 from backends.torch_reference import reference_output
 from search_spaces.errors import InputError, TrimtabError
-from search_spaces.policy import CompressionPolicy
+from search_spaces.policy import CompressionPolicy, layer_from_json
 
 MOST_IMAGES = 10_000
 FEWEST_IMAGES = 500
+COMPARED_IMAGES = 32
 MOST_MACS = 10**12
 MOST_PIXELS = 2**27
 PACKAGES = {"trimtab": "trimtab", "torch": "torch", "onnx": "onnx", "onnxruntime": "onnxruntime", "tvm": "apache-tvm"}
 
 
 def export_network(
-    module: nn.Module,
+    network: Compressed | nn.Module,
     directory: Path,
     *,
     policy: CompressionPolicy,
@@ -64,7 +69,7 @@ def export_network(
     """Write the network in every format, with a manifest; the directory appears whole or not at all.
 
     Args:
-        module: the compressed network; left as it is.
+        network: the compressed network; left as it is. Where it is sparse or quantised, not the module alone.
         directory: where; an export that stands there is replaced, anything else is refused.
         policy: what made the network.
         architecture: "model", "args", "classes", "input_shape", "units", perhaps "layers" (see `rebuild.Architecture`).
@@ -88,28 +93,30 @@ def export_network(
         raise InputError(f"an export needs the results {', '.join(sorted(lacking))}")
     described = Architecture.model_validate(dict(architecture))
     metric = known.pop("metric", None)
-    module = copy.deepcopy(module).cpu().eval()
+    network = copy.deepcopy(network)
+    module = (network.module if isinstance(network, Compressed) else network).cpu().eval()
     example = example_input.detach().to("cpu", torch.float32)
     with appearing_at_once(directory) as folder:
         (folder / POLICY).write_text(policy.to_json(), encoding="utf-8")
         (folder / ARCHITECTURE).write_text(described.to_json(), encoding="utf-8")
-        safetensors.torch.save_file(_weights(module), folder / WEIGHTS)
-        batch, left_out, details = _write_formats(module, example, folder, threads)
+        (folder / WEIGHTS).write_bytes(_weights(network, described))
         bundle = load_data(str(data["name"]), dict(data.get("args") or {}))
+        formats = _write_formats(network, example, _images(bundle), folder, threads)
         latency: dict[str, LatencyRecord] = {}
         if measure_latency:
             try:
-                latency = _latencies(module, folder, example, details, threads)
+                latency = _latencies(module, folder, example, formats.library, threads)
             except TrimtabError as error:  # the network is none the worse for it
                 known["latency_error"] = str(error)
         manifest = Manifest(
             schema_version=1,
             trimtab=_version("trimtab"),
             files={name: record_file(folder / name) for name in ARTEFACTS if (folder / name).exists()},
-            left_out=left_out,
+            left_out=formats.left_out,
+            onnx_float=formats.onnx_float,
             input=InputRecord(shape=list(example.shape[1:]), dtype="float32"),
             classes=described.classes,
-            batch=batch,
+            batch=formats.batch,
             data=_data_record(data, bundle),
             metric=metric,
             accuracy=float(known.pop("accuracy")),
@@ -144,33 +151,61 @@ def machine() -> dict[str, str | int]:
     return {"cpu": cpu_name(), "cores": os.cpu_count() or 1, "system": f"{platform.system()} {platform.machine()}"}
 
 
-def _weights(module: nn.Module) -> dict[str, torch.Tensor]:
-    """Own copies: safetensors refuses tensors that share memory."""
-    return {name: tensor.detach().cpu().contiguous().clone() for name, tensor in module.state_dict().items()}
+def _weights(network: Compressed | nn.Module, described: Architecture) -> bytes:
+    if isinstance(network, Compressed):
+        return to_bytes(network)
+    for name, entry in described.layers.items():
+        layer = layer_from_json(name, entry)
+        if layer.zeros or layer.weight_format:
+            raise InputError(
+                f"layer {name!r} is sparse or quantised, and a module alone has no mask or codes; export the "
+                "`Compressed` that `Compressor.compress` or `fine_tune` gave"
+            )
+    return safetensors.torch.save(state_of(network))
+
+
+def _images(bundle: DataBundle) -> torch.Tensor:
+    """Those on which every format's answers are compared with torch's, [N, C, H, W]."""
+    total = len(bundle.val)  # type: ignore[arg-type]  # torch's Dataset declares no __len__
+    return torch.stack([bundle.val[index][0] for index in range(min(COMPARED_IMAGES, total))]).to(torch.float32)
+
+
+@dataclass
+class _Formats:
+    """What was written.
+
+    Attributes:
+        batch: images that each artefact takes at a time.
+        left_out: artefacts that could not be made, with the reason.
+        onnx_float: see `Manifest`.
+        library: details of the compiled library.
+    """
+
+    batch: dict[str, Batch]
+    left_out: dict[str, str] = field(default_factory=dict)
+    onnx_float: dict[str, str] = field(default_factory=dict)
+    library: dict[str, str] = field(default_factory=dict)
 
 
 def _write_formats(
-    module: nn.Module, example: torch.Tensor, folder: Path, threads: int
-) -> tuple[dict[str, Batch], dict[str, str], dict[str, str]]:
-    """Batch size by artefact, artefacts left out with the reason, and details of the compiled library."""
+    network: Compressed | nn.Module, example: torch.Tensor, images: torch.Tensor, folder: Path, threads: int
+) -> _Formats:
+    module = network.module if isinstance(network, Compressed) else network
     program, size = capture_program(module, example)
     save_program(program, folder / PROGRAM)
-    batch: dict[str, Batch] = {PROGRAM: size}
-    left_out: dict[str, str] = {}
-    details: dict[str, str] = {}
+    found = _Formats({PROGRAM: size})
     try:
-        save_onnx(program, folder / ONNX)
-        batch[ONNX] = size
+        found.onnx_float = save_network(network, program, folder / ONNX, images, size)
+        found.batch[ONNX] = size
     except TrimtabError as error:
-        (folder / ONNX).unlink(missing_ok=True)
-        left_out[ONNX] = str(error)
+        found.left_out[ONNX] = str(error)
     try:
-        details = save_library(module, example, folder / LIBRARY, threads=threads)
-        batch[LIBRARY] = 1
+        found.library = save_library(network, images, folder / LIBRARY, threads=threads)
+        found.batch[LIBRARY] = 1
     except TrimtabError as error:
         (folder / LIBRARY).unlink(missing_ok=True)
-        left_out[LIBRARY] = str(error)
-    return batch, left_out, details
+        found.left_out[LIBRARY] = str(error)
+    return found
 
 
 def _verification(module: nn.Module, bundle: DataBundle, metric: str | None, macs: int) -> VerificationRecord:
@@ -209,7 +244,9 @@ def _latencies(
     artefacts = [Artefact(engine, folder / name) for engine, name in engines.items() if (folder / name).exists()]
     if not artefacts:
         return {}
-    measured = measure(artefacts, example[:1].numpy(), reference_output(module, example[:1]), threads=threads)
+    # what rounds activations was compared when it was written, on more than one image
+    expected = None if rounding_step(module) else reference_output(module, example[:1])
+    measured = measure(artefacts, example[:1].numpy(), expected, threads=threads)
     return {
         found.engine: LatencyRecord(
             median_s=found.latency_s,

@@ -108,6 +108,7 @@ class Manifest(Document):
     Attributes:
         files: by file name; plain names in the directory of the manifest.
         left_out: artefacts that could not be made, with the reason.
+        onnx_float: what `model.onnx` computes in float32 although the policy gives it fewer bits, with the reason.
         batch: by artefact, "dynamic" or the one batch size it takes.
         accuracy: of the whole test split.
         latency: by engine; empty where nothing was measured.
@@ -120,6 +121,7 @@ class Manifest(Document):
     trimtab: str
     files: dict[str, FileRecord]
     left_out: dict[str, str] = Field(default_factory=dict)
+    onnx_float: dict[str, str] = Field(default_factory=dict)
     input: InputRecord
     classes: Annotated[int, Field(gt=0)]
     batch: dict[str, Literal["dynamic"] | int]

@@ -11,8 +11,9 @@ what the fake-quantised network in torch computes.
 | fp16, bf16 | such tensors, and a Cast |
 | power_of_two, codebook, weights of "dorefa" | float values: ONNX has no such numbers |
 
-Integers are of 4, 8 and 16 bits, 4 and 16 from opset 21 on. Where activations use fewer codes than their integers have,
-a Clip before QuantizeLinear sees to it. Where the exporter folded batch norm into a weight, its scales take the factor.
+Integers are of 4 (weights alone), 8 and 16 bits, 4 and 16 from opset 21 on. Where activations use fewer codes than
+their integers have, a Clip before QuantizeLinear sees to it. Where the exporter folded batch norm into a weight, its
+scales take the factor.
 """
 
 import json
@@ -234,11 +235,10 @@ class _Writer:
         signed, bits = quantiser.format.scheme == "symmetric", quantiser.format.bits
         shift = middle(bits) if signed else 0
         form = _Integers(quantiser.scale, quantiser.zero_point - shift, bits, signed)
-        container = form.container(self._opset)
+        container = max(form.container(self._opset), 8)  # ONNX Runtime 1.31 fails at many operators between those of 4
         zero, scale = int(form.zero_point), float(form.scale)
         nodes, source, used = [], tensor, (quantiser.least - shift, quantiser.most - shift)
         if used != _span(container, signed):
-            container = max(container, 8)  # ONNX Runtime 1.31 refuses a Clip before 4 bits
             low, high = ((end - zero) * scale for end in used)
             nodes, source = [self._clip(tensor, stem, low, high)], f"{stem}_clipped"
         sides = [

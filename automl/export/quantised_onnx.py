@@ -1,22 +1,59 @@
 """A compressed network as a quantised ONNX model: the float graph, and QDQ nodes from the scales that it was given."""
 
 import copy
+from pathlib import Path
 
 import onnx
-import torch
 from torch import Tensor, nn
+from torch.export import ExportedProgram
 
 from automl.compression.quantisation import ActivationQuantiser, Quantised
 from automl.compression.quantisation.activations import HalfActivation, UniformActivation
 from automl.compression.structure import quantiser_name
 from automl.compression.treatments import Compressed
-from automl.export.onnx_export import quiet
-from automl.export.qdq import WIDE_OPSET, insert_qdq
-from automl.export.torch_export import capture_program
+from automl.export.onnx_export import save_onnx, to_onnx
+from automl.export.qdq import WIDE_OPSET, insert_qdq, left_in_float
+from automl.export.torch_export import Batch, capture_program
 from search_spaces.errors import TrimtabError
 
 _LAYERS = nn.Conv1d | nn.Conv2d | nn.Conv3d | nn.Linear
 _IN_ANOTHER = "its weight is part of another module, which ONNX computes in its own way"
+_TOO_COARSE = "ONNX Runtime would round biases to steps of the scale of {}-bit activations, and has no kernels for them"
+_LEAST_BITS = 8
+"""Of activations that integers stand for."""
+
+
+def save_network(
+    network: Compressed | nn.Module, program: ExportedProgram, path: Path, images: Tensor, batch: Batch
+) -> dict[str, str]:
+    """Write a network as ONNX: quantised where its policy says so and ONNX can, else in float32.
+
+    Args:
+        network: in evaluation mode; of a module alone no codes are known.
+        program: of its module.
+        path: of the file.
+        images: [N, ...] on which the model's answers are compared with torch's.
+        batch: how many of them the program takes at a time.
+
+    Returns:
+        What stays in float32 although the policy gives it fewer bits: layer, or "input of " and layer -> the reason.
+
+    Raises:
+        TrimtabError: the network cannot be translated, or the model computes something else.
+    """
+    if not isinstance(network, Compressed):
+        save_onnx(to_onnx(program), path, network, images, batch)
+        return {}
+    left: dict[str, str] = {}
+    if asked := [layer.name for layer in network.graph.layers if layer.weight_format or layer.activation_format]:
+        try:
+            model = quantised_onnx(network, images[:1])
+            save_onnx(model, path, network.module, images, batch)
+            return {name.removesuffix(".weight"): reason for name, reason in left_in_float(model).items()}
+        except TrimtabError as error:  # its values still are those that the policy asks for
+            left = dict.fromkeys(asked, str(error))
+    save_onnx(to_onnx(program), path, network.module, images, batch)
+    return left
 
 
 def quantised_onnx(compressed: Compressed, example: Tensor, opset: int = WIDE_OPSET) -> onnx.ModelProto:
@@ -48,14 +85,12 @@ def quantised_onnx(compressed: Compressed, example: Tensor, opset: int = WIDE_OP
         weights[weight] = compressed.weights.get(layer.name, owner.weight.detach())
         if layer.activation_format is not None:
             quantiser = module.get_submodule(quantiser_name(layer.name))
-            if isinstance(quantiser, UniformActivation | HalfActivation):
+            if not isinstance(quantiser, UniformActivation | HalfActivation):
+                left[f"input of {layer.name}"] = f"ONNX has no numbers of the scheme {layer.activation_format.scheme!r}"
+            elif quantiser.format.bits < _LEAST_BITS:
+                left[f"input of {layer.name}"] = _TOO_COARSE.format(quantiser.format.bits)
+            else:
                 activations[weight] = quantiser
                 module.set_submodule(quantiser_name(layer.name), nn.Identity())
-            else:
-                left[f"input of {layer.name}"] = f"ONNX has no numbers of the scheme {layer.activation_format.scheme!r}"
     program, _ = capture_program(module, example)
-    with quiet():
-        converted = torch.onnx.export(program, (), dynamo=True, verbose=False, opset_version=opset)
-    if converted is None:
-        raise TrimtabError("torch.onnx returned no model")
-    return insert_qdq(converted.model_proto, weights, activations, left)
+    return insert_qdq(to_onnx(program, opset), weights, activations, left)

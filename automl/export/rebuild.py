@@ -1,6 +1,6 @@
 """A network from what describes it (`architecture.json`) and its weights: no code is read from the export.
 
-build_model(name, args) -> PrunableNetwork -> prune(units) -> the layers' other treatments -> load model.safetensors
+build_model(name, args) -> PrunableNetwork -> prune(units) -> the layers' other treatments -> model.safetensors
 """
 
 from dataclasses import dataclass
@@ -9,13 +9,12 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
-import safetensors
-import safetensors.torch
 import torch
 from pydantic import Field
 from torch import nn
 
-from automl.compression.structure import build
+from automl.compression.saving import from_bytes
+from automl.compression.treatments import Compressed
 from automl.export.manifest import ARCHITECTURE, WEIGHTS, Document, open_regular, read_json_file
 from automl.models import build_model
 from automl.models.external import EXTERNAL
@@ -58,7 +57,7 @@ class Architecture(Document):
 class Rebuilt:
     """A rebuilt network, in eval mode, with the uncompressed one it was cut from."""
 
-    module: nn.Module
+    compressed: Compressed
     network: PrunableNetwork
     architecture: Architecture
 
@@ -86,7 +85,7 @@ def rebuild(directory: str | Path, *, allow_code: bool = False) -> nn.Module:
     Raises:
         InputError: a file is missing or damaged, the architecture cannot be built, or the weights are not its own.
     """
-    return rebuild_network(Path(directory), allow_code=allow_code).module
+    return rebuild_network(Path(directory), allow_code=allow_code).compressed.module
 
 
 def rebuild_network(directory: Path, *, allow_code: bool = False) -> Rebuilt:
@@ -103,9 +102,11 @@ def rebuild_network(directory: Path, *, allow_code: bool = False) -> Rebuilt:
     for name, kept in architecture.units.items():
         _check_units(name, kept, known)
     layers = {name: layer_from_json(name, entry) for name, entry in architecture.layers.items()}
-    module = build(network, {name: np.array(kept) for name, kept in architecture.units.items()}, layers)
-    _load_weights(module, directory)
-    return Rebuilt(module.eval(), network, architecture)
+    units = {name: np.array(kept) for name, kept in architecture.units.items()}
+    with open_regular(directory, WEIGHTS) as file:
+        content = file.read()
+    compressed = from_bytes(content, network, units, layers, WEIGHTS)
+    return Rebuilt(compressed, network, architecture)
 
 
 def _check_units(name: str, kept: list[int], known: dict[str, int]) -> None:
@@ -115,26 +116,3 @@ def _check_units(name: str, kept: list[int], known: dict[str, int]) -> None:
         raise InputError(
             f"{ARCHITECTURE} keeps units {kept[:5]}... of {name!r}; give rising indices below {known[name]}"
         )
-
-
-def _load_weights(module: nn.Module, directory: Path) -> None:
-    with open_regular(directory, WEIGHTS) as file:
-        content = file.read()
-    try:
-        weights = safetensors.torch.load(content)
-    except safetensors.SafetensorError as error:
-        raise InputError(f"{WEIGHTS} is damaged: {error}") from None
-    expected = module.state_dict()
-    missing = sorted(expected.keys() - weights.keys())
-    unknown = sorted(weights.keys() - expected.keys())
-    if missing or unknown:
-        odd = f"lacks {missing[0]!r}" if missing else f"has the unknown {unknown[0]!r}"
-        raise InputError(f"{WEIGHTS} belongs to another architecture: it {odd}")
-    for name, tensor in expected.items():
-        found = weights[name]
-        if found.shape != tensor.shape or found.dtype != tensor.dtype:
-            raise InputError(
-                f"{WEIGHTS} belongs to another architecture: {name!r} is {found.dtype} {list(found.shape)}, "
-                f"expected {tensor.dtype} {list(tensor.shape)}"
-            )
-    module.load_state_dict(weights)

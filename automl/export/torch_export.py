@@ -8,10 +8,10 @@ import torch
 from torch import nn
 from torch.export import Dim, ExportedProgram
 
-from backends.measuring import TOLERANCE, FloatArray, relative_error
 from search_spaces.errors import TrimtabError
 
 Batch = Literal["dynamic"] | int
+"""Images that an artefact takes at a time."""
 
 
 def capture_program(module: nn.Module, example_input: torch.Tensor) -> tuple[ExportedProgram, Batch]:
@@ -55,18 +55,6 @@ def save_program(program: ExportedProgram, path: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.export.save(program, path)
-
-
-def check_answer(engine: str, output: FloatArray, module: nn.Module, images: torch.Tensor) -> None:
-    """Refuse what computes something else than the network: a format that answers wrongly is not exported.
-
-    Raises:
-        TrimtabError: max|a-b| / max|a| is above the tolerance.
-    """
-    with torch.no_grad():
-        error = relative_error(output, module(images).numpy())
-    if not error <= TOLERANCE:
-        raise TrimtabError(f"{engine} answers wrongly: relative error {error:.2g}, at most {TOLERANCE:g} is allowed")
 
 
 def _forget_source_files(program: ExportedProgram) -> None:

@@ -1,17 +1,44 @@
 """The network as a shared library compiled by TVM (`model.so`), batch 1."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
-from automl.export.torch_export import check_answer
+from automl.compression.treatments import Compressed
+from automl.export.agreement import check_answer
+from automl.export.integers import integer_network
 from search_spaces.errors import TrimtabError
+
+if TYPE_CHECKING:
+    from backends.tvm.compiled import CompiledModel
+
+
+def compile_network(
+    network: Compressed | nn.Module,
+    example: torch.Tensor,
+    *,
+    threads: int,
+    mcpu: str | None = None,
+    triple: str = "",
+) -> "CompiledModel":
+    """The network's machine code, where it can be in 8-bit integers; of a module alone none are known.
+
+    Raises:
+        TrimtabError: see `backends.tvm.compile_module`.
+    """
+    from backends.tvm import compile_module
+
+    if not isinstance(network, Compressed):
+        return compile_module(network, example, threads=threads, mcpu=mcpu, triple=triple)
+    module, integers, _ = integer_network(network)
+    return compile_module(module, example, threads=threads, mcpu=mcpu, triple=triple, integers=integers)
 
 
 def save_library(
-    module: nn.Module,
-    example_input: torch.Tensor,
+    network: Compressed | nn.Module,
+    images: torch.Tensor,
     path: Path,
     *,
     threads: int,
@@ -20,11 +47,11 @@ def save_library(
 ) -> dict[str, str]:
     """Compile the network for one image and write the library; it is code, so nothing but `verify` loads it again.
 
-    Its answer is checked here, unless it is for a processor whose code this machine cannot run.
+    Its answers are checked here, unless it is for a processor whose code this machine cannot run.
 
     Args:
-        module: the network.
-        example_input: one or more images [N, C, H, W].
+        network: in evaluation mode; see `compile_network`.
+        images: [N, C, H, W] on which its answers are compared with torch's.
         path: of the library.
         threads: that an operator may use.
         mcpu, triple: LLVM's names of the processor and the machine, this one's by default.
@@ -35,12 +62,11 @@ def save_library(
     Raises:
         TrimtabError: TVM cannot compile or link the network, or its code computes something else.
     """
-    from backends.tvm import compile_module
-
     try:
-        compiled = compile_module(module, example_input[:1], threads=threads, mcpu=mcpu, triple=triple)
+        compiled = compile_network(network, images[:1], threads=threads, mcpu=mcpu, triple=triple)
         if compiled.cpu.runs_here:
-            check_answer("TVM", compiled.run(example_input[:1].numpy()), module, example_input[:1])
+            module = network.module if isinstance(network, Compressed) else network
+            check_answer("TVM", compiled.run, module, images, batch=1)
         compiled.export(path)
     except TrimtabError:
         raise

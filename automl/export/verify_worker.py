@@ -16,6 +16,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from automl.export import manifest
+from automl.export.agreement import rounding_step
 from automl.export.manifest import POLICY, read_json_file
 from automl.export.onnx_export import load_onnx
 from automl.export.rebuild import Rebuilt, rebuild_network
@@ -60,7 +61,7 @@ def _load(folder: Path, request: dict[str, Any], image: FloatArray) -> tuple[Run
     match request["artefact"]:
         case manifest.WEIGHTS:
             rebuilt = rebuild_network(folder, allow_code=request["allow_code"])
-            run = _torch_run(rebuilt.module)
+            run = _torch_run(rebuilt.compressed.module)
             return run, lambda: run(image), _facts(rebuilt, folder, image)
         case manifest.PROGRAM:
             run = _torch_run(torch.export.load(path).module())
@@ -87,10 +88,14 @@ def _torch_run(module: nn.Module) -> Run:
 
 
 def _facts(rebuilt: Rebuilt, folder: Path, image: FloatArray) -> dict[str, Any]:
-    """Parameters, MACs counted on the running network, and whether the policy says what the units say."""
+    """Parameters, MACs counted on the running network, the bytes that its weights were unpacked from, how it rounds
+    activations, and whether the policy says what the units say."""
+    module = rebuilt.compressed.module
     return {
-        "params": sum(parameter.numel() for parameter in rebuilt.module.parameters()),
-        "macs": count_macs(rebuilt.module, torch.from_numpy(image)),
+        "params": sum(parameter.numel() for parameter in module.parameters()),
+        "macs": count_macs(module, torch.from_numpy(image)),
+        "weight_bytes": rebuilt.compressed.graph.weight_bytes,
+        "rounding_step": rounding_step(module),
         "policy": _policy_difference(rebuilt, folder) if (folder / POLICY).exists() else None,
     }
 
@@ -107,17 +112,19 @@ def count_macs(module: nn.Module, image: torch.Tensor) -> int:
 
 def _policy_difference(rebuilt: Rebuilt, folder: Path) -> str | None:
     """What `policy.json` says otherwise than `architecture.json`, None where they agree."""
+    found = rebuilt.compressed.graph
     try:
         policy = CompressionPolicy.from_json(read_json_file(folder, POLICY).decode())
-        kept = rebuilt.network.graph.kept_units(policy)
+        said = rebuilt.network.graph.apply(policy)
     except (InputError, UnicodeDecodeError) as error:
         return str(error)
-    units = rebuilt.architecture.units
-    for group, count in zip(rebuilt.network.graph.groups, kept, strict=True):
-        found = len(units[group.name]) if group.name in units else group.width
-        if found != count:
-            return f"{group.name!r} keeps {count} units by the policy and {found} in the network"
-    return None
+    for group, count, units in zip(found.groups, said.kept, found.kept, strict=True):
+        if units != count:
+            return f"{group.name!r} keeps {count} units by the policy and {units} in the network"
+    for name in dict.fromkeys(name for name, _ in (*said.treatments, *found.treatments)):
+        if dict(said.treatments).get(name) != dict(found.treatments).get(name):
+            return f"{name!r} is treated otherwise by the policy than in the network"
+    return None if said.removed == found.removed else "the policy removes other blocks than the network lacks"
 
 
 def _time(call: Call) -> dict[str, float]:

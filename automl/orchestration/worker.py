@@ -5,15 +5,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import safetensors.torch
 import torch
 from torch import nn
 
-from automl.baseline import load_weights
-from automl.compression import GradualSparsity, fine_tune
-from automl.compression.structure import build
+from automl.compression import Compressed, GradualSparsity, fine_tune
+from automl.compression.saving import from_bytes, to_bytes
 from automl.config import Config
 from automl.errors import TrimtabError
+from automl.export.manifest import WEIGHTS, open_regular
 from automl.problem import Problem, example_input, training_options
 from automl.run.artefacts import Made, make_artefact
 from automl.run.directory import make_importable, write_atomically, write_json
@@ -94,30 +93,29 @@ class Worker:
     def _train_and_test(self, finalist: Finalist, folder: Path) -> None:
         data, metric = self._problem.data, self._problem.metric
         unfinished = TrainingState(folder / "training.pt", f"{finalist.name} {finalist.policy.digest}")
-        module, epochs = self._trained(finalist, unfinished, _notes(folder))
+        trained, epochs = self._trained(finalist, unfinished, _notes(folder))
         found = finalist.search_accuracy
         if found is None:
-            found = evaluate(module, data.val, metric)
+            found = evaluate(trained.module, data.val, metric)
         elif not metric.maximise:
             found = -found  # evaluations are stored so that larger is better
         result = {
             "policy": finalist.policy.digest,
-            "accuracy": evaluate(module, data.test, metric),
+            "accuracy": evaluate(trained.module, data.test, metric),
             "search_accuracy": found,
             "fine_tune_epochs": epochs,
         }
-        state = {name: tensor.detach().clone().contiguous() for name, tensor in module.state_dict().items()}
-        write_atomically(folder / "model.safetensors", safetensors.torch.save(state))
+        write_atomically(folder / WEIGHTS, to_bytes(trained))
         write_json(folder / "result.json", result)
         unfinished.forget()
 
     def _trained(
         self, finalist: Finalist, state: TrainingState, on_epoch: Callable[[EpochReport], None]
-    ) -> tuple[nn.Module, int]:
+    ) -> tuple[Compressed, int]:
         """The finalist's network and the epochs it was trained for. After a kill it goes on from its last epoch."""
         config = self._problem.config
         if finalist.name == "baseline":
-            return self._problem.network.prune({}), 0
+            return Compressed(self._problem.network.prune({}), self._problem.graph), 0
         options, data = training_options(config.fine_tune), self._problem.data
         sparsity, anew = self._compressor.options.sparsity, finalist.name == "from_scratch"
         growing = round(sparsity.gradual * step_count(data, options))
@@ -131,7 +129,7 @@ class Worker:
             lambda module: train(module, data, options, teacher=teacher, state=state, on_epoch=on_epoch),
             gradual=GradualSparsity(growing, criterion=sparsity.criterion) if growing else None,
         )
-        return tuned.module, options.epochs
+        return tuned, options.epochs
 
     def _compile(self, finalist: Finalist, folder: Path, scratch: Path) -> tuple[Compiled, str | None]:
         """What is measured in the end, in `scratch`: for the config's backend, and where it tells most ONNX Runtime."""
@@ -140,7 +138,7 @@ class Worker:
         return self._compiled(finalist.name, load_finalist(self._problem, finalist, folder), scratch, engines)
 
     def _compiled(
-        self, name: str, module: nn.Module, scratch: Path, engines: Sequence[str]
+        self, name: str, network: Compressed | nn.Module, scratch: Path, engines: Sequence[str]
     ) -> tuple[Compiled, str | None]:
         """The network as a file for each engine that takes it, and why the first does not."""
         example, threads = example_input(self._problem.data), self._problem.config.measure.threads
@@ -148,7 +146,7 @@ class Worker:
         refused: dict[str, str] = {}
         for engine in engines:
             try:
-                found[engine] = make_artefact(engine, module, example, scratch, name, threads)
+                found[engine] = make_artefact(engine, network, example, scratch, name, threads)
             except TrimtabError as error:
                 refused[engine] = str(error)
         first = found.get(engines[0])
@@ -158,11 +156,16 @@ class Worker:
         return Compiled(name, artefacts, first.error, first.recipes, first.structures), None
 
 
-def load_finalist(problem: Problem, finalist: Finalist, folder: Path) -> nn.Module:
-    """A finished network, from its folder."""
-    module = build(problem.network, problem.kept(finalist.policy), beside_pruning(finalist.policy))
-    load_weights(module, folder / "model.safetensors")
-    return module.eval()
+def load_finalist(problem: Problem, finalist: Finalist, folder: Path) -> Compressed:
+    """A finished network, from its folder.
+
+    Raises:
+        InputError: its file is missing, damaged, or another network's.
+    """
+    with open_regular(folder, WEIGHTS) as file:
+        content = file.read()
+    units, layers = problem.kept(finalist.policy), beside_pruning(finalist.policy)
+    return from_bytes(content, problem.network, units, layers, f"{folder.name}/{WEIGHTS}")
 
 
 def reinitialise(module: nn.Module, seed: int) -> None:

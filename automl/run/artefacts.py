@@ -7,12 +7,15 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from automl.compression.treatments import Compressed
 from automl.engines import ENGINES
-from automl.errors import InputError, TrimtabError
-from automl.export.onnx_export import save_onnx
+from automl.errors import InputError
+from automl.export.agreement import check_answer
+from automl.export.quantised_onnx import save_network
 from automl.export.torch_export import capture_program
+from automl.export.tvm_export import compile_network
 from backends import torch_engines
-from backends.measuring import TOLERANCE, Artefact, relative_error
+from backends.measuring import Artefact
 
 
 @dataclass(frozen=True)
@@ -21,7 +24,7 @@ class Made:
 
     Attributes:
         artefact: the file, and what runs it.
-        error: how far the output of TVM's machine code is from torch's.
+        error: how far the output of TVM's machine code is from torch's (see `automl.export.agreement`).
         recipes: the operators that TVM's code calls, as often as it does.
         structures: hash of each operator's code, by recipe.
     """
@@ -32,12 +35,14 @@ class Made:
     structures: Mapping[str, str] = field(default_factory=dict)
 
 
-def make_artefact(engine: str, module: nn.Module, example: torch.Tensor, folder: Path, name: str, threads: int) -> Made:
+def make_artefact(
+    engine: str, network: Compressed | nn.Module, example: torch.Tensor, folder: Path, name: str, threads: int
+) -> Made:
     """Write the network for an engine.
 
     Args:
         engine: one of `automl.engines.ENGINES`.
-        module: in evaluation mode.
+        network: in evaluation mode. TVM and ONNX Runtime run one that is quantised on integers.
         example: [1, ...] its input.
         folder, name: where the file goes, its suffix left out.
         threads: that TVM's code is for.
@@ -46,16 +51,17 @@ def make_artefact(engine: str, module: nn.Module, example: torch.Tensor, folder:
         TrimtabError: the network cannot be written for the engine, or the code computes something else.
     """
     path = folder / f"{name}{ENGINES[engine].suffix}"
+    module = network.module if isinstance(network, Compressed) else network
     if engine == "tvm":
-        return _machine_code(module, example, path, threads)
+        return _machine_code(network, example, path, threads)
     if engine == "tvm_cuda":
         from backends.tvm.cuda import export_for_cuda
 
         export_for_cuda(module, example, path)
         return Made(Artefact(engine, path))
-    program, _ = capture_program(module, example)
+    program, batch = capture_program(module, example)
     if engine == "onnxruntime":
-        save_onnx(program, path)
+        save_network(network, program, path, example, batch)
     else:
         torch.export.save(program, path)
     return Made(Artefact(engine, path))
@@ -78,13 +84,9 @@ def require_engine(engine: str) -> None:
         raise InputError(f"measure.backend {engine!r}: {reason}")
 
 
-def _machine_code(module: nn.Module, example: torch.Tensor, path: Path, threads: int) -> Made:
-    from backends.tvm import compile_module
-
-    compiled = compile_module(module, example, threads=threads)
-    with torch.no_grad():
-        error = relative_error(compiled.run(example.numpy()), module(example).numpy())
-    if not error <= TOLERANCE:
-        raise TrimtabError(f"compiled code may deviate from torch by {TOLERANCE:g}, it does by {error:.2g}")
+def _machine_code(network: Compressed | nn.Module, example: torch.Tensor, path: Path, threads: int) -> Made:
+    compiled = compile_network(network, example, threads=threads)
+    module = network.module if isinstance(network, Compressed) else network
+    error = check_answer("TVM", compiled.run, module, example, batch=1)
     compiled.export(path)
     return Made(Artefact("tvm", path), error, compiled.lowered.recipes, compiled.lowered.structures)

@@ -26,7 +26,7 @@ from automl.export.manifest import (
     read_manifest,
     record_file,
 )
-from automl.export.onnx_export import save_onnx
+from automl.export.onnx_export import save_onnx, to_onnx
 from automl.export.rebuild import rebuild
 from automl.export.throwaway import Ran
 from automl.export.torch_export import capture_program, save_program
@@ -98,7 +98,8 @@ def runs(exported: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
         with torch.no_grad():
             outputs = network(torch.from_numpy(np.load(images))).numpy()
         latency = {"median_s": 1e-4, "p10_s": 1e-4, "p90_s": 1e-4, "runs": 1}
-        facts = {"latency": latency, "params": manifest.params, "macs": manifest.macs, "policy": None}
+        counts = {"params": manifest.params, "macs": manifest.macs, "weight_bytes": manifest.weight_bytes}
+        facts = {"latency": latency, "policy": None, "rounding_step": 0.0, **counts}
         return Ran(outputs, facts, None)
 
     monkeypatch.setattr(sys.modules["automl.export.verify"], "run_artefact", run)
@@ -134,6 +135,7 @@ def test_an_export_verifies_in_real_processes(exported: Path) -> None:
         assert not found[artefact, "latency, batch 1"].judged
     assert found[WEIGHTS, "parameters"].passed
     assert found[WEIGHTS, "MACs"].passed
+    assert found[WEIGHTS, "bytes of weights"].passed
     assert found[POLICY, "fits the network"].passed
     assert report.table().row_count == len(report.checks)
 
@@ -251,9 +253,11 @@ def test_counts_and_a_policy_that_the_network_does_not_have_fail(exported: Path,
     whole = CompressionPolicy.from_keep(dict.fromkeys(policy.layers, 1.0), policy.model)
     (copy / POLICY).write_text(whole.to_json())
     _forge(copy, POLICY)
-    _edit(copy, lambda document: document.update(params=document["params"] + 1, macs=document["macs"] - 1))
+    counts = ("params", "macs", "weight_bytes")
+    _edit(copy, lambda document: document.update({name: document[name] + 1 for name in counts}))
     failed = _failures(verify(copy))
-    assert {(WEIGHTS, "parameters"), (WEIGHTS, "MACs"), (POLICY, "fits the network")} <= set(failed)
+    wrong = {(WEIGHTS, check) for check in ("parameters", "MACs", "bytes of weights")}
+    assert {*wrong, (POLICY, "fits the network")} <= set(failed)
     assert (WEIGHTS, "accuracy") not in failed
 
 
@@ -265,9 +269,9 @@ def test_another_test_split_fails(copy: Path, runs: list[str]) -> None:
 
 def test_forged_files_of_another_network_fail_by_what_they_compute(copy: Path) -> None:
     other = build_model("lenet5", classes=10, input_shape=(1, 16, 16), seed=1)
-    program, _ = capture_program(other, torch.zeros(1, 1, 16, 16))
+    program, batch = capture_program(other, torch.zeros(1, 1, 16, 16))
     save_program(program, copy / PROGRAM)
-    save_onnx(program, copy / ONNX)
+    save_onnx(to_onnx(program), copy / ONNX, other.eval(), torch.zeros(1, 1, 16, 16), batch)
     (copy / LIBRARY).write_bytes(b"\x7fELF, but no library")
     _forge(copy, ONNX, PROGRAM, LIBRARY)
     failed = _failures(verify(copy))

@@ -13,10 +13,11 @@ from torch import Tensor
 import automl
 from automl.compression.reconstruction import LayerReconstruction
 from automl.orchestration import worker
-from automl.orchestration.worker import Worker
+from automl.orchestration.worker import Worker, load_finalist
 from automl.problem import Problem
 from automl.run.finalists import Finalist
 from automl.training import EpochReport
+from search_spaces.errors import InputError
 from search_spaces.policy import CompressionPolicy, LayerPolicy
 
 POLICY = CompressionPolicy(
@@ -53,8 +54,9 @@ def workers(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Worker]:
 
 
 def finished(made: Worker, folder: Path, name: str = "best") -> dict[str, Tensor]:
-    made.finish(Finalist(name, POLICY, search_accuracy=0.5), folder, None)
-    return safetensors.torch.load_file(folder / "model.safetensors")
+    finalist = Finalist(name, POLICY, search_accuracy=0.5)
+    made.finish(finalist, folder, None)
+    return load_finalist(made._problem, finalist, folder).module.state_dict()
 
 
 def zeros(tensors: dict[str, Tensor]) -> dict[str, float]:
@@ -73,6 +75,20 @@ def test_a_network_ends_as_sparse_as_its_policy_says(
         assert found["conv2"] == 0.75
         assert found["fc1"] >= 0.5  # and what four bits round to zero
     assert not torch.equal(at_once["conv2.weight"] == 0, growing["conv2.weight"] == 0)
+
+
+def test_a_network_is_kept_with_its_masks_and_codes(workers: Callable[..., Worker], tmp_path: Path) -> None:
+    made, finalist = workers(), Finalist("best", POLICY, search_accuracy=0.5)
+    made.finish(finalist, tmp_path, None)
+    found = load_finalist(made._problem, finalist, tmp_path)
+    assert found.graph == made._problem.graph.apply(POLICY)
+    for layer in ("conv2", "fc1"):
+        assert int(found.masks[layer].sum()) == found.graph.layer(layer).nonzeros
+    assert found.weights.keys() == {"fc1"}
+    assert torch.equal(found.weights["fc1"].values, found.module.get_parameter("fc1.weight"))
+    (tmp_path / "model.safetensors").write_bytes(b"damaged")
+    with pytest.raises(InputError, match=r"model\.safetensors is damaged"):
+        load_finalist(made._problem, finalist, tmp_path)
 
 
 class Killed(Exception):  # noqa: N818

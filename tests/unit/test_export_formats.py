@@ -8,9 +8,11 @@ import pytest
 import torch
 from torch import nn
 
+from automl.export.agreement import check_answer
 from automl.export.exporter import is_machine_path, verified_images
-from automl.export.onnx_export import load_onnx, save_onnx
-from automl.export.torch_export import capture_program, check_answer, save_program
+from automl.export.onnx_export import load_onnx, save_onnx, to_onnx
+from automl.export.torch_export import capture_program, save_program
+from backends.measuring import FloatArray
 from search_spaces.errors import TrimtabError
 
 
@@ -64,7 +66,7 @@ def test_a_network_that_fixes_its_batch_is_exported_for_one_image(tmp_path: Path
     module = FixedBatch().eval()
     program, batch = capture_program(module, IMAGES[:1])
     assert batch == 1
-    save_onnx(program, tmp_path / "model.onnx")
+    save_onnx(to_onnx(program), tmp_path / "model.onnx", module, IMAGES, batch)
     outputs = load_onnx((tmp_path / "model.onnx").read_bytes(), threads=1)(IMAGES[:1].numpy())
     with torch.no_grad():
         np.testing.assert_allclose(outputs, module(IMAGES[:1]).numpy(), atol=1e-5)
@@ -80,9 +82,9 @@ def test_onnx_is_one_file_for_any_batch_made_without_a_word(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     module = _network()
-    program, _ = capture_program(module, IMAGES[:1])
+    program, batch = capture_program(module, IMAGES[:1])
     save_program(program, tmp_path / "model.pt2")
-    save_onnx(program, tmp_path / "model.onnx")
+    save_onnx(to_onnx(program), tmp_path / "model.onnx", module, IMAGES, batch)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model.onnx", "model.pt2"]
     outputs = load_onnx((tmp_path / "model.onnx").read_bytes(), threads=1)(IMAGES.numpy())
     with torch.no_grad():
@@ -95,10 +97,25 @@ def test_an_answer_that_is_wrong_is_refused() -> None:
     module = _network()
     with torch.no_grad():
         right = module(IMAGES).numpy()
-    check_answer("TVM", right * np.float32(1.00005), module, IMAGES)
+    check_answer("TVM", lambda _: right * np.float32(1.00005), module, IMAGES, "dynamic")
     for wrong in (right * np.float32(1.001), right * np.float32("nan"), right[:1]):
         with pytest.raises(TrimtabError, match="TVM answers wrongly"):
-            check_answer("TVM", wrong, module, IMAGES)
+            check_answer("TVM", lambda _, wrong=wrong: wrong, module, IMAGES, "dynamic")  # type: ignore[misc]
+
+
+def test_what_takes_one_image_is_asked_for_every_image() -> None:
+    module = FixedBatch().eval()
+    asked = []
+
+    def run(images: FloatArray) -> FloatArray:
+        asked.append(len(images))
+        with torch.no_grad():
+            answer: FloatArray = module(torch.from_numpy(images)).numpy()
+        return answer if len(asked) < 3 else -answer
+
+    with pytest.raises(TrimtabError, match="answers wrongly"):  # the third
+        check_answer("TVM", run, module, IMAGES, batch=1)
+    assert asked == [1, 1, 1]
 
 
 @pytest.mark.parametrize("value", ["/data/imagenet", "~/data", "C:\\data", "../data", "data/../../etc", Path("/data")])

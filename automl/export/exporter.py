@@ -19,6 +19,7 @@ from automl.compression.treatments import Compressed
 from automl.data import DataBundle, load_data
 from automl.export.agreement import rounding_step
 from automl.export.atomic import appearing_at_once
+from automl.export.elf import foreign_architecture
 from automl.export.manifest import (
     ARCHITECTURE,
     ARTEFACTS,
@@ -239,9 +240,11 @@ def is_machine_path(value: object) -> bool:
 def _latencies(
     module: nn.Module, folder: Path, example: torch.Tensor, details: dict[str, str], threads: int
 ) -> dict[str, LatencyRecord]:
-    """Each compiled artefact timed at batch 1, interleaved in a process of its own."""
-    engines = {"tvm": LIBRARY, "onnxruntime": ONNX}
-    artefacts = [Artefact(engine, folder / name) for engine, name in engines.items() if (folder / name).exists()]
+    """Each compiled artefact that this machine can run, timed at batch 1, interleaved in a process of its own."""
+    paths = {"tvm": folder / LIBRARY, "onnxruntime": folder / ONNX}
+    artefacts = [
+        Artefact(engine, path) for engine, path in paths.items() if path.exists() and not foreign_architecture(path)
+    ]
     if not artefacts:
         return {}
     # what rounds activations was compared when it was written, on more than one image

@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader, Subset
 from automl.cache import cache_dir
 from automl.data import DataBundle, load_data
 from automl.export.agreement import compare
+from automl.export.elf import foreign_architecture
 from automl.export.exporter import is_machine_path
 from automl.export.manifest import (
     ARCHITECTURE,
@@ -176,7 +177,12 @@ class _Verification:
             self._rounding_step = ran.facts.get("rounding_step", 0.0)
             checks += self._check_network(ran, labels)
         for artefact in COMPILED:
-            if artefact in intact:
+            if artefact not in intact:
+                continue
+            foreign = foreign_architecture(_folder(self._scratch, artefact) / artefact)
+            if foreign:
+                checks.append(Check(artefact, "runs", True, f"not here: it is for {foreign}", judged=False))
+            else:
                 checks += self._check_compiled(artefact, self._run(artefact, path), reference, labels)
         return checks
 

@@ -208,6 +208,18 @@ def test_two_files_exchanged_fail_both(copy: Path, runs: list[str]) -> None:
     assert runs == [WEIGHTS, ONNX]
 
 
+def test_a_library_for_another_architecture_is_told_and_not_loaded(copy: Path, runs: list[str]) -> None:
+    content = bytearray((copy / LIBRARY).read_bytes())
+    content[18:20] = (3).to_bytes(2, "little")  # ELF's i386
+    (copy / LIBRARY).write_bytes(content)
+    _forge(copy, LIBRARY)
+    report = verify(copy)
+    assert report.ok, report.failures
+    assert runs == [WEIGHTS, PROGRAM, ONNX]
+    told = [check for check in report.checks if check.artefact == LIBRARY and not check.judged]
+    assert [check.figure for check in told] == ["not here: it is for i686"]
+
+
 def test_a_link_to_the_very_same_bytes_is_not_followed(copy: Path, runs: list[str], exported: Path) -> None:
     (copy / LIBRARY).unlink()
     (copy / LIBRARY).symlink_to(exported / LIBRARY)

@@ -6,7 +6,7 @@ PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check 
 RUN ?= runs/demo
 export MPLBACKEND := Agg
 
-.PHONY: demo test test-slow lint types layers clean
+.PHONY: demo test test-slow lint types layers aarch64 clean
 
 # A demo that was interrupted goes on where it was.
 demo: $(VENV)/.demo
@@ -28,6 +28,10 @@ types: $(VENV)/.dev
 
 layers: $(VENV)/.dev
 	$(BIN)/lint-imports
+
+# TVM's runtime for aarch64, for the tests of code for it, which also take Debian's g++-aarch64-linux-gnu and qemu-user.
+aarch64: $(VENV)/.dev
+	$(BIN)/python tests/aarch64.py
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)

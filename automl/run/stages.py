@@ -26,6 +26,7 @@ from automl.run.finalists import Compiled, Finalist, choose, measure_all, read_p
 from automl.run.store import Store
 from automl.run.summary import build_summary
 from automl.signals import StopSignal
+from backends.integers import formats_of
 from search_spaces.objective import Constraint
 from search_spaces.policy import CompressionPolicy, beside_pruning, layer_to_json
 
@@ -180,7 +181,8 @@ class Run:
         with open_prices(measure) as prices:
             backend = priced_by_table(measure, graph, prices)
             for network in compiled:
-                recipes = [each.recipe for each in backend.recipes(graph.kept_units(policies[network.name]))]
+                priced = graph.apply(policies[network.name])
+                recipes = [each.recipe for each in backend.recipes(priced.kept, formats_of(priced))]
                 known = prices.table.get(set(recipes))
                 check_code(network, recipes, {recipe: entry.structure for recipe, entry in known.items()})
 

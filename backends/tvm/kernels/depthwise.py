@@ -42,7 +42,7 @@ Position = tuple[Expression, Expression, Expression, Expression]
 
 @dataclass(frozen=True, slots=True)
 class PerChannel(WrittenKernel):
-    """A window reduction over [N, blocks, H, W, lanes], channel by channel.
+    """An operator on windows of [N, blocks, H, W, lanes], channel by channel.
 
     Attributes:
         source: shape of the input buffer.
@@ -54,16 +54,6 @@ class PerChannel(WrittenKernel):
     window: Window
 
     @property
-    def initial(self) -> float:
-        """What a reduction starts with; so what lies outside of the map counts for nothing."""
-        return 0.0
-
-    @property
-    def sums(self) -> str:
-        """Type of what it reduces to."""
-        return "float32"
-
-    @property
     def output_shape(self) -> tuple[int, ...]:
         """[N, blocks, rows, columns, lanes]."""
         return *self.source[:2], *self.size, self.source[4]
@@ -73,9 +63,49 @@ class PerChannel(WrittenKernel):
         """Elements of all windows."""
         return float(product(self.output_shape) * product(self.window.kernel))
 
-    def image(self, operands: Sequence[Array]) -> torch.Tensor:
-        """The channels [N, C, H, W] with the border that the windows read."""
-        return framed(unpack_blocks(operands[0]), self.window, self.size, self.initial)
+    def tile_size(self, cpu: Cpu, threads: int) -> tuple[int, int]:
+        """Rows and columns that are computed at once: a few pixels of one row, or a map that fits the registers."""
+        return self.size if product(self.size) <= cpu.registers // 2 else (1, _WIDEST_TILE)
+
+    def write(self, cpu: Cpu, *buffers: Any) -> None:
+        """Tiles in registers, their windows around them; see `Walk` for what lies outside of the map."""
+        batch, blocks = self.source[:2]
+        threads = threads_for(self.work, cpu)
+        down, along = map(Cover.of, self.size, self.tile_size(cpu, threads))
+        of_rows, of_columns = walks(self.window, self.source[2:4], self.size)
+
+        def sweep(n: Expression, block: Expression, row: Expression) -> None:
+            for column in of_columns.starts(along):
+                self.tile(cpu, buffers, (n, block), (row, column), (down.width, along.width))
+
+        if down.width == 1:
+            with spread_over((batch, blocks, down.extent), threads, by_band(self.output_shape)) as (n, block, row):
+                sweep(n, block, row)
+        else:
+            with spread_over((batch, blocks), threads) as (n, block):
+                for row in of_rows.starts(down):
+                    sweep(n, block, row)
+
+    @abstractmethod
+    def tile(
+        self,
+        cpu: Cpu,
+        buffers: Sequence[Any],
+        channel: Sequence[Expression],
+        corner: tuple[Expression, Expression],
+        size: tuple[int, int],
+    ) -> None:
+        """Writes so many rows and columns of one channel block (image, block), from a pixel on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reduction(PerChannel):
+    """A window reduction, element by element."""
+
+    @property
+    def initial(self) -> float:
+        """What it starts with; so what lies outside of the map counts for nothing."""
+        return 0.0
 
     @property
     def operand_shapes(self) -> Mapping[str, tuple[int, ...]]:
@@ -90,33 +120,23 @@ class PerChannel(WrittenKernel):
     def finish(self, value: Expression, index: tuple[Expression, ...], operands: Sequence[Any]) -> Expression:
         """The output element at an index of the output buffer."""
 
-    def write(self, cpu: Cpu, *buffers: Any) -> None:
-        """A few pixels of one row in registers, their windows around them; of a map that fits the registers, all."""
-        batch, blocks = self.source[:2]
-        rows, columns = self.size
-        threads = threads_for(self.work, cpu)
-        if rows * columns <= cpu.registers // 2:
-            with spread_over((batch, blocks), threads) as channel:
-                self._tile(buffers, channel, (0, 0), self.size)
-        else:
-            cover = Cover.of(columns, _WIDEST_TILE)
-            of_columns = walks(self.window, self.source[2:4], self.size)[1]
-            with spread_over((batch, blocks, rows), threads, by_band(self.output_shape)) as (n, block, row):
-                for start in of_columns.starts(cover):
-                    self._tile(buffers, (n, block), (row, start), (1, cover.width))
+    def image(self, operands: Sequence[Array]) -> torch.Tensor:
+        """The channels [N, C, H, W] with the border that the windows read."""
+        return framed(unpack_blocks(operands[0]), self.window, self.size, self.initial)
 
-    def _tile(
+    def tile(
         self,
+        cpu: Cpu,
         buffers: Sequence[Any],
         channel: Sequence[Expression],
         corner: tuple[Expression, Expression],
         size: tuple[int, int],
     ) -> None:
-        """So many rows and columns of one channel block (image, block), from a pixel on."""
+        """Its elements in registers, their windows around them."""
         source, *operands, out = buffers
         lanes = self.source[4]
         of_rows, of_columns = walks(self.window, self.source[2:4], self.size)
-        sums = accumulators(*size, lanes, value=self.initial, dtype=self.sums)
+        sums = accumulators(*size, lanes, value=self.initial, dtype=self.output_dtype)
         for kh, rows in of_rows.visited(corner[0], size[0], between):
             for kw, columns in of_columns.visited(corner[1], size[1], script.unroll):
                 with each(rows, columns) as (y, x), vector(lanes) as v:
@@ -129,7 +149,7 @@ class PerChannel(WrittenKernel):
 
 
 @dataclass(frozen=True, slots=True)
-class Depthwise(PerChannel):
+class Depthwise(Reduction):
     """Depthwise convolution. Operands: input, weight [blocks, kh, kw, lanes], bias [blocks, lanes], residual."""
 
     kind: ClassVar[str] = "depthwise"

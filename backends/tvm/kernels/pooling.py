@@ -9,13 +9,13 @@ import torch.nn.functional as F
 from tvm import te, tirx
 
 from backends.tvm.kernels.base import Array, Expression, Kernel, pack_blocks, parallelize, product, unpack_blocks
-from backends.tvm.kernels.depthwise import PerChannel, Position
+from backends.tvm.kernels.depthwise import Position, Reduction
 from backends.tvm.kernels.loops import LEAST
 from backends.tvm.target import Cpu
 
 
 @dataclass(frozen=True, slots=True)
-class MaxPool(PerChannel):
+class MaxPool(Reduction):
     """Maximum over the window, of numbers or of codes; the border never wins.
 
     Attributes:
@@ -30,11 +30,6 @@ class MaxPool(PerChannel):
     def initial(self) -> float:
         """Below every number, and not above any code."""
         return LEAST if self.dtype == "float32" else 0
-
-    @property
-    def sums(self) -> str:
-        """The elements' own."""
-        return self.dtype
 
     @property
     def output_dtype(self) -> str:
@@ -62,7 +57,7 @@ class MaxPool(PerChannel):
 
 
 @dataclass(frozen=True, slots=True)
-class AveragePool(PerChannel):
+class AveragePool(Reduction):
     """Average over the window.
 
     Attributes:

@@ -226,10 +226,11 @@ def _depthwise(planner: Planner, layer: IntegerLayer) -> Packed | None:
     if residual is None:
         return None
     channels, blocks, lanes = source.channels, source.blocks, source.lanes
+    kernel = IntegerDepthwise(source.buffer_shape, (rows, columns), window, layer.epilogue(residual[0]))
     result = planner.call(
-        IntegerDepthwise(source.buffer_shape, (rows, columns), window, layer.epilogue(residual[0])),
+        kernel,
         source.buffer,
-        layer.weight(lambda weight: pack_channels(weight[:, 0], channels, blocks, lanes).astype(np.int8)),
+        layer.weight(lambda weight: kernel.pack(pack_channels(weight[:, 0], channels, blocks, lanes))),
         *layer.constants(grid, residual[0], lambda values: pack_channels(values, channels, blocks, lanes), None),
         *layer.added(residual[0]),
     )

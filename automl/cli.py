@@ -213,7 +213,7 @@ def _ended(result: "RunResult") -> int:
 def _layers(options: argparse.Namespace) -> int:
     from automl.config import load_config
 
-    config = load_config(options.config, options.overrides)
+    config = load_config(options.config, [*options.overrides, "search.algorithm=given"])  # which needs no budget
 
     from automl.problem import untrained_graph
     from automl.tables import layer_table

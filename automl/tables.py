@@ -104,7 +104,7 @@ def summary_table(summary: Mapping[str, Any]) -> Table:
             _latency(found["onnxruntime_latency_s"]),
         )
     if (summary.get("best") or {}).get("feasible") is False:
-        table.caption = "the best network is above the budget"
+        table.caption = f"the {'given policy' if given else 'best network'} is above the budget"
     return table
 
 

@@ -156,6 +156,8 @@ def test_the_largest_products_neither_saturate_nor_overflow(cpu, code, weight):
     ):
         operands = kernel.example_operands(cpu, np.random.default_rng(0))
         operands[0][:], operands[1][:], operands[2][:] = code, weight, 1.0
+        if isinstance(kernel, IntegerDepthwise):
+            operands[1] = kernel.pack(kernel.quads.unpack(operands[1]))
         found = run(kernel, cpu, operands)
         np.testing.assert_array_equal(found, kernel.reference(operands))
         operands[3][:] = 0.0

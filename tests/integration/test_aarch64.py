@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +12,10 @@ from aarch64 import TRIPLE, Emulator, build_emulator
 from torch import nn
 from tvm import relax
 
+from automl.export.integers import integer_network
 from automl.export.tvm_export import save_library
 from automl.models import build_model
+from backends.measuring import relative_error
 from backends.torch_reference import reference_output
 from backends.tvm import compile_module
 from backends.tvm.code import machine_code
@@ -21,6 +24,7 @@ from backends.tvm.kernels.integer.convolution import IntegerConv2d
 from backends.tvm.kernels.integer.dense import IntegerDense
 from backends.tvm.kernels.integer.depthwise import IntegerDepthwise
 from backends.tvm.kernels.integer.epilogue import IntegerEpilogue
+from backends.tvm.kernels.integer.kernel import IntegerKernel
 from backends.tvm.linking import linker
 from backends.tvm.target import Cpu, cpu_for
 from search_spaces.errors import InputError, TrimtabError
@@ -95,8 +99,9 @@ def check_integer(emulator: Emulator, folder: Path, kernels: Sequence[Kernel], w
     cpu = cpu_for(mcpu, triple=TRIPLE)
     assert cpu.dot == way
     calls = [kernel.example_operands(cpu, np.random.default_rng(0)) for kernel in kernels]
-    for kernel, (source, weight, *others) in list(zip(kernels, calls, strict=True)):
-        if weight.dtype == np.int8:
+    for kernel, operands in list(zip(kernels, calls, strict=True)):
+        if isinstance(kernel, IntegerKernel):
+            source, weight, *others = operands
             kernels = [*kernels, kernel]
             calls = [*calls, [np.full_like(source, 255), np.where(weight != 0, np.int8(-128), weight), *others]]
     found = on_device(emulator, folder, kernels, cpu, calls, qemu)
@@ -169,3 +174,45 @@ def test_integer_kernels_are_exact(emulator, tmp_path, way):
         IntegerDense(2, 72, 35, 4, NUMBERS),
     ]
     check_integer(emulator, tmp_path, kernels, way)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mcpu", ["cortex-a72", "cortex-a76"])
+@pytest.mark.parametrize("module", ["test_tvm_kernels", "test_tvm_transformer_kernels"])
+def test_every_float_kernel_computes_what_torch_does(emulator, tmp_path, module, mcpu):
+    cpu = cpu_for(mcpu, triple=TRIPLE)
+    tests = import_module(f"unit.{module}")
+    kernels = tests.kernels(cpu if module == "test_tvm_kernels" else cpu.lanes)
+    calls = [kernel.example_operands(cpu, np.random.default_rng(0)) for kernel in kernels]
+    found = on_device(emulator, tmp_path, kernels, cpu, calls, mcpu)
+    errors = {
+        kernel.recipe: relative_error(result, kernel.reference(operands))
+        for kernel, operands, result in zip(kernels, calls, found, strict=True)
+    }
+    assert {recipe: error for recipe, error in errors.items() if not error < 2e-6} == {}
+
+
+@pytest.mark.slow
+def test_every_integer_kernel_is_exact(emulator, tmp_path, way):
+    kernels = import_module("unit.test_tvm_integer_kernels").kernels(cpu_for(triple=TRIPLE))
+    check_integer(emulator, tmp_path, kernels, way)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mcpu", ["cortex-a72", "cortex-a76"])
+@pytest.mark.parametrize("name", ["resnet20", "mobilenet_v2", "shufflenet_v2", "vit", "vgg11"])
+def test_networks_give_torchs_outputs(emulator, tmp_path, name, mcpu):
+    check_network(emulator, tmp_path, zoo(name, (3, 32, 32)), (1, 3, 32, 32), mcpu)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["resnet20", "mobilenet_v2"])
+def test_8_bit_networks_give_what_they_give_here(emulator, tmp_path, name, way):
+    tests = import_module("integration.test_tvm_integer_networks")
+    module, integers, _ = integer_network(tests.in_8_bits(name))
+    x, (mcpu, qemu) = tests.images(1), WAYS[way]
+    here = compile_module(module, x, integers=integers).run(x.numpy())
+    compiled = compile_module(module, x, mcpu=mcpu, triple=TRIPLE, integers=integers)
+    assert compiled.fallbacks == {}
+    compiled.export(tmp_path / "model.so")
+    np.testing.assert_array_equal(emulator.run(tmp_path / "model.so", [("main", [x.numpy()])], cpu=qemu)[0], here)

@@ -8,10 +8,12 @@ import yaml
 
 from automl.compression import CompressionOptions, QuantisationOptions, SparsityOptions
 from automl.config import CompressionSection, QuantisationSection, SparsitySection, TrainingSection, load_config
+from automl.engines import ENGINES
 from automl.errors import InputError
 from automl.problem import compression_options
 from automl.training import TrainingOptions
 from automl.yaml_text import MAX_BYTES, parse_yaml
+from backends import measuring_worker, table_backend
 
 MINIMAL = {"model": {"name": "resnet20"}, "data": {"name": "digits"}, "budget": {"metric": "macs", "ratio": 0.5}}
 
@@ -109,6 +111,15 @@ def test_a_latency_budget_counts_latency_in_accuracy_mode_too() -> None:
     assert config.latency_budget
     assert config.reward_name == "accuracy_latency"
     assert load_config({**MINIMAL, "budget": budget}).reward_name == "accuracy"
+
+
+def test_backends_are_the_engines_that_measure_and_those_with_tables_are_among_them() -> None:
+    assert set(ENGINES) == set(measuring_worker._ENGINES)
+    assert set(ENGINES) > set(table_backend.ENGINES)
+    for name in (*ENGINES, "none"):
+        assert load_config({**MINIMAL, "measure": {"backend": name}}).measure.backend == name
+    with pytest.raises(InputError, match=r"measure.backend: there is no backend 'tvn'; did you mean 'tvm'"):
+        load_config({**MINIMAL, "measure": {"backend": "tvn"}})
 
 
 def test_given_policies_need_no_budget_and_no_latency_table() -> None:

@@ -1,30 +1,34 @@
 """Every method and joint recipes on the zoo: what is counted on the module is what arithmetic says, and a network that
 is saved comes back the same in another process."""
 
-import json
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pytest
-import safetensors.torch
 import torch
 from torch import nn
 
 from automl.compression import CompressionOptions, Compressor
 from automl.compression.packing import pack_weights
+from automl.compression.quantisation.activations import UniformActivation
+from automl.compression.saving import to_bytes
 from automl.compression.sites import find_sites, weight_of
-from automl.compression.structure import QUANTISERS
+from automl.compression.structure import QUANTISERS, quantiser_name
 from automl.compression.treatments import Compressed, QuantisationOptions
+from automl.export.manifest import ARCHITECTURE, WEIGHTS
+from automl.export.rebuild import Architecture
 from automl.models import build_model
+from search_spaces.blocks import residual_blocks
 from search_spaces.capture import PrunableNetwork
 from search_spaces.errors import InputError
 from search_spaces.graph import ModelGraph
 from search_spaces.layers import FLOAT32_BYTES, LayerSpec
-from search_spaces.policy import CompressionPolicy, LayerPolicy, layer_to_json
+from search_spaces.policy import CompressionPolicy, LayerPolicy, beside_pruning, layer_to_json
 
 Recipe = Callable[[ModelGraph], dict[str, LayerPolicy]]
 
@@ -81,16 +85,30 @@ def everything(graph: ModelGraph) -> dict[str, LayerPolicy]:
     return found
 
 
+def halves(scheme: str) -> LayerPolicy:
+    return LayerPolicy(weight_bits=16, weight_scheme=scheme, activation_bits=16, activation_scheme=scheme)
+
+
+def one_block_less(graph: ModelGraph) -> dict[str, LayerPolicy]:
+    return {block.name: LayerPolicy(remove=True) for block in residual_blocks(graph)[:1]}
+
+
 RECIPES: dict[str, Recipe] = {
     "8 bits": on(everywhere, LayerPolicy(weight_bits=8, activation_bits=8)),
     "asymmetric": on(everywhere, LayerPolicy(weight_bits=4, weight_scheme="asymmetric", weight_granularity="group:16")),
-    "power of two": on(everywhere, LayerPolicy(weight_bits=4, weight_scheme="power_of_two")),
+    "power of two": on(
+        everywhere,
+        LayerPolicy(weight_bits=4, weight_scheme="power_of_two", activation_bits=4, activation_scheme="power_of_two"),
+    ),
     "codebook": on(everywhere, LayerPolicy(weight_bits=3, weight_scheme="codebook", weight_granularity="tensor")),
     "binary": on(everywhere, LayerPolicy(weight_bits=1)),
-    "ternary": on(everywhere, LayerPolicy(weight_bits=2, weight_scheme="ternary")),
+    "ternary": on(
+        everywhere,
+        LayerPolicy(weight_bits=2, weight_scheme="ternary", activation_bits=6, activation_scheme="symmetric"),
+    ),
     "dorefa": on(everywhere, LayerPolicy(weight_bits=2, weight_scheme="dorefa")),
-    "fp16": on(everywhere, LayerPolicy(weight_bits=16, weight_scheme="fp16", activation_bits=16)),
-    "bf16": on(everywhere, LayerPolicy(weight_bits=16, weight_scheme="bf16")),
+    "fp16": on(everywhere, halves("fp16")),
+    "bf16": on(everywhere, halves("bf16")),
     "elements": on(everywhere, LayerPolicy(sparsity=0.6)),
     "rows": on(wide, LayerPolicy(sparsity=0.5, pattern="row")),
     "columns": on(wide, LayerPolicy(sparsity=0.5, pattern="column")),
@@ -100,31 +118,39 @@ RECIPES: dict[str, Recipe] = {
     "2:4": on(wide, LayerPolicy(pattern="2:4")),
     "svd": on(lambda layer: wide(layer) or reads_the_sequence(layer), LayerPolicy(rank=4)),
     "spatial svd": on(spatial, LayerPolicy(rank=8, factorisation="spatial_svd")),
+    "a block less": one_block_less,
     "tucker": on(spatial, LayerPolicy(rank=(8, 8), factorisation="tucker2")),
     "pruned and quantised": pruned_and(LayerPolicy(weight_bits=4, activation_bits=8)),
     "pruned and sparse": pruned_and(LayerPolicy(sparsity=0.5)),
     "everything": everything,
 }
 SCRIPT = """
-import json, sys
-import safetensors.torch, torch
-from automl.compression.structure import build
-from automl.models import build_model
-from search_spaces.capture import PrunableNetwork
-from search_spaces.policy import layer_from_json
+import sys
+from pathlib import Path
 
-folder = sys.argv[1]
-said = json.load(open(f"{folder}/said.json"))
-tensors = safetensors.torch.load_file(f"{folder}/tensors.safetensors")
-x = tensors.pop("x")
+import numpy as np
+import torch
+from automl.export import rebuild
+from search_spaces.blocks import residual_blocks
+from search_spaces.capture import PrunableNetwork
+
 torch.set_num_threads(1)
-model = build_model(said["model"], {}, classes=10, input_shape=tuple(x.shape[1:]), seed=0).eval()
-layers = {name: layer_from_json(name, entry) for name, entry in said["layers"].items()}
-module = build(PrunableNetwork(model, x, prove=False), said["units"], layers)
-module.load_state_dict(tensors)
-with torch.no_grad():
-    torch.save(module(x), f"{folder}/y.pt")
+captured = []
+
+
+def once(model, example):
+    if not captured:
+        captured.append(PrunableNetwork(model, example, prove=False))
+    return captured[0]
+
+
+rebuild.PrunableNetwork = once
+x = torch.from_numpy(np.load(sys.argv[1]))
+for folder in map(Path, sys.argv[2:]):
+    with torch.no_grad():
+        np.save(folder / "y.npy", rebuild.rebuild(folder)(x).numpy())
 """
+"""Rebuilds networks of one kind, which is captured once, and leaves their answers."""
 
 
 @pytest.fixture(autouse=True)
@@ -132,12 +158,49 @@ def _one_thread() -> None:
     torch.set_num_threads(1)
 
 
+@dataclass
+class Case:
+    """A network, and what recipes make of it."""
+
+    model: str
+    compressor: Compressor
+    x: torch.Tensor
+    made: dict[str, Compressed] = field(default_factory=dict)
+
+    def policy(self, name: str) -> CompressionPolicy:
+        graph = self.compressor.network.graph
+        policy = CompressionPolicy(RECIPES[name](graph), graph.digest)
+        if not policy.layers:
+            pytest.skip("the network has no such layer")
+        return policy
+
+    def compressed(self, name: str) -> Compressed:
+        """Not to be changed."""
+        if name not in self.made:
+            self.made[name] = self.compressor.compress(self.policy(name))
+        return self.made[name]
+
+    def save(self, name: str, folder: Path) -> None:
+        """As an export does."""
+        policy = self.policy(name)
+        architecture = Architecture(
+            model=self.model,
+            classes=10,
+            input_shape=list(self.x.shape[1:]),
+            units=self.compressor.kept(policy),
+            layers={layer: layer_to_json(each) for layer, each in beside_pruning(policy).items()},
+        )
+        folder.mkdir()
+        (folder / ARCHITECTURE).write_text(architecture.to_json())
+        (folder / WEIGHTS).write_bytes(to_bytes(self.compressed(name)))
+
+
 @pytest.fixture(scope="module", params=NETWORKS)
-def compressor(request: pytest.FixtureRequest) -> tuple[str, Compressor, torch.Tensor]:
+def case(request: pytest.FixtureRequest) -> Case:
     torch.manual_seed(0)
     x = torch.randn(32, 3, 16, 16)
     module = build_model(request.param, {}, classes=10, input_shape=(3, 16, 16), seed=0).eval()
-    return request.param, Compressor(PrunableNetwork(module, x[:2]), x, CompressionOptions(reconstruct=False)), x
+    return Case(request.param, Compressor(PrunableNetwork(module, x[:2]), x, CompressionOptions(reconstruct=False)), x)
 
 
 def packed_bytes(found: Compressed) -> int:
@@ -155,13 +218,9 @@ def packed_bytes(found: Compressed) -> int:
 
 
 @pytest.mark.parametrize("name", RECIPES)
-def test_the_module_is_what_arithmetic_says(name: str, compressor: tuple[str, Compressor, torch.Tensor]) -> None:
-    _, compress, x = compressor
-    policy = CompressionPolicy(RECIPES[name](compress.network.graph), compress.network.graph.digest)
-    if not policy.layers:
-        pytest.skip("the network has no such layer")
-    found = compress.compress(policy)
-    assert found.graph == compress.network.graph.apply(policy)
+def test_the_module_is_what_arithmetic_says(name: str, case: Case) -> None:
+    found, x = case.compressed(name), case.x
+    assert found.graph == case.compressor.network.graph.apply(case.policy(name))
     assert found.graph.params == sum(parameter.numel() for parameter in found.module.parameters())
     if not any(isinstance(module, nn.RNNBase) for module in found.module.modules()):  # they count as nothing in torch
         assert found.graph.macs == counted_macs(found.module, x[:1])
@@ -187,27 +246,24 @@ def counted_macs(module: nn.Module, x: torch.Tensor) -> int:
     return counter.get_total_flops() // 2
 
 
-@pytest.mark.parametrize("name", ["everything"])
-def test_a_saved_network_comes_back_in_another_process(
-    name: str, compressor: tuple[str, Compressor, torch.Tensor], tmp_path: Path
-) -> None:
-    model, compress, x = compressor
-    policy = CompressionPolicy(RECIPES[name](compress.network.graph))
-    found = compress.compress(policy)
-    layers = {layer: layer_to_json(each) for layer, each in compress.network.graph.treated(policy)}
-    said = {"model": model, "units": compress.kept(policy), "layers": layers}
-    (tmp_path / "said.json").write_text(json.dumps(said))
-    tensors = {key: tensor.contiguous().clone() for key, tensor in found.module.state_dict().items()}
-    safetensors.torch.save_file({**tensors, "x": x[:2].clone()}, tmp_path / "tensors.safetensors")
-    subprocess.run([sys.executable, "-c", SCRIPT, str(tmp_path)], check=True, timeout=120)
-    with torch.no_grad():
-        assert torch.equal(torch.load(tmp_path / "y.pt", weights_only=True), found.module(x[:2]))
+def test_what_is_saved_comes_back_bit_by_bit_in_another_process(case: Case, tmp_path: Path) -> None:
+    graph = case.compressor.network.graph
+    names = [name for name in RECIPES if RECIPES[name](graph)]
+    folders = {name: tmp_path / str(index) for index, name in enumerate(names)}
+    for name, folder in folders.items():
+        case.save(name, folder)
+    np.save(tmp_path / "x.npy", case.x[:2].numpy())
+    command = [sys.executable, "-c", SCRIPT, tmp_path / "x.npy", *folders.values()]
+    subprocess.run(command, check=True, timeout=300)
+    for name, folder in folders.items():
+        with torch.no_grad():
+            expected = case.compressed(name).module(case.x[:2]).numpy()
+        np.testing.assert_array_equal(np.load(folder / "y.npy"), expected, name)
 
 
 @pytest.mark.filterwarnings("ignore:The tensor attribute:UserWarning")  # torch's, about its own recurrent layers
-def test_a_compressed_network_can_be_exported(compressor: tuple[str, Compressor, torch.Tensor]) -> None:
-    _, compress, x = compressor
-    found = compress.compress(CompressionPolicy(RECIPES["everything"](compress.network.graph)))
+def test_a_compressed_network_can_be_exported(case: Case) -> None:
+    found, x = case.compressed("everything"), case.x
     program = torch.export.export(found.module, (x[:2],))
     with torch.no_grad():
         torch.testing.assert_close(program.module()(x[:2]), found.module(x[:2]))
@@ -255,6 +311,49 @@ def test_what_a_layer_reads_is_quantised_before_each_call() -> None:
         torch.testing.assert_close(found(x), found.get_submodule("3")(quantiser(hidden)))
 
 
+class Alike(nn.Module):
+    """Its layers' names differ in dots and underscores alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a = nn.ModuleDict({"b_c": nn.Linear(4, 4)})
+        self.a_b = nn.ModuleDict({"c": nn.Linear(4, 4)})
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        hidden: torch.Tensor = 100 * self.a["b_c"](x)
+        return cast(torch.Tensor, self.a_b["c"](hidden))
+
+
+def test_layers_whose_names_are_alike_have_quantisers_of_their_own() -> None:
+    torch.manual_seed(0)
+    x = torch.rand(8, 4)
+    compress = Compressor(PrunableNetwork(Alike().eval(), x[:2]), x, CompressionOptions(reconstruct=False))
+    names = ("a.b_c", "a_b.c")
+    found = compress.compress(CompressionPolicy({name: LayerPolicy(activation_bits=8) for name in names})).module
+    first, second = (cast(UniformActivation, found.get_submodule(quantiser_name(name))) for name in names)
+    assert second.scale > 10 * first.scale
+    with torch.no_grad():
+        error = (found(x) - compress.network.prune({})(x)).abs().max()
+    assert error < 1.0
+
+
+@pytest.mark.parametrize(
+    "policy",
+    [
+        LayerPolicy(weight_bits=16, weight_scheme="fp16"),
+        LayerPolicy(activation_bits=16, activation_scheme="fp16"),
+    ],
+)
+def test_numbers_that_a_format_cannot_hold_are_refused_by_layer(policy: LayerPolicy) -> None:
+    module = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4)).eval()
+    for parameter in module.parameters():
+        parameter.data *= 1e7
+    x = torch.rand(8, 4)
+    compress = Compressor(PrunableNetwork(module, x[:2], prove=False), x, CompressionOptions(reconstruct=False))
+    with pytest.raises(InputError, match=r"^layer '1': fp16 reaches to 65504"):
+        compress.compress(CompressionPolicy({"1": policy}))
+
+
 def test_chance_depends_on_the_seed_alone() -> None:
     policy = CompressionPolicy({"0": LayerPolicy(weight_bits=3)})
     made = [
@@ -274,7 +373,10 @@ def test_chance_depends_on_the_seed_alone() -> None:
         (LayerPolicy(sparsity=0.9999), "leaves none of the"),
         (LayerPolicy(pattern="2:4"), "needs a multiple of 4 input channels for each output channel, got 3"),
         (LayerPolicy(sparsity=0.5, pattern="block:3x3"), "blocks of 3x3 do not divide"),
-        (LayerPolicy(activation_bits=2, activation_scheme="dorefa"), "from zero up"),
+        (
+            LayerPolicy(activation_bits=2, activation_scheme="dorefa"),
+            "layer '0': 'dorefa' represents values from zero up",
+        ),
     ],
 )
 def test_what_does_not_fit_is_refused_and_the_model_untouched(layer: LayerPolicy, message: str) -> None:

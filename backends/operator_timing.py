@@ -4,31 +4,19 @@ The process lives on from operator to operator, since importing a compiler takes
 overran its time, grew too big or has done many. The machine is leased only while the clock is read.
 """
 
-import os
-import pickle
-import select
-import subprocess
-import sys
 import threading
-import time
 from collections.abc import Mapping
-from contextlib import suppress
-from pathlib import Path
 from types import TracebackType
-from typing import IO, Any, Self
-
-import psutil
+from typing import Any, Self
 
 from backends.lease import exclusive_lease
-from backends.operator_worker import FRAME_HEADER, Failed, Prepare, Start, Time
+from backends.operator_worker import Prepare, Start, Time
 from backends.recipes import OperatorFailure, Recipe, Timing
+from backends.worker_process import Lost, Refused, WorkerProcess
 from search_spaces.errors import TrimtabError
 
-_START_S = 180.0
+START_S = 180.0
 """Importing a compiler, on a busy machine."""
-_STDERR_BYTES = 4096
-_PATIENCE_S = 2.0
-"""For what a process that ends does last."""
 
 
 class OperatorTimer:
@@ -60,7 +48,7 @@ class OperatorTimer:
         self._recycle_after = recycle_after
         self._memory_bytes = memory_bytes
         self._turn = threading.Lock()
-        self._process: _Process | None = None
+        self._process: WorkerProcess | None = None
         self._asked = 0
         self._closed = False
 
@@ -81,10 +69,10 @@ class OperatorTimer:
                 with exclusive_lease():
                     timing: Timing = process.ask(Time(self._timeout_s), self._timeout_s)
                 reusable = True
-            except _Refused as refused:
+            except Refused as refused:
                 reusable = True
                 raise OperatorFailure(str(refused)) from None
-            except _Lost as lost:
+            except Lost as lost:
                 self._check_open()
                 raise OperatorFailure(str(lost)) from None
             finally:  # after an interrupt, too: the answer that is under way must not be taken for the next one's
@@ -109,16 +97,16 @@ class OperatorTimer:
     ) -> None:
         self.close()
 
-    def _ready(self) -> "_Process":
+    def _ready(self) -> WorkerProcess:
         """The process, a new one if need be: it may have been killed while it had nothing to do."""
         self._check_open()
         if self._process is not None and self._process.alive:
             return self._process
         self._discard()
-        process = self._process = _Process(self._threads)
+        process = self._process = WorkerProcess("backends.operator_worker", self._threads)
         try:
-            process.ask(self._engine, _START_S)
-        except (_Refused, _Lost) as error:
+            process.ask(self._engine, START_S)
+        except (Refused, Lost) as error:
             self._discard()
             self._check_open()
             raise TrimtabError(f"the process that times operators does not start: {error}; see `pip check`") from None
@@ -132,118 +120,3 @@ class OperatorTimer:
     def _check_open(self) -> None:
         if self._closed:
             raise TrimtabError("the operator timer is closed; make a new one")
-
-
-class _Refused(Exception):  # noqa: N818
-    """The process answers that it could not do what was asked; it is fit for the next request."""
-
-
-class _Lost(Exception):  # noqa: N818
-    """The process died, or overran its time and was killed."""
-
-
-class _Process:
-    """One worker process and the pipes to it."""
-
-    def __init__(self, threads: int) -> None:
-        source = Path(__file__).resolve().parent.parent  # holds the packages, wherever we were started
-        environment = {name: value for name, value in os.environ.items() if name != "TVM_USE_RUNTIME_LIB"} | {
-            "OMP_NUM_THREADS": str(threads),
-            "TVM_NUM_THREADS": str(threads),
-            "PYTHONPATH": os.pathsep.join(filter(None, [str(source), os.environ.get("PYTHONPATH", "")])),
-        }
-        self._child = subprocess.Popen(
-            [sys.executable, "-P", "-m", "backends.operator_worker"],  # -P: nothing from the folder we stand in
-            env=environment,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            process_group=0,  # Ctrl-C in a terminal is for whoever asks; a measurement cut short is no refusal
-        )
-        if self._child.stdin is None or self._child.stdout is None or self._child.stderr is None:
-            raise TypeError("pipes were asked for")
-        self._requests, self._answers = self._child.stdin, self._child.stdout
-        self._stderr = b""
-        self._drain = threading.Thread(target=self._keep_tail, args=(self._child.stderr,), daemon=True)
-        self._drain.start()
-
-    @property
-    def alive(self) -> bool:
-        """Whether it has not ended."""
-        return self._child.poll() is None
-
-    def memory(self) -> int:
-        """Bytes of resident memory."""
-        try:
-            return int(psutil.Process(self._child.pid).memory_info().rss)
-        except psutil.Error:
-            return 0  # it is gone
-
-    def ask(self, request: Any, limit_s: float) -> Any:
-        """The answer to a request.
-
-        Raises:
-            _Refused: it could not be done.
-            _Lost: no answer came, in time or at all; the process has been killed.
-        """
-        payload = pickle.dumps(request)
-        deadline = time.monotonic() + limit_s
-        try:
-            self._requests.write(FRAME_HEADER.pack(len(payload)) + payload)
-            self._requests.flush()
-            (size,) = FRAME_HEADER.unpack(self._read(FRAME_HEADER.size, deadline))
-            answer = pickle.loads(self._read(size, deadline))  # noqa: S301  from the child we started
-        except TimeoutError:
-            self.end()
-            raise _Lost(f"it did not finish within {limit_s:g} s and was stopped") from None
-        except (OSError, EOFError):
-            raise _Lost(self._ending()) from None
-        if isinstance(answer, Failed):
-            raise _Refused(answer.reason)
-        return answer
-
-    def kill(self) -> None:
-        """Kills it; `ask` finds it lost."""
-        self._child.kill()
-
-    def end(self) -> None:
-        """Kills it and lets go of all that it held."""
-        self._child.kill()
-        self._child.wait()
-        self._drain.join(_PATIENCE_S)
-        with suppress(OSError):  # what it will not read any more
-            self._requests.close()
-        self._answers.close()
-
-    def _read(self, size: int, deadline: float) -> bytes:
-        """So many bytes of its answer. Raises TimeoutError, or EOFError where there are no more."""
-        parts = bytearray()
-        descriptor, waiting = self._answers.fileno(), select.poll()
-        waiting.register(descriptor, select.POLLIN)
-        while len(parts) < size:
-            left = deadline - time.monotonic()
-            if left <= 0 or not waiting.poll(left * 1e3):
-                raise TimeoutError
-            part = os.read(descriptor, size - len(parts))
-            if not part:
-                raise EOFError
-            parts += part
-        return bytes(parts)
-
-    def _ending(self) -> str:
-        """How it ended, in words."""
-        try:
-            status = self._child.wait(_PATIENCE_S)
-        except subprocess.TimeoutExpired:
-            return "the compiler's process closed its pipe"
-        if status < 0:
-            return f"the compiler's process was killed by signal {-status}"
-        self._drain.join(_PATIENCE_S)
-        lines = self._stderr.decode(errors="replace").strip().splitlines() or ["no message"]
-        return f"the compiler's process ended with status {status} ({lines[-1].strip()})"
-
-    def _keep_tail(self, stream: IO[bytes]) -> None:
-        """Keeps the end of what it writes to stderr; reads all of it, lest it wait for us."""
-        with stream:
-            while part := os.read(stream.fileno(), _STDERR_BYTES):
-                self._stderr = (self._stderr + part)[-_STDERR_BYTES:]

@@ -2,31 +2,22 @@
 
     python -P -m backends.operator_worker
 
-It answers its parent's requests, pickles behind their length on stdin and stdout; whatever else writes to stdout comes
-out on stderr. It lives until stdin closes: that is how it learns that its parent is gone, whatever it is doing.
+It answers its parent's requests as long as its stdin is open (see `backends.worker_process`).
 """
 
-import os
-import pickle
-import queue
 import resource
-import signal
-import struct
-import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
-from typing import Any, BinaryIO, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
 from backends.clock import pace, reading, worked
 from backends.measuring import TOLERANCE
 from backends.recipes import Recipe, Timing
-
-FRAME_HEADER = struct.Struct("<Q")
-"""Bytes of the pickle that follows."""
+from backends.worker_process import Failed, serve
 
 _SAMPLE_S = 1e-3
 _SAMPLES, _ROUND_S = 28, 0.04
@@ -90,28 +81,9 @@ class Time:
     limit_s: float
 
 
-@dataclass(frozen=True, slots=True)
-class Failed:
-    """Answer to a request that raised, or whose operator computes wrong numbers."""
-
-    reason: str
-
-
 def main() -> None:
     """Answers requests until stdin closes."""
-    source, sink = _private_pipes()
-    requests: queue.SimpleQueue[Any] = queue.SimpleQueue()
-    threading.Thread(target=_receive, args=(source, requests), daemon=True).start()
-    worker = Worker()
-    while True:
-        request = requests.get()
-        # The parent kills us at the limit; should it be dead and the engine deaf, the alarm does.
-        signal.setitimer(signal.ITIMER_REAL, 2 * getattr(request, "limit_s", 0.0))
-        answer = worker.answer(request)
-        signal.setitimer(signal.ITIMER_REAL, 0.0)
-        payload = pickle.dumps(answer)
-        sink.write(FRAME_HEADER.pack(len(payload)) + payload)
-        sink.flush()
+    serve(Worker().answer)
 
 
 class Worker:
@@ -122,13 +94,7 @@ class Worker:
         self._prepared: Prepared | None = None
 
     def answer(self, request: Any) -> Any:
-        """The answer to a request; Failed where it raised."""
-        try:
-            return self._do(request)
-        except Exception as error:  # an engine raises what it likes
-            return Failed(_one_line(error))
-
-    def _do(self, request: Any) -> Any:
+        """The answer to a request. Raises whatever the engine raises."""
         match request:
             case Start():
                 module, _, name = request.engine.partition(":")
@@ -150,25 +116,41 @@ class Worker:
 
 
 def timing(prepared: Prepared) -> Timing:
-    """Reads the clock: rounds of samples of a millisecond until one of them is steady, at most `_ROUNDS` of them.
-
-    The processor's pace is read with each sample, and all samples are brought to their median pace.
-    """
+    """Reads the clock: samples of a millisecond, and with each of them the processor's pace."""
     places = (prepared.call, *prepared.elsewhere)
     repetitions = _warm_up(prepared.call)
+
+    def samples() -> list[tuple[float, float]]:
+        found = [sample for call in places for sample in _samples(call, repetitions, len(places))]
+        return [(seconds / prepared.calls, current) for seconds, current in found]
+
+    return steadiest(samples, repetitions * prepared.calls, prepared.error, prepared.structure)
+
+
+def steadiest(
+    samples: Callable[[], Sequence[tuple[float, float]]], executions: int, error: float, structure: str
+) -> Timing:
+    """Takes rounds of samples until one of them is steady, at most `_ROUNDS` of them; the steadiest counts.
+
+    Args:
+        samples: of one round: seconds of one execution, and the processor's pace meanwhile. They are brought to their
+            median pace.
+        executions: in one sample.
+        error, structure: of what is timed.
+    """
     best, best_pace, least_spread, runs = np.zeros(3), 0.0, np.inf, 0
     for _ in range(_ROUNDS):
-        samples = np.array([sample for call in places for sample in _samples(call, repetitions, len(places))])
-        runs += len(samples) * repetitions * prepared.calls
-        median_pace = float(np.median(samples[:, 1]))
-        found = np.percentile(samples[:, 0] / samples[:, 1], [10, 50, 90]) * median_pace / prepared.calls
-        spread = found[2] / found[0]
+        found = np.array(samples())
+        runs += len(found) * executions
+        median_pace = float(np.median(found[:, 1]))
+        percentiles = np.percentile(found[:, 0] / found[:, 1], [10, 50, 90]) * median_pace
+        spread = percentiles[2] / percentiles[0]
         if spread < least_spread:
-            best, best_pace, least_spread = found, median_pace, spread
+            best, best_pace, least_spread = percentiles, median_pace, spread
         if spread <= _QUIET_SPREAD:
             break
     p10, median, p90 = map(float, best)
-    return Timing(median, p10, p90, runs, prepared.error, prepared.structure, best_pace)
+    return Timing(median, p10, p90, runs, error, structure, best_pace)
 
 
 def _samples(call: Call, repetitions: int, places: int) -> list[tuple[float, float]]:
@@ -207,32 +189,6 @@ def _warm_up(call: Call) -> int:
         call()
         quickest = min(quickest, time.perf_counter() - start)
     return max(1, round(_SAMPLE_S / max(quickest, 1e-9)))
-
-
-def _private_pipes() -> tuple[BinaryIO, BinaryIO]:
-    """Stdin and stdout for requests and answers alone: what others read is empty, what they write goes to stderr."""
-    source, sink = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
-    empty = os.open(os.devnull, os.O_RDONLY)
-    os.dup2(empty, 0)
-    os.close(empty)
-    os.dup2(2, 1)
-    return source, sink
-
-
-def _receive(source: BinaryIO, requests: "queue.SimpleQueue[Any]") -> None:
-    """Passes requests on; ends the process where there will be no more."""
-    while len(header := source.read(FRAME_HEADER.size)) == FRAME_HEADER.size:
-        payload = source.read(FRAME_HEADER.unpack(header)[0])
-        try:
-            requests.put(pickle.loads(payload))  # noqa: S301  from the parent, which started us
-        except Exception as error:  # a recipe whose class cannot be imported here
-            requests.put(error)
-    os._exit(0)
-
-
-def _one_line(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """Single kernels as they run inside a network: called by Relax's virtual machine, weights not fresh in the cache."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from backends.operator_worker import Prepared
 from backends.tvm.code import machine_code, structure_of
 from backends.tvm.kernels.base import Kernel
 from backends.tvm.stock import StockOperator, inline_into
-from backends.tvm.target import cpu_for
+from backends.tvm.target import Cpu, cpu_for
 
 Array = npt.NDArray[Any]
 
@@ -22,7 +23,8 @@ _CALLS, _FEW_CALLS = 16, 4
 network enters it once, too, and so each operator bears its share, as it would in a network of so many."""
 _LONG_WORK = 1e7
 """Multiply-adds that take some 100 us."""
-_PLACES = 4
+PLACES = 4
+"""Memory that an operator is timed in, one place after the other."""
 _COLD_BYTES = 1 << 22
 _MOST_BYTES = 1 << 28
 
@@ -41,48 +43,78 @@ class TvmEngine:
     def prepare(self, recipe: Kernel | StockOperator) -> Prepared:
         """Compiles the kernel into a function that calls it several times in a row, and checks what the last one gives.
 
-        An operator of TVM's own is tuned first where it is new.
-
-        Raises whatever TVM raises where it cannot compile it.
+        Raises as `in_a_row`.
         """
-        operands = recipe.example_operands(self._cpu, np.random.default_rng(0))
-        code = recipe.build_module(self._cpu) if isinstance(recipe, StockOperator) else recipe.build(self._cpu)
-        module, calls = self._in_a_row(recipe, code, operands)
-        executable = machine_code(module, self._cpu)
-        first, *others = (_bound(executable, operands[0]) for _ in range(_PLACES))
-        error = relative_error(first().numpy(), recipe.reference(operands))
-        return Prepared(first, calls, error, structure_of(code), tuple(others))
+        row = in_a_row(recipe, self._cpu)
+        first, *others = (_bound(row.executable, row.source) for _ in range(PLACES))
+        return Prepared(first, row.calls, row.error(first().numpy()), row.structure, tuple(others))
 
-    def _in_a_row(self, kernel: Kernel | StockOperator, code: Any, operands: Sequence[Array]) -> tuple[Any, int]:
-        """A module whose `main` takes the first operand and calls the kernel, the last time with just these operands;
-        and the number of calls. The others are constants, as in a network: parameters are checked at each entry."""
-        source = relax.Var("source", relax.TensorType(operands[0].shape, str(operands[0].dtype)))
-        arguments = [source, *map(relax.const, operands[1:])]
-        declared = [] if isinstance(kernel, StockOperator) else kernel.declare(self._cpu)[:-1]
-        names = [operand.op.name for operand in declared]
-        turns, most = [arguments], _CALLS if kernel.work < _LONG_WORK else _FEW_CALLS
-        if "weight" in names:
-            at = names.index("weight")
-            copies = copies_of_weight(operands[at].nbytes, most)
-            others = [relax.const(_another(operands[at], copy)) for copy in range(1, copies)]  # equal ones
-            turns += [[*arguments[:at], other, *arguments[at + 1 :]] for other in others]  # would be stored once
-        calls = most // len(turns) * len(turns)
-        builder = relax.BlockBuilder()
-        name = builder.add_func(code, kernel.kind) if isinstance(kernel, Kernel) else None
-        dtype = kernel.output_dtype if isinstance(kernel, Kernel) else "float32"
-        output = relax.TensorType(kernel.output_shape, dtype)
-        # Nothing uses what the first calls give. They run all the same: no pass of TVM's build removes a call.
-        with builder.function("main", [source]):
-            with builder.dataflow():
-                given = [
-                    inline_into(builder, code, turns[call % len(turns)])
-                    if name is None
-                    else builder.emit(relax.call_tir(name, turns[call % len(turns)], output))
-                    for call in reversed(range(calls))
-                ]
-                last = builder.emit_output(given[-1])
-            builder.emit_func_output(last)
-        return builder.get(), calls
+
+@dataclass(frozen=True)
+class InARow:
+    """An operator in machine code that calls it several times in a row, as its function `main`.
+
+    Attributes:
+        executable: TVM's.
+        calls: of the operator in one of `main`.
+        source: what `main` is given.
+        expected: what torch computes.
+        structure: hash of the operator's code.
+    """
+
+    executable: Any
+    calls: int
+    source: Array
+    expected: Array
+    structure: str
+
+    def error(self, output: Array) -> float:
+        """max|a-b| / max|a| of what `main` gives."""
+        return relative_error(output, self.expected)
+
+
+def in_a_row(recipe: Kernel | StockOperator, cpu: Cpu) -> InARow:
+    """Compiles an operator to be timed. One of TVM's own is tuned first where it is new.
+
+    Raises whatever TVM raises where it cannot compile it.
+    """
+    operands = recipe.example_operands(cpu, np.random.default_rng(0))
+    code = recipe.build_module(cpu) if isinstance(recipe, StockOperator) else recipe.build(cpu)
+    module, calls = _calls(recipe, code, operands, cpu)
+    executable = machine_code(module, cpu)
+    return InARow(executable, calls, operands[0], recipe.reference(operands), structure_of(code))
+
+
+def _calls(kernel: Kernel | StockOperator, code: Any, operands: Sequence[Array], cpu: Cpu) -> tuple[Any, int]:
+    """A module whose `main` takes the first operand and calls the kernel, the last time with just these operands; and
+    the number of calls. The others are constants, as in a network: parameters are checked at each entry."""
+    source = relax.Var("source", relax.TensorType(operands[0].shape, str(operands[0].dtype)))
+    arguments = [source, *map(relax.const, operands[1:])]
+    declared = [] if isinstance(kernel, StockOperator) else kernel.declare(cpu)[:-1]
+    names = [operand.op.name for operand in declared]
+    turns, most = [arguments], _CALLS if kernel.work < _LONG_WORK else _FEW_CALLS
+    if "weight" in names:
+        at = names.index("weight")
+        copies = copies_of_weight(operands[at].nbytes, most)
+        others = [relax.const(_another(operands[at], copy)) for copy in range(1, copies)]  # equal ones
+        turns += [[*arguments[:at], other, *arguments[at + 1 :]] for other in others]  # would be stored once
+    calls = most // len(turns) * len(turns)
+    builder = relax.BlockBuilder()
+    name = builder.add_func(code, kernel.kind) if isinstance(kernel, Kernel) else None
+    dtype = kernel.output_dtype if isinstance(kernel, Kernel) else "float32"
+    output = relax.TensorType(kernel.output_shape, dtype)
+    # Nothing uses what the first calls give. They run all the same: no pass of TVM's build removes a call.
+    with builder.function("main", [source]):
+        with builder.dataflow():
+            given = [
+                inline_into(builder, code, turns[call % len(turns)])
+                if name is None
+                else builder.emit(relax.call_tir(name, turns[call % len(turns)], output))
+                for call in reversed(range(calls))
+            ]
+            last = builder.emit_output(given[-1])
+        builder.emit_func_output(last)
+    return builder.get(), calls
 
 
 def _another(weight: Array, copy: int) -> Array:

@@ -17,7 +17,7 @@ from backends.tvm.kernels.convolution import Conv2d
 from backends.tvm.kernels.elementwise import Elementwise
 from backends.tvm.kernels.epilogue import Activation, Epilogue
 from backends.tvm.kernels.movement import Gather
-from backends.tvm.operator_engine import TvmEngine, copies_of_weight
+from backends.tvm.operator_engine import TvmEngine, copies_of_weight, in_a_row
 from backends.tvm.target import cpu_for
 
 ENGINE = "backends.tvm.operator_engine:TvmEngine"
@@ -113,10 +113,9 @@ def test_a_compiler_that_hangs_is_stopped(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("kernel", [conv(), GATHER], ids=lambda kernel: kernel.kind)
 def test_every_call_in_the_row_is_made(kernel: Kernel):
-    engine = TvmEngine()
     operands = kernel.example_operands(CPU, np.random.default_rng(0))
-    module, calls = engine._in_a_row(kernel, kernel.build(CPU), operands)
-    machine = relax.VirtualMachine(tvm.compile(module, target=CPU.target), tvm.cpu())
+    row = in_a_row(kernel, CPU)
+    machine = relax.VirtualMachine(row.executable, tvm.cpu())
     weights = set()
     made = 0
 
@@ -128,9 +127,9 @@ def test_every_call_in_the_row_is_made(kernel: Kernel):
 
     machine.set_instrument(watch)
     output = machine["main"](tvm.runtime.tensor(operands[0])).numpy()
-    assert made == calls > 1
+    assert made == row.calls > 1
     if kernel.kind == "conv2d":
-        assert len(weights) == copies_of_weight(operands[1].nbytes, calls) > 1
+        assert len(weights) == copies_of_weight(operands[1].nbytes, row.calls) > 1
     np.testing.assert_allclose(output, kernel.reference(operands), atol=1e-5)
 
 

@@ -16,6 +16,8 @@ from pydantic_core import ErrorDetails
 from automl.engines import ENGINES
 from automl.errors import InputError, did_you_mean
 from automl.yaml_text import parse_yaml, read_yaml
+from backends.remote.device import RemoteDevice
+from backends.remote.tracker import split_address
 from search_spaces.objective import UNITS
 
 PATH_ARGUMENTS = ("root", "path")
@@ -156,10 +158,38 @@ class CompressionSection(Section):
     quantisation: QuantisationSection = Field(default_factory=QuantisationSection)
 
 
+class TargetSection(Section):
+    """LLVM's names of a device's processor and, where it is not like this one, of its machine ("aarch64-linux-gnu")."""
+
+    mcpu: str
+    mtriple: str = ""
+
+
+class DeviceSection(Section):
+    """Devices elsewhere, all of one kind, reached through a TVM RPC tracker: see `backends.remote.device.RemoteDevice`
+    for the fields, and docs/devices.md."""
+
+    tracker: str
+    key: str = Field(min_length=1, pattern=r"^[^\s:]+$")
+    target: TargetSection
+    timeout_s: float = Field(default=30.0, gt=0, le=3600)
+
+    @field_validator("tracker")
+    @classmethod
+    def _address(cls, tracker: str) -> str:
+        try:
+            split_address(tracker)
+        except InputError as error:
+            raise ValueError(str(error)) from None
+        return tracker
+
+
 class MeasureSection(Section):
     """What latency means in this run, and how it is measured; `backend: none` leaves it out.
 
     Behind "_cuda" a CUDA device runs whole networks; compiled code and CUDA have no table, so no latency budget either.
+
+    `device`: measured on instead of this machine, by the backend "tvm".
 
     Under a latency budget the backend's table of operators prices every policy. `margin` is the share of the budget
     that the search holds back for the table's error; null measures that error on a few networks first.
@@ -170,6 +200,7 @@ class MeasureSection(Section):
     threads: int = Field(default=1, ge=1, le=256)
     margin: float | None = Field(default=None, ge=0, lt=1)
     estimate_missing: bool = False
+    device: DeviceSection | None = None
 
     @field_validator("backend")
     @classmethod
@@ -178,6 +209,20 @@ class MeasureSection(Section):
         if backend not in known:
             raise ValueError(f"there is no backend {backend!r}{did_you_mean(backend, known)}")
         return backend
+
+    @model_validator(mode="after")
+    def _reached(self) -> Self:
+        if self.device is not None and self.backend != "tvm":
+            raise ValueError(f"measure.device is reached by the backend 'tvm' alone, got {self.backend!r}")
+        return self
+
+    @property
+    def remote(self) -> RemoteDevice | None:
+        """The devices that are measured on; None for this machine."""
+        if self.device is None:
+            return None
+        target = self.device.target
+        return RemoteDevice(self.device.tracker, self.device.key, target.mcpu, target.mtriple, self.device.timeout_s)
 
 
 class Config(Section):

@@ -82,7 +82,9 @@ def summary_table(summary: Mapping[str, Any]) -> Table:
     by_table = summary["budget"]["metric"] == "latency_s" and not given
     table = Table(title=_budget_text(summary["budget"]))
     table.add_column("network")
-    columns = ["test accuracy", "search accuracy", "MACs", "params", "weights", "latency", "ONNX Runtime"]
+    device = summary.get("latency_device")
+    latency = f"latency on {device['key']}" if device else "latency"
+    columns = ["test accuracy", "search accuracy", "MACs", "params", "weights", latency, "ONNX Runtime"]
     columns[5:5] = ["by the table"] if by_table else []
     for title in columns:
         table.add_column(title, justify="right")

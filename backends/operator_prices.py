@@ -1,13 +1,16 @@
 """What operators cost on this device: looked up in its latency table, measured first where that knows nothing."""
 
+import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import closing
 from dataclasses import dataclass
 
 from backends.latency_table import Entry, LatencyTable
 from backends.lease import measuring_turn
-from backends.recipes import OperatorFailure, Recipe, Timer
+from backends.recipes import OperatorFailure, Recipe, SharedTimer, Timer
 from backends.regression import LatencyRegression
 from search_spaces.errors import TrimtabError
 
@@ -49,21 +52,28 @@ class Estimate:
 
 
 class OperatorPrices:
-    """The latencies of operators on one device. What is missing is measured, one operator at a time, and published at
-    once, so that a kill loses at most the operator at hand.
+    """The latencies of operators on one kind of device. What is missing is measured and published operator by operator:
+    a kill loses at most those at hand.
 
     An operator whose measurement fails twice is refused for as long as this object lives; refusals are not written
     down, since their cause may be gone tomorrow.
 
     Args:
         table: what is known, and where new entries go.
-        timer: measures on the same device.
+        timer: measures on the same device; on this machine one operator after the other, in turns with those who
+            compute there.
     """
 
     def __init__(self, table: LatencyTable, timer: Timer) -> None:
         self.table = table
         self._timer = timer
+        self._publishing = threading.Lock()
         self._refused: dict[str, RefusedOperatorError] = {}
+
+    @property
+    def notices(self) -> list[str]:
+        """What became known of the table and the devices meanwhile, in a line each."""
+        return [*self.table.notices, *(self._timer.notices if isinstance(self._timer, SharedTimer) else [])]
 
     @property
     def refused(self) -> Mapping[str, RefusedOperatorError]:
@@ -114,25 +124,45 @@ class OperatorPrices:
         }
 
     def _measure_all(self, missing: Sequence[Recipe], on_progress: Progress | None, *, stop: bool) -> None:
-        """Measures and publishes one after the other; `stop`: raises the first refusal."""
-        start, waiting = time.monotonic(), deque(missing)
+        """Measures and publishes; `stop`: raises the first refusal."""
+        start = time.monotonic()
+        with closing(self._measured(missing)) as measured:
+            for done, refusal in enumerate(measured, 1):
+                if on_progress is not None:
+                    on_progress(done, len(missing), (time.monotonic() - start) / done * (len(missing) - done))
+                if refusal is not None and stop:
+                    raise refusal
+
+    def _measured(self, missing: Sequence[Recipe]) -> Generator[RefusedOperatorError | None]:
+        """The refusal, where it is one, of each operator, as soon as it is measured."""
+        if isinstance(self._timer, SharedTimer):
+            return self._together(missing, self._timer.width() if missing else 1)
+        return self._one_by_one(missing)
+
+    def _one_by_one(self, missing: Sequence[Recipe]) -> Generator[RefusedOperatorError | None]:
+        """In turns with those who compute on this machine."""
+        waiting = deque(missing)
         while waiting:
             with measuring_turn():
                 turn_ends = time.monotonic() + _TURN_S
                 while waiting:
-                    refusal = self._measure(waiting.popleft())
-                    now, done = time.monotonic(), len(missing) - len(waiting)
-                    if on_progress is not None:
-                        on_progress(done, len(missing), (now - start) / done * len(waiting))
-                    if refusal is not None and stop:
-                        raise refusal
-                    if now >= turn_ends:
+                    yield self._measure(waiting.popleft())
+                    if time.monotonic() >= turn_ends:
                         break
             if waiting:
                 time.sleep(_PAUSE_S)
 
+    def _together(self, missing: Sequence[Recipe], width: int) -> Generator[RefusedOperatorError | None]:
+        """So many at once. What is under way is finished and published, also where nobody waits for the rest."""
+        with ThreadPoolExecutor(width) as pool:
+            try:
+                for future in as_completed([pool.submit(self._measure, recipe) for recipe in missing]):
+                    yield future.result()
+            finally:
+                pool.shutdown(wait=False, cancel_futures=True)
+
     def _measure(self, recipe: Recipe) -> RefusedOperatorError | None:
-        if self.table.get([recipe.recipe]):
+        if self._known(recipe):
             return None  # another process has measured it meanwhile
         reasons = []
         for _ in range(_ATTEMPTS):
@@ -141,10 +171,15 @@ class OperatorPrices:
             except OperatorFailure as failure:
                 reasons.append(failure.reason)
             else:
-                self.table.publish(recipe.recipe, entry)
+                with self._publishing:
+                    self.table.publish(recipe.recipe, entry)
                 return None
         self._refused[recipe.recipe] = RefusedOperatorError(recipe.kind, recipe.recipe, reasons)
         return self._refused[recipe.recipe]
+
+    def _known(self, recipe: Recipe) -> bool:
+        with self._publishing:
+            return bool(self.table.get([recipe.recipe]))
 
     def _timed(self, recipe: Recipe) -> Entry:
         timing = self._timer.measure(recipe)

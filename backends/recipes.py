@@ -1,7 +1,7 @@
 """What the pieces of a latency table say to each other: a recipe, its timing, and why there is none."""
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 
 class Recipe(Protocol):
@@ -70,3 +70,18 @@ class Timer(Protocol):
 
     def close(self) -> None:
         """Ends the processes and frees the folders that the timer holds."""
+
+
+@runtime_checkable
+class SharedTimer(Timer, Protocol):
+    """Measures on devices elsewhere, for as many threads at once as there are devices. `backends.remote.fleet` holds
+    the real one.
+
+    Attributes:
+        notices: a line for each device that was left out.
+    """
+
+    notices: list[str]
+
+    def width(self) -> int:
+        """How many operators can be measured at once."""

@@ -1,4 +1,4 @@
-"""Networks priced by a table of measured operators: what a policy's network takes on this device, in microseconds of
+"""Networks priced by a table of measured operators: what a policy's network takes on a device, in microseconds of
 arithmetic.
 
 The operators of a network under a policy follow from its graph alone. Each is measured once on the device, and the
@@ -22,6 +22,8 @@ from backends.measuring import cpu_name
 from backends.operator_prices import OperatorPrices
 from backends.operator_timing import OperatorTimer
 from backends.recipes import Recipe
+from backends.remote.device import RemoteDevice
+from backends.remote.fleet import Fleet
 from search_spaces.errors import InputError, did_you_mean
 from search_spaces.graph import ModelGraph
 
@@ -68,6 +70,7 @@ class Engine:
         parts: of a network, for so many threads.
         target: what code is compiled for.
         unsupported: reasons why a network cannot be priced.
+        processor: that runs the code.
         integers: whether layers of at most 8 bits run as such. All else that makes weights small leaves them as they
             are: few bits, and zeros, save bytes and no time.
     """
@@ -78,30 +81,40 @@ class Engine:
     parts: Callable[[ModelGraph, int], NetworkParts]
     target: Callable[[], str]
     unsupported: Callable[[ModelGraph], Sequence[str]]
+    processor: Callable[[], str] = cpu_name
     integers: bool = False
 
     def device(self, name: str, threads: int) -> DeviceKey:
-        """This machine, as the key of its table."""
+        """What the engine runs on, as the key of its table."""
         versions = ",".join(f"{package}={importlib.metadata.version(package)}" for package in self.packages)
-        return DeviceKey(name, cpu_name(), self.target(), threads, versions, _digest_of(self.sources))
+        return DeviceKey(name, self.processor(), self.target(), threads, versions, _digest_of(self.sources))
 
 
 class TableBackend(HardwareBackend):
-    """The sum of a network's operators in the latency table of one engine on this machine.
+    """The sum of a network's operators in the latency table of one engine on one device.
 
     Args:
         engine: one of `ENGINES`.
         graph: the uncompressed network.
         prices: knows the operators, and measures those that are missing.
         threads: the engine may use.
+        device: elsewhere, for engines that reach it; this machine by default.
 
     Raises:
-        InputError: an engine that is not known.
+        InputError: an engine that is not known, or does not reach the device.
     """
 
-    def __init__(self, engine: str, graph: ModelGraph, prices: Latencies, *, threads: int = 1) -> None:
+    def __init__(
+        self,
+        engine: str,
+        graph: ModelGraph,
+        prices: Latencies,
+        *,
+        threads: int = 1,
+        device: RemoteDevice | None = None,
+    ) -> None:
         self.name = engine
-        self._engine = find_engine(engine)
+        self._engine = find_engine(engine, device)
         self._graph = graph
         self._prices = prices
         self._threads = threads
@@ -173,36 +186,52 @@ class TableBackend(HardwareBackend):
 
 
 @contextmanager
-def open_prices(engine: str, *, threads: int = 1) -> Iterator[OperatorPrices]:
-    """The engine's table on this machine, with what measures what is missing in it.
+def open_prices(engine: str, *, threads: int = 1, device: RemoteDevice | None = None) -> Iterator[OperatorPrices]:
+    """The engine's table on this machine or the device, with what measures what is missing in it.
 
     Raises:
-        InputError: an engine that is not known.
+        InputError: an engine that is not known, or does not reach the device.
         TrimtabError: the table can be neither opened nor mended.
     """
-    found = find_engine(engine)
-    device = found.device(engine, threads)
-    with (
-        LatencyTable(default_table_path(device), device) as table,
-        OperatorTimer(found.timer, threads=threads) as timer,
-    ):
-        yield OperatorPrices(table, timer)
+    found = find_engine(engine, device)
+    key = found.device(engine, threads)
+    with LatencyTable(default_table_path(key), key) as table:
+        if device is None:
+            with OperatorTimer(found.timer, threads=threads) as timer:
+                yield OperatorPrices(table, timer)
+        else:
+            with Fleet(device, threads) as fleet:
+                yield OperatorPrices(table, fleet)
 
 
-def find_engine(name: str) -> Engine:
-    """The engine of that name; InputError where there is none with a table of operators."""
+def find_engine(name: str, device: RemoteDevice | None = None) -> Engine:
+    """The engine of that name, on this machine or the device.
+
+    Raises:
+        InputError: there is none with a table of operators, or it does not reach devices.
+    """
     if name not in ENGINES:
         raise InputError(
             f"there is no table of operators for {name!r}{did_you_mean(name, ENGINES)}; one of {', '.join(ENGINES)} has"
         )
-    return ENGINES[name]
+    if device is None:
+        return ENGINES[name]
+    if name != "tvm":
+        raise InputError(f"devices are reached by TVM's RPC, got the engine {name!r}; take 'tvm'")
+    return replace(
+        ENGINES["tvm"],
+        sources=(*ENGINES["tvm"].sources, "tvm/linking.py", "remote/session.py", "remote/worker.py"),
+        parts=lambda graph, threads: _tvm_parts(graph, threads, device),
+        target=lambda: device.target,
+        processor=lambda: f"remote {device.key}",
+    )
 
 
-def _tvm_parts(graph: ModelGraph, threads: int) -> NetworkParts:
+def _tvm_parts(graph: ModelGraph, threads: int, device: RemoteDevice | None = None) -> NetworkParts:
     from backends.tvm.network_recipes import NetworkRecipes
     from backends.tvm.target import cpu_for
 
-    return NetworkRecipes(graph, cpu_for(threads=threads))
+    return NetworkRecipes(graph, cpu_for(threads=threads) if device is None else device.cpu(threads))
 
 
 def _tvm_target() -> str:

@@ -25,7 +25,7 @@ def open_prices(measure: MeasureSection) -> Iterator[OperatorPrices]:
         InputError: the config measures nothing.
         TrimtabError: the table cannot be opened.
     """
-    with table_backend.open_prices(_engine(measure), threads=measure.threads) as prices:
+    with table_backend.open_prices(_engine(measure), threads=measure.threads, device=measure.remote) as prices:
         yield prices
 
 
@@ -40,17 +40,17 @@ def priced_by_table(measure: MeasureSection, graph: ModelGraph, prices: Latencie
     Raises:
         InputError: the config measures nothing, or the network has operators that the backend cannot run.
     """
-    backend = TableBackend(_engine(measure), graph, prices, threads=measure.threads)
+    backend = TableBackend(_engine(measure), graph, prices, threads=measure.threads, device=measure.remote)
     backend.require(graph)
     return backend
 
 
 def table_key(measure: MeasureSection) -> str:
-    """What the config's latency table is for: machine, engine, versions and the source of the code that it times."""
+    """What the config's latency table is for: device, engine, versions and the source of the code that it times."""
     from backends.table_backend import find_engine
 
     engine = _engine(measure)
-    return find_engine(engine).device(engine, measure.threads).text
+    return find_engine(engine, measure.remote).device(engine, measure.threads).text
 
 
 def _engine(measure: MeasureSection) -> str:

@@ -17,7 +17,7 @@ from torch import nn
 from automl.compression.saving import state_of, to_bytes
 from automl.compression.treatments import Compressed
 from automl.data import DataBundle, load_data
-from automl.export.agreement import rounding_step
+from automl.export.agreement import compare, rounding_step
 from automl.export.atomic import appearing_at_once
 from automl.export.elf import foreign_architecture
 from automl.export.manifest import (
@@ -30,6 +30,7 @@ from automl.export.manifest import (
     PROGRAM,
     WEIGHTS,
     DataRecord,
+    DeviceRecord,
     InputRecord,
     LatencyRecord,
     Manifest,
@@ -42,7 +43,10 @@ from automl.export.torch_export import Batch, capture_program, save_program
 from automl.export.tvm_export import save_library
 from automl.metrics import load_metric
 from automl.training import evaluate
-from backends.measuring import Artefact, cpu_name, measure
+from backends.measuring import Artefact, Measurement, cpu_name, measure
+from backends.remote.device import RemoteDevice
+from backends.remote.fleet import Fleet
+from backends.remote.networks import Network, measure_networks
 from backends.torch_reference import reference_output
 from search_spaces.errors import InputError, TrimtabError
 from search_spaces.policy import CompressionPolicy, layer_from_json
@@ -66,6 +70,7 @@ def export_network(
     results: Mapping[str, Any],
     threads: int = 1,
     measure_latency: bool = True,
+    device: RemoteDevice | None = None,
 ) -> dict[str, Any]:
     """Write the network in every format, with a manifest; the directory appears whole or not at all.
 
@@ -80,6 +85,7 @@ def export_network(
             config); what else it holds goes into the manifest as it is.
         threads: that the compiled library and the measurements use.
         measure_latency: whether to time each engine.
+        device: that the library is compiled for and, alone, timed on; this machine by default.
 
     Returns:
         The manifest, as JSON holds it.
@@ -102,11 +108,11 @@ def export_network(
         (folder / ARCHITECTURE).write_text(described.to_json(), encoding="utf-8")
         (folder / WEIGHTS).write_bytes(_weights(network, described))
         bundle = load_data(str(data["name"]), dict(data.get("args") or {}))
-        formats = _write_formats(network, example, _images(bundle), folder, threads)
+        formats = _write_formats(network, example, _images(bundle), folder, threads, device)
         latency: dict[str, LatencyRecord] = {}
         if measure_latency:
             try:
-                latency = _latencies(module, folder, example, formats.library, threads)
+                latency = _latencies(module, folder, example, formats.library, threads, device)
             except TrimtabError as error:  # the network is none the worse for it
                 known["latency_error"] = str(error)
         manifest = Manifest(
@@ -127,6 +133,7 @@ def export_network(
             weight_bytes=int(known.pop("weight_bytes")),
             latency=latency,
             machine=machine(),
+            device=None if device is None else DeviceRecord(key=device.key, mcpu=device.mcpu, mtriple=device.triple),
             versions={name: _version(package) for name, package in PACKAGES.items()}
             | {"python": platform.python_version()},
             results=known,
@@ -189,7 +196,12 @@ class _Formats:
 
 
 def _write_formats(
-    network: Compressed | nn.Module, example: torch.Tensor, images: torch.Tensor, folder: Path, threads: int
+    network: Compressed | nn.Module,
+    example: torch.Tensor,
+    images: torch.Tensor,
+    folder: Path,
+    threads: int,
+    device: RemoteDevice | None,
 ) -> _Formats:
     module = network.module if isinstance(network, Compressed) else network
     program, size = capture_program(module, example)
@@ -201,7 +213,14 @@ def _write_formats(
     except TrimtabError as error:
         found.left_out[ONNX] = str(error)
     try:
-        found.library = save_library(network, images, folder / LIBRARY, threads=threads)
+        found.library = save_library(
+            network,
+            images,
+            folder / LIBRARY,
+            threads=threads,
+            mcpu=None if device is None else device.mcpu,
+            triple="" if device is None else device.triple,
+        )
         found.batch[LIBRARY] = 1
     except TrimtabError as error:
         (folder / LIBRARY).unlink(missing_ok=True)
@@ -238,18 +257,28 @@ def is_machine_path(value: object) -> bool:
 
 
 def _latencies(
-    module: nn.Module, folder: Path, example: torch.Tensor, details: dict[str, str], threads: int
+    module: nn.Module,
+    folder: Path,
+    example: torch.Tensor,
+    details: dict[str, str],
+    threads: int,
+    device: RemoteDevice | None,
 ) -> dict[str, LatencyRecord]:
-    """Each compiled artefact that this machine can run, timed at batch 1, interleaved in a process of its own."""
+    """Each compiled artefact that this machine can run, timed at batch 1, interleaved in a process of its own; or the
+    library alone, on a device, since figures of two machines compare nothing."""
+    one, expected, step = example[:1].numpy(), reference_output(module, example[:1]), rounding_step(module)
     paths = {"tvm": folder / LIBRARY, "onnxruntime": folder / ONNX}
-    artefacts = [
-        Artefact(engine, path) for engine, path in paths.items() if path.exists() and not foreign_architecture(path)
-    ]
-    if not artefacts:
-        return {}
-    # what rounds activations was compared when it was written, on more than one image
-    expected = None if rounding_step(module) else reference_output(module, example[:1])
-    measured = measure(artefacts, example[:1].numpy(), expected, threads=threads)
+    measured: list[Measurement] = []
+    if device is None:
+        artefacts = [
+            Artefact(engine, path) for engine, path in paths.items() if path.exists() and not foreign_architecture(path)
+        ]
+        # what rounds activations was compared when it was written, on more than one image
+        measured = measure(artefacts, one, None if step else expected, threads=threads) if artefacts else []
+    elif paths["tvm"].exists():
+        library = Network(paths["tvm"], lambda output: compare(output, expected, step))
+        with Fleet(device, threads) as fleet:
+            measured = measure_networks(fleet, [library], one)
     return {
         found.engine: LatencyRecord(
             median_s=found.latency_s,

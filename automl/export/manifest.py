@@ -102,6 +102,19 @@ class LatencyRecord(_Record):
     details: dict[str, str] = Field(default_factory=dict)
 
 
+class DeviceRecord(_Record):
+    """What the library was compiled for and timed on, where that is not the machine that exported.
+
+    Attributes:
+        key: what this kind of device was called.
+        mcpu, mtriple: LLVM's names of its processor and of the machine; `mtriple` is empty where it is a like one.
+    """
+
+    key: str
+    mcpu: str
+    mtriple: str = ""
+
+
 class Manifest(Document):
     """Everything said about an exported network.
 
@@ -112,6 +125,7 @@ class Manifest(Document):
         batch: by artefact, "dynamic" or the one batch size it takes.
         accuracy: of the whole test split.
         latency: by engine; empty where nothing was measured.
+        device: that the library is for, None where that is `machine`.
         results: what else the search knows of the network.
     """
 
@@ -134,6 +148,7 @@ class Manifest(Document):
     weight_bytes: Count
     latency: dict[str, LatencyRecord] = Field(default_factory=dict)
     machine: dict[str, str | int] = Field(default_factory=dict)
+    device: DeviceRecord | None = None
     versions: dict[str, str] = Field(default_factory=dict)
     results: dict[str, Any] = Field(default_factory=dict)
 

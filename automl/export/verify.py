@@ -180,8 +180,8 @@ class _Verification:
             if artefact not in intact:
                 continue
             foreign = foreign_architecture(_folder(self._scratch, artefact) / artefact)
-            if foreign:
-                checks.append(Check(artefact, "runs", True, f"not here: it is for {foreign}", judged=False))
+            if elsewhere := foreign or (artefact == LIBRARY and _made_for(manifest)):
+                checks.append(Check(artefact, "runs", True, f"not here: it is for {elsewhere}", judged=False))
             else:
                 checks += self._check_compiled(artefact, self._run(artefact, path), reference, labels)
         return checks
@@ -279,6 +279,20 @@ def _check_files(directory: Path, manifest: Manifest, scratch: Path) -> tuple[li
         if wrong is None:
             intact.add(name)
     return checks, intact
+
+
+def _made_for(manifest: Manifest) -> str:
+    """The device that the library is for, where this machine cannot run it; else ""."""
+    if manifest.device is None:
+        return ""
+    from backends.tvm.target import cpu_for
+
+    device = manifest.device
+    try:
+        runs_here = cpu_for(device.mcpu, triple=device.mtriple).runs_here
+    except InputError:
+        runs_here = False
+    return "" if runs_here else f"{device.key}, {device.mcpu} {device.mtriple}".strip()
 
 
 def _check_data(manifest: Manifest, bundle: DataBundle) -> list[Check]:

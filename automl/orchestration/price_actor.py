@@ -66,6 +66,10 @@ class PriceActor:
         """Mean share that estimates are off by; None where everything is measured."""
         return None if self._estimated is None else self._estimated.error
 
+    async def notices(self) -> list[str]:
+        """What became known of the table and the devices, in a line each."""
+        return self._prices.notices
+
     async def stop(self) -> None:
         """Measure nothing any more."""
         self._stopping = True

@@ -133,27 +133,28 @@ class Worker:
 
     def _compile(self, finalist: Finalist, folder: Path, scratch: Path) -> tuple[Compiled, str | None]:
         """What is measured in the end, in `scratch`: for the config's backend, and where it tells most ONNX Runtime."""
-        engine = self._problem.config.measure.backend
-        engines = [engine] if engine == RUNTIME or finalist.name not in ("baseline", "best") else [engine, RUNTIME]
+        measure = self._problem.config.measure
+        alone = measure.backend == RUNTIME or measure.device is not None or finalist.name not in ("baseline", "best")
+        engines = [measure.backend] if alone else [measure.backend, RUNTIME]
         return self._compiled(finalist.name, load_finalist(self._problem, finalist, folder), scratch, engines)
 
     def _compiled(
         self, name: str, network: Compressed | nn.Module, scratch: Path, engines: Sequence[str]
     ) -> tuple[Compiled, str | None]:
         """The network as a file for each engine that takes it, and why the first does not."""
-        example, threads = example_input(self._problem.data), self._problem.config.measure.threads
+        example, measure = example_input(self._problem.data), self._problem.config.measure
         found: dict[str, Made] = {}
         refused: dict[str, str] = {}
         for engine in engines:
             try:
-                found[engine] = make_artefact(engine, network, example, scratch, name, threads)
+                found[engine] = make_artefact(engine, network, example, scratch, name, measure.threads, measure.remote)
             except TrimtabError as error:
                 refused[engine] = str(error)
         first = found.get(engines[0])
         artefacts = tuple(made.artefact for made in found.values())
         if first is None:
             return Compiled(name, artefacts), refused[engines[0]]
-        return Compiled(name, artefacts, first.error, first.recipes, first.structures), None
+        return Compiled(name, artefacts, first.error, first.recipes, first.structures, first.expected, first.step), None
 
 
 def load_finalist(problem: Problem, finalist: Finalist, folder: Path) -> Compressed:

@@ -47,7 +47,12 @@ def method(data: RunData) -> list[tuple[str, str]]:
         )
     manifest = data.manifest
     if manifest is not None:
-        facts.append(("Machine", ", ".join(f"{name} {value}" for name, value in manifest.machine.items()) + "."))
+        facts.append(
+            (
+                "Machine that searched" if data.config.measure.device else "Machine",
+                ", ".join(f"{name} {value}" for name, value in manifest.machine.items()) + ".",
+            )
+        )
         facts.append(("Versions", ", ".join(f"{name} {value}" for name, value in manifest.versions.items()) + "."))
     return facts
 
@@ -76,8 +81,8 @@ def _budget_method(data: RunData) -> str:
             text += units.seconds(baseline.latency_s)
         return f"{text}. It was not searched by: the policy was given."
     text = (
-        "in latency. While searching, a policy's latency is the sum of its operators', each measured once on this "
-        "device and kept in a table"
+        "in latency. While searching, a policy's latency is the sum of its operators', each measured once on "
+        f"{'this' if data.config.measure.device is None else 'the remote'} device and kept in a table"
     )
     if data.budget.margin is not None:
         text += (
@@ -103,7 +108,10 @@ def _latency_method(data: RunData) -> str:
     if best is not None and not best.latency_measured:
         return "modelled, not measured."
     run = "compiled by TVM" if engine == "tvm" else f"in {ENGINES[engine].title}"
-    if engine != "onnxruntime":
+    device = data.config.measure.remote
+    if device is not None:
+        run += f" for {device.target}, on a remote device of kind {device.key}"
+    elif engine != "onnxruntime":
         run += " and of its ONNX export in ONNX Runtime"
     text = "measured" if best is not None else "to be measured at the end of the run"
     text += (

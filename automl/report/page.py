@@ -164,6 +164,7 @@ def _tiles(data: RunData) -> list[Element]:
         if baseline.latency_s:
             faster = f"from {units.seconds(baseline.latency_s)}, {baseline.latency_s / best.latency_s:.2f}x as fast"
         how = "measured" if best.latency_measured else "modelled"
+        how += f" on {data.config.measure.device.key}" if data.config.measure.device else ""
         tiles.append(_tile(f"latency, {how}", units.seconds(best.latency_s), faster))
     if best.latency_s and best.onnxruntime_latency_s and data.config.measure.backend != "onnxruntime":
         against = f"{best.onnxruntime_latency_s / best.latency_s:.2f}x"
@@ -193,8 +194,8 @@ def _comparison(data: RunData) -> Element | None:
     text = value_text(data)
     by_table = data.config.priced_by_table
     names, explained = (NAMES_GIVEN, EXPLAINED_GIVEN) if data.given else (NAMES, EXPLAINED)
-    engine = data.config.measure.backend
-    runtime = engine != "onnxruntime"  # else it stands there already
+    engine, device = data.config.measure.backend, data.config.measure.device
+    runtime = engine != "onnxruntime" and device is None  # else it stands there already, or did not run there
     columns = [
         "network",
         f"test {data.metric_name}",
@@ -203,7 +204,7 @@ def _comparison(data: RunData) -> Element | None:
         "parameters",
         "weights",
         *(["by the table"] if by_table else []),
-        ENGINES[engine].title if engine in ENGINES else "latency",
+        (ENGINES[engine].title if engine in ENGINES else "latency") + (f" on {device.key}" if device else ""),
         *(["ONNX Runtime"] if runtime else []),
         "within budget",
     ]

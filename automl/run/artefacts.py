@@ -3,19 +3,25 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+import numpy.typing as npt
 import torch
 from torch import nn
 
 from automl.compression.treatments import Compressed
+from automl.config import MeasureSection
 from automl.engines import ENGINES
 from automl.errors import InputError
-from automl.export.agreement import check_answer
+from automl.export.agreement import check_answer, rounding_step
 from automl.export.quantised_onnx import save_network
 from automl.export.torch_export import capture_program
 from automl.export.tvm_export import compile_network
 from backends import torch_engines
 from backends.measuring import Artefact
+from backends.remote.device import RemoteDevice
+from backends.remote.fleet import Fleet
+from backends.torch_reference import reference_output
 
 
 @dataclass(frozen=True)
@@ -24,19 +30,29 @@ class Made:
 
     Attributes:
         artefact: the file, and what runs it.
-        error: how far the output of TVM's machine code is from torch's (see `automl.export.agreement`).
+        error: how far the output of TVM's machine code is from torch's (see `automl.export.agreement`); None where it
+            does not run here.
         recipes: the operators that TVM's code calls, as often as it does.
         structures: hash of each operator's code, by recipe.
+        expected, step: what TVM's code must compute on another device, for `automl.export.agreement.compare`.
     """
 
     artefact: Artefact
     error: float | None = None
     recipes: tuple[str, ...] = ()
     structures: Mapping[str, str] = field(default_factory=dict)
+    expected: npt.NDArray[Any] | None = None
+    step: float = 0.0
 
 
 def make_artefact(
-    engine: str, network: Compressed | nn.Module, example: torch.Tensor, folder: Path, name: str, threads: int
+    engine: str,
+    network: Compressed | nn.Module,
+    example: torch.Tensor,
+    folder: Path,
+    name: str,
+    threads: int,
+    device: RemoteDevice | None = None,
 ) -> Made:
     """Write the network for an engine.
 
@@ -46,6 +62,7 @@ def make_artefact(
         example: [1, ...] its input.
         folder, name: where the file goes, its suffix left out.
         threads: that TVM's code is for.
+        device: that it is for; this machine by default.
 
     Raises:
         TrimtabError: the network cannot be written for the engine, or the code computes something else.
@@ -53,7 +70,7 @@ def make_artefact(
     path = folder / f"{name}{ENGINES[engine].suffix}"
     module = network.module if isinstance(network, Compressed) else network
     if engine == "tvm":
-        return _machine_code(network, example, path, threads)
+        return _machine_code(network, example, path, threads, device)
     if engine == "tvm_cuda":
         from backends.tvm.cuda import export_for_cuda
 
@@ -67,9 +84,16 @@ def make_artefact(
     return Made(Artefact(engine, path))
 
 
-def require_engine(engine: str) -> None:
-    """InputError where this machine lacks what the engine runs on, before anything is searched for it."""
-    match engine:
+def require_engine(measure: MeasureSection) -> None:
+    """See that there is what the config measures on, before anything is searched for it.
+
+    Raises:
+        InputError: this machine lacks what the engine runs on, or the config names devices that are not there.
+        TrimtabError: the devices' tracker does not answer.
+    """
+    if measure.remote is not None:
+        Fleet(measure.remote, measure.threads).require()
+    match measure.backend:
         case "tvm_cuda":
             from backends.tvm import cuda
 
@@ -81,12 +105,27 @@ def require_engine(engine: str) -> None:
         case _:
             reason = ""
     if reason:
-        raise InputError(f"measure.backend {engine!r}: {reason}")
+        raise InputError(f"measure.backend {measure.backend!r}: {reason}")
 
 
-def _machine_code(network: Compressed | nn.Module, example: torch.Tensor, path: Path, threads: int) -> Made:
-    compiled = compile_network(network, example, threads=threads)
+def check_device(measure: MeasureSection) -> None:
+    """See that a device can be had where the config names some; TrimtabError where it cannot."""
+    if measure.remote is not None:
+        with Fleet(measure.remote, measure.threads) as fleet:
+            fleet.check()
+
+
+def _machine_code(
+    network: Compressed | nn.Module, example: torch.Tensor, path: Path, threads: int, device: RemoteDevice | None
+) -> Made:
     module = network.module if isinstance(network, Compressed) else network
-    error = check_answer("TVM", compiled.run, module, example, batch=1)
+    mcpu, triple = (None, "") if device is None else (device.mcpu, device.triple)
+    compiled = compile_network(network, example, threads=threads, mcpu=mcpu, triple=triple)
+    error, step = None, 0.0
+    if compiled.cpu.runs_here:
+        error = check_answer("TVM", compiled.run, module, example, batch=1)
+        expected = compiled.run(example.numpy())
+    else:
+        expected, step = reference_output(module, example), rounding_step(module)
     compiled.export(path)
-    return Made(Artefact("tvm", path), error, compiled.lowered.recipes, compiled.lowered.structures)
+    return Made(Artefact("tvm", path), error, compiled.lowered.recipes, compiled.lowered.structures, expected, step)

@@ -3,16 +3,23 @@
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from math import inf
 from pathlib import Path
 from typing import Any
 
+import numpy.typing as npt
 import torch
 
 from automl.config import Config
+from automl.errors import TrimtabError
+from automl.export.agreement import Agreement, compare
 from automl.orchestration.searches import search_name
 from automl.run.store import EvaluationRow
 from backends.measuring import Artefact, measure
+from backends.remote.device import RemoteDevice
+from backends.remote.fleet import Fleet
+from backends.remote.networks import Network, measure_networks
 from search_spaces.policy import CompressionPolicy
 
 NAMES = ("baseline", "best", "uniform", "random", "from_scratch")
@@ -94,6 +101,7 @@ class Compiled:
         artefacts: at most one for each engine.
         error: how far the output of TVM's machine code is from torch's; None where there is no such code.
         recipes, structures: the operators in TVM's code, see `automl.run.artefacts.Made`.
+        expected, step: what TVM's code must compute on another device, see the same.
     """
 
     name: str
@@ -101,13 +109,23 @@ class Compiled:
     error: float | None = None
     recipes: tuple[str, ...] = ()
     structures: Mapping[str, str] = field(default_factory=dict)
+    expected: npt.NDArray[Any] | None = None
+    step: float = 0.0
 
 
-def measure_all(compiled: list[Compiled], example: torch.Tensor, threads: int) -> dict[str, Any]:
+def measure_all(
+    compiled: list[Compiled], example: torch.Tensor, threads: int, device: RemoteDevice | None = None
+) -> dict[str, Any]:
     """Latencies of all networks, in turns, so that a busy moment of the machine touches all of them.
 
     Where a process happens to put code and weights in memory makes a network up to a fifth slower for as long as the
     process lives; so several are measured in, and the median of each network counts.
+
+    Args:
+        compiled: the networks.
+        example: [1, ...] their input.
+        threads: that an engine may use.
+        device: that they are compiled for; this machine by default.
 
     Returns:
         By network: {"tvm": figures, "onnxruntime": figures}, as `automl.run.summary` reads and the run directory keeps.
@@ -116,14 +134,25 @@ def measure_all(compiled: list[Compiled], example: torch.Tensor, threads: int) -
     artefacts = [artefact for item in compiled for artefact in item.artefacts]
     if not artefacts:
         return {}
-    tries = [measure(artefacts, example.numpy(), None, threads=threads, rounds=ROUNDS) for _ in range(PROCESSES)]
+    if device is None:
+        tries = [measure(artefacts, example.numpy(), None, threads=threads, rounds=ROUNDS) for _ in range(PROCESSES)]
+    else:
+        networks = [Network(item.artefacts[0].path, partial(_compared, item)) for item in compiled]
+        with Fleet(device, threads) as fleet:
+            tries = [measure_networks(fleet, networks, example.numpy(), rounds=ROUNDS) for _ in range(PROCESSES)]
     latencies: dict[str, Any] = {}
     for owner, found in zip(owners, zip(*tries, strict=True), strict=True):
         figures = asdict(sorted(found, key=lambda item: item.latency_s)[PROCESSES // 2])
-        if figures["engine"] == "tvm":
+        if owner.error is not None and figures["engine"] == "tvm":
             figures["max_error"] = owner.error
         latencies.setdefault(owner.name, {})[figures["engine"]] = figures
     return latencies
+
+
+def _compared(compiled: Compiled, output: npt.NDArray[Any]) -> Agreement:
+    if compiled.expected is None:
+        raise TrimtabError(f"it is not known what network {compiled.name!r} must compute")
+    return compare(output, compiled.expected, compiled.step)
 
 
 def read_result(folder: Path, finalist: Finalist) -> dict[str, Any] | None:

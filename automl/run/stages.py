@@ -135,6 +135,8 @@ class Run:
             if error is not None:
                 self.progress.say(f"Operators that the latency table lacks are estimated, {error:.1%} off on average")
             yield prices
+            for notice in wait(prices.notices.remote()):
+                self.progress.say(notice)
 
     def _keep_latency(self) -> None:
         """Keep the figures of a latency budget in the run directory."""
@@ -206,7 +208,9 @@ class Run:
             for name, compiled in spread(jobs, workers, watch).items():
                 self.compiled[policies[name].digest] = compiled
             networks = [self.compiled[policy.digest] for policy in policies.values()]
-            found = measure_all(networks, example_input(self.problem.data), config.measure.threads)
+            found = measure_all(
+                networks, example_input(self.problem.data), config.measure.threads, config.measure.remote
+            )
             return {
                 name: found[policy.digest][config.measure.backend]["latency_s"] for name, policy in policies.items()
             }
@@ -302,7 +306,7 @@ class Run:
         if compiled:
             self._stage("measure", f"Latency: {len(compiled)} networks in turns, {config.measure.threads} thread(s)")
             example = example_input(self.problem.data)
-            latencies["networks"] = measure_all(compiled, example, config.measure.threads)
+            latencies["networks"] = measure_all(compiled, example, config.measure.threads, config.measure.remote)
         write_json(self.directory.latency_file, latencies)
         return latencies
 
@@ -363,6 +367,7 @@ def export_best(problem: Problem, directory: RunDirectory, summary: Mapping[str,
         },
         threads=config.measure.threads,
         measure_latency=config.measure.backend != "none",
+        device=config.measure.remote,
     )
 
 

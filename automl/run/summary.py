@@ -50,6 +50,7 @@ def build_summary(
         "searches": dict(sorted(counts.items())),
         "layers": _layers(problem, by_name),
         "treatments": _treatments(problem, by_name),
+        "latency_device": None if config.measure.device is None else config.measure.device.model_dump(mode="json"),
         "latency_engine": None if config.measure.backend == "none" else config.measure.backend,
         "latency_errors": dict(latencies.get("errors", {})),
         "paths": {

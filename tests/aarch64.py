@@ -58,18 +58,18 @@ class Emulator:
                     _write(operand, path)
                 results.append(paths[-1])
                 arguments += [function, str(len(operands)), *map(str, paths)]
-            environment = {"LD_LIBRARY_PATH": str(self.runtime), "TVM_NUM_THREADS": str(threads)}
-            exported = [part for item in environment.items() for part in ("-E", "=".join(item))]
-            subprocess.run(
-                ["qemu-aarch64", "-cpu", cpu, "-L", str(self.system), *exported, self.host, library, *arguments],
-                check=True,
-                timeout=300,
-            )
+            subprocess.run([*self.command(cpu, threads), str(library), *arguments], check=True, timeout=300)
             return [_read(path) for path in results]
 
+    def command(self, cpu: str = "max", threads: int = 1) -> list[str]:
+        """What starts the program, before its arguments."""
+        environment = {"LD_LIBRARY_PATH": str(self.runtime), "TVM_NUM_THREADS": str(threads)}
+        exported = [part for item in environment.items() for part in ("-E", "=".join(item))]
+        return ["qemu-aarch64", "-cpu", cpu, "-L", str(self.system), *exported, str(self.host)]
 
-def build_emulator(folder: Path) -> Emulator:
-    """Compiles the host into a folder; skips the test where this machine lacks what it takes."""
+
+def build_emulator(folder: Path, source: str = "aarch64_host.cc") -> Emulator:
+    """Compiles a program beside this file into a folder; skips the test where this machine lacks what it takes."""
     for program, package in ((f"{TRIPLE}-g++", f"g++-{TRIPLE}"), ("qemu-aarch64", "qemu-user")):
         if shutil.which(program) is None:
             pytest.skip(f"no {program} (on Debian: apt install {package})")
@@ -77,7 +77,7 @@ def build_emulator(folder: Path) -> Emulator:
     if not runtime.is_dir():
         pytest.skip("no TVM runtime for aarch64; `make aarch64` fetches it")
     name = subprocess.run([f"{TRIPLE}-g++", "-print-file-name=libc.so.6"], capture_output=True, text=True, check=True)
-    _compile_host(runtime, folder / "host")
+    _compile_host(source, runtime, folder / "host")
     return Emulator(folder / "host", runtime, Path(name.stdout.strip()).resolve().parents[1])
 
 
@@ -86,11 +86,11 @@ def runtime_folder() -> Path:
     return cache_root() / "tvm" / "aarch64" / "-".join(importlib.metadata.version(package) for package in PACKAGES)
 
 
-def _compile_host(runtime: Path, path: Path) -> None:
+def _compile_host(source: str, runtime: Path, path: Path) -> None:
     includes = (tvm_ffi.libinfo.find_include_path(), tvm_ffi.libinfo.find_dlpack_include_path())
     libraries = [f"-l{library.removeprefix('lib').removesuffix('.so')}" for library in PACKAGES.values()]
     command = [f"{TRIPLE}-g++", "-std=c++17", "-O1", *(f"-I{path}" for path in includes)]
-    command += [str(Path(__file__).with_name("aarch64_host.cc")), "-o", str(path)]
+    command += [str(Path(__file__).with_name(source)), "-o", str(path)]
     command += [f"-L{runtime}", "-Wl,--no-as-needed", "-Wl,--allow-shlib-undefined", *libraries]
     subprocess.run(command, check=True)
 

@@ -22,20 +22,17 @@ from backends.tvm.kernels.base import (
 )
 from backends.tvm.kernels.epilogue import NO_EPILOGUE, Epilogue
 from backends.tvm.kernels.loops import (
-    Cover,
     WrittenKernel,
     accumulators,
     add,
     between,
-    by_band,
     each,
     serial,
-    spread_over,
     store,
     vector,
 )
 from backends.tvm.kernels.tiles import Tile, choose_covering_tile
-from backends.tvm.kernels.windows import walks
+from backends.tvm.kernels.windows import each_tile, walks
 from backends.tvm.target import Cpu
 
 
@@ -96,28 +93,10 @@ class TiledConvolution(WrittenKernel):
         return pack_blocks(self.epilogue.reference(sums, residual), self.output_shape[-1])
 
     def write(self, cpu: Cpu, *buffers: Any) -> None:
-        """A tile of accumulators in registers, the whole reduction around it. Tiles overlap where they do not divide
-        the output, and visit nothing outside of the map (see `Walk`): no padding, no cropping, no copies. Threads
-        that compute an element twice write the same number."""
-        batch, blocks, rows, columns, _ = self.output_shape
-        tile = choose_covering_tile(self.alike, rows, columns, cpu)
-        across, down, along = Cover(self.alike, tile.blocks), Cover(rows, tile.rows), Cover(columns, tile.columns)
-        of_rows, of_columns = walks(self.window, self.source[2:4], self.size)
-        threads = threads_for(self.work, cpu)
-
-        def sweep(n: Expression, index: Expression, row: Expression) -> None:
-            first = index // across.count * self.alike + across.start(index % across.count)
-            for column in of_columns.starts(along):
-                self._tile(buffers, tile, (n, first, row, column))
-
-        tiles = blocks // self.alike * across.count
-        if tile.rows == 1:
-            with spread_over((batch, tiles, rows), threads, by_band(self.output_shape)) as (n, index, row):
-                sweep(n, index, row)
-        else:
-            with spread_over((batch, tiles), threads) as (n, index):
-                for row in of_rows.starts(down):
-                    sweep(n, index, row)
+        """A tile of accumulators in registers, the whole reduction around it."""
+        tile, threads = choose_covering_tile(self.alike, *self.size, cpu), threads_for(self.work, cpu)
+        for corner in each_tile(self.output_shape, tile, self.window, self.source[2:4], threads, self.alike):
+            self._tile(buffers, tile, corner)
 
     def _tile(self, buffers: Sequence[Any], tile: Tile, corner: tuple[Expression, ...]) -> None:
         """One tile from its first element on: (image, block, row, column).

@@ -25,13 +25,12 @@ from backends.tvm.kernels.loops import (
     WrittenKernel,
     accumulators,
     between,
-    by_band,
     each,
-    spread_over,
     store,
     vector,
 )
-from backends.tvm.kernels.windows import walks
+from backends.tvm.kernels.tiles import Tile
+from backends.tvm.kernels.windows import each_tile, walks
 from backends.tvm.target import Cpu
 
 _WIDEST_TILE = 8
@@ -68,23 +67,12 @@ class PerChannel(WrittenKernel):
         return self.size if product(self.size) <= cpu.registers // 2 else (1, _WIDEST_TILE)
 
     def write(self, cpu: Cpu, *buffers: Any) -> None:
-        """Tiles in registers, their windows around them; see `Walk` for what lies outside of the map."""
-        batch, blocks = self.source[:2]
+        """Tiles in registers, their windows around them."""
         threads = threads_for(self.work, cpu)
-        down, along = map(Cover.of, self.size, self.tile_size(cpu, threads))
-        of_rows, of_columns = walks(self.window, self.source[2:4], self.size)
-
-        def sweep(n: Expression, block: Expression, row: Expression) -> None:
-            for column in of_columns.starts(along):
-                self.tile(cpu, buffers, (n, block), (row, column), (down.width, along.width))
-
-        if down.width == 1:
-            with spread_over((batch, blocks, down.extent), threads, by_band(self.output_shape)) as (n, block, row):
-                sweep(n, block, row)
-        else:
-            with spread_over((batch, blocks), threads) as (n, block):
-                for row in of_rows.starts(down):
-                    sweep(n, block, row)
+        rows, columns = (Cover.of(*pair).width for pair in zip(self.size, self.tile_size(cpu, threads), strict=True))
+        tile = Tile(1, rows, columns)
+        for n, block, *corner in each_tile(self.output_shape, tile, self.window, self.source[2:4], threads):
+            self.tile(cpu, buffers, (n, block), (corner[0], corner[1]), (rows, columns))
 
     @abstractmethod
     def tile(

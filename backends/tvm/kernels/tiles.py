@@ -56,9 +56,10 @@ def choose_tile(blocks: int, rows: int, columns: int, cpu: Cpu) -> Tile:
     return best[1] if best else Tile(1, 1, 1)
 
 
-def choose_covering_tile(blocks: int, rows: int, columns: int, cpu: Cpu) -> Tile:
+def choose_covering_tile(blocks: int, rows: int, columns: int, cpu: Cpu, streams: int = 1) -> Tile:
     """As `choose_tile`, of the tiles that cover the output where the last ones may overlap those before (see `Cover`),
-    so that extents without divisors do not force a poor shape; what is computed twice counts."""
+    so that extents without divisors do not force a poor shape; what is computed twice counts. Ties go to as many
+    streams of weights as are asked for, or as near as there are."""
     best: tuple[tuple[float, int, int], Tile] | None = None
     for block in _widths(blocks, _MOST_BLOCKS):
         for column in _widths(columns, cpu.registers):
@@ -68,7 +69,7 @@ def choose_covering_tile(blocks: int, rows: int, columns: int, cpu: Cpu) -> Tile
                     continue
                 count = -(-blocks // block) * -(-rows // row) * -(-columns // column)
                 share = _cycles(tile, cpu) * count / (blocks * rows * columns)
-                key = (round(share, 2), block, -tile.accumulators)
+                key = (round(share, 2), abs(block - streams), -tile.accumulators)
                 if best is None or key < best[0]:
                     best = key, tile
     return best[1] if best else Tile(1, 1, 1)

@@ -7,7 +7,8 @@ from typing import Any
 from tvm import te
 
 from backends.tvm.kernels.base import Expression, Window
-from backends.tvm.kernels.loops import Cover, serial
+from backends.tvm.kernels.loops import Cover, by_band, serial, spread_over
+from backends.tvm.kernels.tiles import Tile
 
 Loop = Callable[[Expression, Expression], Any]
 """A loop from a first to a last (exclusive) index."""
@@ -79,6 +80,47 @@ class Walk:
         if not self._inside(self.at(self._outputs - 1, self.kernel - 1)):
             last = te.min(self.kernel, (self._inputs - start + self._dilation - 1) // self._dilation)
         return first, last
+
+
+def each_tile(
+    shape: Sequence[int], tile: Tile, window: Window, inputs: Sequence[int], threads: int, alike: int | None = None
+) -> Iterator[tuple[Expression, Expression, Expression, Expression]]:
+    """The loops over the tiles of an output [N, blocks, rows, columns, lanes], in whose body the caller then is.
+
+    Tiles overlap where they do not divide the output, and visit nothing outside of the map (see `Walk`): no padding, no
+    cropping, no copies. Threads that compute an element twice write the same number.
+
+    Args:
+        shape: of the output.
+        tile: what is computed at once.
+        window: over the input.
+        inputs: rows and columns of the input.
+        threads: that share the tiles.
+        alike: divides the blocks into runs that no tile crosses; all are one run by default.
+
+    Yields:
+        The first element of a tile: image, block, row, column.
+    """
+    batch, blocks, rows, columns, _ = shape
+    alike = alike or blocks
+    across, down, along = Cover(alike, tile.blocks), Cover(rows, tile.rows), Cover(columns, tile.columns)
+    of_rows, of_columns = walks(window, inputs, (rows, columns))
+    runs = blocks // alike * across.count
+
+    def first(run: Expression) -> Expression:
+        if alike == blocks:
+            return across.start(run)
+        return run // across.count * alike + across.start(run % across.count)
+
+    if tile.rows == 1:
+        with spread_over((batch, runs, rows), threads, by_band(shape)) as (n, run, row):
+            for column in of_columns.starts(along):
+                yield n, first(run), row, column
+    else:
+        with spread_over((batch, runs), threads) as (n, run):
+            for row in of_rows.starts(down):
+                for column in of_columns.starts(along):
+                    yield n, first(run), row, column
 
 
 def walks(window: Window, inputs: Sequence[int], outputs: Sequence[int]) -> tuple[Walk, Walk]:

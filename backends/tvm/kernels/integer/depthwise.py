@@ -12,7 +12,7 @@ from tvm.script.ir_builder import tirx as script
 
 from backends.tvm.kernels.base import Array, Expression, Window, framed, pack_blocks, product, unpack_blocks
 from backends.tvm.kernels.depthwise import PerChannel
-from backends.tvm.kernels.integer.dot import Sums
+from backends.tvm.kernels.integer.dot import Sums, registers_of_a_sum
 from backends.tvm.kernels.integer.epilogue import TO_CODES, IntegerEpilogue
 from backends.tvm.kernels.integer.kernel import IntegerKernel, check_products
 from backends.tvm.kernels.loops import between, each, store, vector
@@ -115,7 +115,7 @@ class IntegerDepthwise(IntegerKernel, PerChannel):
     def tile_size(self, cpu: Cpu, threads: int) -> tuple[int, int]:
         """A few registers beside those of the sums: the weights of a window's row, and those four pixels. Where that
         leaves few, more rows and fewer columns, so that four pixels serve several rows; threads share single rows."""
-        most = cpu.registers // 2
+        most = cpu.registers // (2 * registers_of_a_sum(cpu))
         if product(self.size) <= most:
             return self.size
         return (1, most) if cpu.registers > 16 or threads > 1 else (most // 2, 2)

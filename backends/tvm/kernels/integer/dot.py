@@ -30,6 +30,11 @@ def with_free_registers(cpu: Cpu) -> Cpu:
     return replace(cpu, registers=cpu.registers - _WAYS[cpu.dot].registers)
 
 
+def registers_of_a_sum(cpu: Cpu) -> int:
+    """Registers for a pixel's sum of one block: two where something has to be subtracted from it."""
+    return 2 if _WAYS[cpu.dot].offset else 1
+
+
 class Sums:
     """A tile of int32 registers [blocks, *pixels, lanes] that sum products of bytes.
 

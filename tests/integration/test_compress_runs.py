@@ -140,3 +140,5 @@ def test_a_budget_that_the_policy_misses_is_told(finished: RunDirectory, home: P
         assert summary[name]["feasible"] is False
     assert 0.95 * summary["best"]["macs"] <= summary["uniform"]["macs"] <= summary["best"]["macs"]
     assert "The policy is above the budget" in (home / "slow" / "report.html").read_text()
+    code, out, err = trimtab(home, "verify", "slow/best")
+    assert code == 0, out + err

@@ -13,6 +13,7 @@ import tvm
 
 from backends.tvm.kernels.base import Kernel, Span, Window
 from backends.tvm.kernels.epilogue import Activation
+from backends.tvm.kernels.integer.border import Framed
 from backends.tvm.kernels.integer.convolution import IntegerConv2d
 from backends.tvm.kernels.integer.dense import IntegerDense
 from backends.tvm.kernels.integer.depthwise import IntegerDepthwise
@@ -135,8 +136,12 @@ def kernels(cpu: Cpu) -> list[Kernel]:
         Quantise((3, 4 * v)),
         QuantisePlain((2, 3, 5, 6), 4),
         QuantisePlain((1, 2 * v + 3, 5, 6), v, (1, 1, 2, 0)),
+        QuantisePlain((1, 3, 4, 21), 4, (0, 1, 0, 0)),
+        QuantisePlain((1, 6, 3, 3), 8),
         Dequantise(map5),
         Dequantise((3, 37)),
+        Framed(map5, (1, 2, 0, 3)),
+        Framed((1, 1, 5, 6, 4), (0, 1, 2, 0)),
         Gather(map5, 2, (7, 10), dtype="uint8"),
         Gather(map5, 2, (8, 4), offset=(-1, 1), stride=(1, 2), dtype="uint8"),
     ]
@@ -277,6 +282,7 @@ def large_kernels(cpu: Cpu) -> list[Kernel]:
         Quantise(large),
         QuantisePlain((1, 64, 66, 64), v, (1, 1, 1, 1)),
         Dequantise(large),
+        Framed(large, (1, 1, 1, 1)),
     ]
 
 

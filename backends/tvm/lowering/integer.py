@@ -167,9 +167,7 @@ def _source(planner: Planner, layer: IntegerLayer, window: Window) -> tuple[Pack
     found = planner.quantised_map(packed, own.layer)
     grid = planner.grid(found.grid or own.layer)
     if any(border) and not grid.from_zero:
-        top, left, bottom, right = border
-        size = found.height + top + bottom, found.width + left + right
-        return planner.gathered(found, size, (-top, -left)), grid, _without_border(window)
+        return planner.framed(found, grid.layer, border), grid, _without_border(window)
     return found, grid, window
 
 

@@ -16,7 +16,8 @@ import numpy.typing as npt
 from backends.fusion import FusedOperator, fuse
 from backends.integers import Formats, LayerIntegers
 from backends.tvm.kernels.base import Kernel, block_count
-from backends.tvm.kernels.integer.quantise import NO_BORDER, Border, Dequantise, Quantise
+from backends.tvm.kernels.integer.border import NO_BORDER, Border, Framed
+from backends.tvm.kernels.integer.quantise import Dequantise, Quantise
 from backends.tvm.kernels.movement import Gather, GatherFeatures, Pack, Unpack
 from backends.tvm.kernels.rearrange import Rearrange
 from backends.tvm.lowering.channels import ZERO, Channels
@@ -341,6 +342,11 @@ class Planner:
         kernel = Quantise(value.buffer.shape, border)
         buffer = self.call(kernel, value.buffer, self.grid(layer).quantising)
         return replace(value, buffer=buffer, height=buffer.shape[2], width=buffer.shape[3], grid=layer)
+
+    def framed(self, value: Packed, layer: str, border: Border) -> Packed:
+        """The map, of codes that the layer reads, with a border of zeros."""
+        buffer = self.call(Framed(value.buffer_shape, border), value.buffer, self.grid(layer).zero)
+        return replace(value, buffer=buffer, height=buffer.shape[2], width=buffer.shape[3])
 
     def dequantised(self, value: Value) -> Value:
         """The value in float32."""

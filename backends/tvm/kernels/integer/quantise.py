@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import reduce
 from typing import Any, ClassVar
 
 import numpy as np
@@ -17,13 +18,20 @@ from backends.tvm.kernels.base import (
     product,
     threads_for,
 )
+from backends.tvm.kernels.integer.border import NO_BORDER, Border, each_row, with_border
 from backends.tvm.kernels.integer.epilogue import code, exact_fused, fused, rounded_code
-from backends.tvm.kernels.loops import WrittenKernel, constant, serial, spread_over, store, vector
+from backends.tvm.kernels.loops import (
+    Cover,
+    WrittenKernel,
+    accumulators,
+    constant,
+    each,
+    serial,
+    spread_over,
+    store,
+    vector,
+)
 from backends.tvm.target import Cpu
-
-Border = tuple[int, int, int, int]
-"""Rows and columns around a map: (top, left, bottom, right)."""
-NO_BORDER: Border = (0, 0, 0, 0)
 
 
 class Quantiser(WrittenKernel):
@@ -50,11 +58,6 @@ class Quantiser(WrittenKernel):
         source = generator.standard_normal(self.source, dtype=np.float32)
         return [source, np.array([60, 128, 3, 250], dtype=np.float32)]
 
-    def inside(self, row: Expression, column: Expression, size: tuple[int, int]) -> Expression:
-        """Whether an output pixel is none of the border of a map of that size."""
-        top, left = self.border[:2]
-        return tirx.all(row >= top, row < size[0] + top, column >= left, column < size[1] + left)
-
 
 def _code(value: Expression, grid: Any) -> Expression:
     return code(fused(value, grid[0], grid[1]), grid[2], grid[3])
@@ -76,25 +79,33 @@ class Quantise(Quantiser):
     @property
     def output_shape(self) -> tuple[int, ...]:
         """The source's, with the border."""
-        return _framed(self.source, self.border)
+        return self.source if self.border == NO_BORDER else with_border(self.source, self.border)
 
     def write(self, cpu: Cpu, *buffers: Any) -> None:
         """A vector at a time."""
         source, grid, out = buffers
-        threads = threads_for(self.work, cpu)
-        if self.border == NO_BORDER:
+        if len(self.source) == 2:
             _each_element(source, out, self.source, cpu, lambda value: _code(value, grid))
             return
-        batch, blocks, rows, columns, lanes = self.output_shape
-        with spread_over((batch, blocks, rows), threads) as (n, o, row), serial(columns) as column, vector(lanes) as v:
-            place = n, o, row - self.border[0], column - self.border[1], v
-            inside = self.inside(row, column, (self.source[2], self.source[3]))
-            store(out, (n, o, row, column, v), _code(tirx.if_then_else(inside, source[place], constant(0.0)), grid))
+        (top, left), (_, _, _, columns, lanes) = self.border[:2], self.source
+
+        def write(n: Expression, o: Expression, row: Expression) -> None:
+            with serial(columns) as column, vector(lanes) as v:
+                store(out, (n, o, row, left + column, v), _code(source[n, o, row - top, column, v], grid))
+
+        def fill(pixel: tuple[Expression, ...]) -> None:
+            with vector(lanes) as v:
+                store(out, (*pixel, v), _code(constant(0.0), grid))
+
+        each_row(self.output_shape, self.border, threads_for(self.work, cpu), write, fill)
 
     def reference(self, operands: Sequence[Array]) -> Array:
         """NumPy's."""
         values, grid = operands
-        return _codes(_with_border(values, self.border), grid)
+        top, left, bottom, right = self.border
+        if self.border != NO_BORDER:
+            values = np.pad(values, ((0, 0), (0, 0), (top, bottom), (left, right), (0, 0)))
+        return _codes(values, grid)
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,20 +122,36 @@ class QuantisePlain(Quantiser):
     def output_shape(self) -> tuple[int, ...]:
         """[N, blocks, H, W, lanes], with the border."""
         batch, channels, rows, columns = self.source
-        return _framed((batch, block_count(channels, self.lanes), rows, columns, self.lanes), self.border)
+        return with_border((batch, block_count(channels, self.lanes), rows, columns, self.lanes), self.border)
 
     def write(self, cpu: Cpu, *buffers: Any) -> None:
-        """Pixel by pixel."""
+        """Four channels of several pixels at a time, a word for each pixel."""
         source, grid, out = buffers
-        batch, blocks, rows, columns, lanes = self.output_shape
-        channels, (top, left) = self.source[1], self.border[:2]
-        threads = threads_for(self.work, cpu)
-        with spread_over((batch, blocks, rows), threads) as (n, o, row), serial(columns) as column, serial(lanes) as v:
-            channel = o * lanes + v
-            place = n, te.min(channel, channels - 1), row - top, column - left
-            inside = self.inside(row, column, (self.source[2], self.source[3]))
-            value = _code(tirx.if_then_else(inside, source[place], constant(0.0)), grid)
-            store(out, (n, o, row, column, v), tirx.if_then_else(channel < channels, value, constant(0, "uint8")))
+        channels, columns = self.source[1], self.source[3]
+        top, left = self.border[:2]
+        cover = Cover(columns, 1 << (min(cpu.lanes, columns).bit_length() - 1))
+
+        def byte(n: Expression, channel: Expression, row: Expression, column: Expression) -> Expression:
+            code = _code(source[n, te.min(channel, channels - 1), row, column], grid).astype("int32")
+            return tirx.if_then_else(channel < channels, code, constant(0, "int32"))
+
+        def write(n: Expression, o: Expression, row: Expression) -> None:
+            with serial(cover.count) as tile, serial(self.lanes // 4) as quad:
+                words = accumulators(cover.width, dtype="int32")
+                first = cover.start(tile)
+                with vector(cover.width) as x:
+                    codes = [byte(n, o * self.lanes + quad * 4 + q, row - top, first + x) for q in range(4)]
+                    store(words, (x,), reduce(lambda word, code: word << constant(8, "int32") | code, reversed(codes)))
+                with each(range(cover.width)) as (x,):
+                    pixel = n, o, row, left + first + x
+                    store(out, (*pixel, tirx.Ramp(quad * 4, 1, 4)), tirx.reinterpret("uint8x4", words[x]))
+
+        def fill(pixel: tuple[Expression, ...]) -> None:
+            with vector(self.lanes) as v:
+                there = pixel[1] * self.lanes + v < channels
+                store(out, (*pixel, v), tirx.Select(there, _code(constant(0.0), grid), constant(0, "uint8")))
+
+        each_row(self.output_shape, self.border, threads_for(self.work, cpu), write, fill)
 
     def reference(self, operands: Sequence[Array]) -> Array:
         """NumPy's."""
@@ -177,19 +204,3 @@ def _each_element(source: Any, out: Any, shape: tuple[int, ...], cpu: Cpu, funct
     with spread_over(outer, threads_for(work, cpu)) as index, serial(extent // lanes) as block, vector(lanes) as v:
         place = (*index, block * lanes + v)
         store(out, place, function(source[place]))
-
-
-def _framed(shape: tuple[int, ...], border: Border) -> tuple[int, ...]:
-    """The shape [N, blocks, H, W, lanes] with a border; any other where there is none."""
-    if border == NO_BORDER:
-        return shape
-    top, left, bottom, right = border
-    batch, blocks, rows, columns, lanes = shape
-    return batch, blocks, rows + top + bottom, columns + left + right, lanes
-
-
-def _with_border(values: Array, border: Border) -> Array:
-    if border == NO_BORDER:
-        return values
-    top, left, bottom, right = border
-    return np.pad(values, ((0, 0), (0, 0), (top, bottom), (left, right), (0, 0)))

@@ -16,6 +16,8 @@ from backends.tvm.kernels.base import Kernel, Span, Window
 from backends.tvm.kernels.convolution import Conv2d
 from backends.tvm.kernels.elementwise import Elementwise
 from backends.tvm.kernels.epilogue import Activation, Epilogue
+from backends.tvm.kernels.integer.convolution import IntegerConv2d
+from backends.tvm.kernels.integer.quantise import Quantise
 from backends.tvm.kernels.movement import Gather
 from backends.tvm.operator_engine import TvmEngine, copies_of_weight, in_a_row
 from backends.tvm.target import cpu_for
@@ -40,6 +42,10 @@ def conv(blocks: int = 2, size: int = 8, residual: bool = False) -> Conv2d:
 
 GATHER = Gather((1, 2, 6, 6, LANES), 1, (3, 3), (0, 0), (2, 2), 0.0)
 SUM = Elementwise((1, 2, 6, 6, LANES), "add")
+IN_8_BITS = IntegerConv2d(
+    (1, 2, 8, 8, LANES), Span(LANES // 2, 4, 0), 2, (8, 8), LANES, Window((3, 3), padding=(1, 1, 1, 1))
+)
+QUANTISE = Quantise((1, 2, 6, 6, LANES))
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,11 +81,14 @@ def timer(tmp_path_factory):
             yield timer
 
 
-@pytest.mark.parametrize("kernel", [conv(), conv(residual=True), GATHER, SUM], ids=lambda kernel: kernel.kind)
+@pytest.mark.parametrize(
+    "kernel", [conv(), conv(residual=True), GATHER, SUM, IN_8_BITS, QUANTISE], ids=lambda kernel: kernel.kind
+)
 def test_kernels_are_timed_and_right(timer, kernel):
     result = timer.measure(kernel)
     assert 0 < result.p10_s <= result.latency_s <= result.p90_s < 1e-2
     assert result.error < 1e-5
+    assert kernel.output_dtype == "float32" or result.error == 0.0
     assert result.pace_s > 0
     assert result.structure == structure_of(kernel.build(CPU))  # in another process
 
@@ -111,7 +120,7 @@ def test_a_compiler_that_hangs_is_stopped(tmp_path, monkeypatch):
         timer.measure(EndlessGather(GATHER.source, GATHER.blocks, GATHER.size, GATHER.offset, GATHER.stride))
 
 
-@pytest.mark.parametrize("kernel", [conv(), GATHER], ids=lambda kernel: kernel.kind)
+@pytest.mark.parametrize("kernel", [conv(), IN_8_BITS, GATHER], ids=lambda kernel: kernel.kind)
 def test_every_call_in_the_row_is_made(kernel: Kernel):
     operands = kernel.example_operands(CPU, np.random.default_rng(0))
     row = in_a_row(kernel, CPU)
@@ -128,7 +137,7 @@ def test_every_call_in_the_row_is_made(kernel: Kernel):
     machine.set_instrument(watch)
     output = machine["main"](tvm.runtime.tensor(operands[0])).numpy()
     assert made == row.calls > 1
-    if kernel.kind == "conv2d":
+    if "conv2d" in kernel.kind:
         assert len(weights) == copies_of_weight(operands[1].nbytes, row.calls) > 1
     np.testing.assert_allclose(output, kernel.reference(operands), atol=1e-5)
 

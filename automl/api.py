@@ -13,6 +13,7 @@ from automl.costs.latency_budget import LatencyBudget
 from automl.errors import InputError, RunStoppedError, TrimtabError
 from automl.progress import Progress
 from automl.run.directory import RunClock, RunDirectory, State, make_importable, next_free
+from automl.run.remote import check_devices, require_devices
 from automl.signals import StopSignal
 from search_spaces.policy import CompressionPolicy
 
@@ -111,8 +112,10 @@ def start(config: Config, out: Path, progress: Progress) -> RunResult:
 
     RunDirectory.check_free(out)
     _require_devices(search=config.search, fine_tune=config.fine_tune)
+    require_devices(config.measure)
     with local_prices(config, progress.operators) as prices:
         problem = Problem.outline(config, prices=prices)
+    check_devices(config.measure)
     if not problem.trained:
         _require_devices(baseline=config.baseline)
     progress.say(f"Trimtab: {config.model.name} on {config.data.name}")

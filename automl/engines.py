@@ -21,7 +21,9 @@ class Engine:
 
 ENGINES: Mapping[str, Engine] = {
     "tvm": Engine(
-        "TVM", "machine code by TVM with our own schedules, measured on this machine; latency budgets, finalists", ".so"
+        "TVM",
+        "machine code by TVM with our own schedules, measured here or on a remote device; latency budgets, finalists",
+        ".so",
     ),
     "onnxruntime": Engine("ONNX Runtime", "ONNX Runtime on this machine's CPU; latency budgets, finalists", ".onnx"),
     "torch": Engine("torch", "torch's eager mode on this machine's CPU; latency budgets, finalists", ".pt2"),

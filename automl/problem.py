@@ -28,7 +28,7 @@ from automl.evaluation import PolicyEvaluator
 from automl.metrics import Metric, load_metric
 from automl.models import build_model
 from automl.orchestration.searches import make_search, searches
-from automl.run.artefacts import check_device, require_engine
+from automl.run.artefacts import require_engine
 from automl.search import given_policies
 from automl.training import EpochReport, TrainingOptions
 from backends.base import HardwareBackend
@@ -97,7 +97,7 @@ class Problem:
             InputError: something named is not there or does not fit, or the budget cannot be met.
             RefusedOperatorError: an operator of the network cannot be measured.
         """
-        require_engine(config.measure)
+        require_engine(config.measure.backend)
         options = training_options(config.baseline)
         training_options(config.fine_tune)
         compression_options(config)
@@ -116,7 +116,6 @@ class Problem:
                 model = initial_model(config, data)
         problem = cls._captured(config, data, model, trained, metric, None if latency is None else latency.constraint)
         problem._check_compression()
-        check_device(config.measure)
         if latency is not None:
             return replace(problem, latency=latency)
         bounded = not (config.search.given or config.priced_by_table)

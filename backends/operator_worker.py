@@ -128,7 +128,11 @@ def timing(prepared: Prepared) -> Timing:
 
 
 def steadiest(
-    samples: Callable[[], Sequence[tuple[float, float]]], executions: int, error: float, structure: str
+    samples: Callable[[], Sequence[tuple[float, float]]],
+    executions: int,
+    error: float,
+    structure: str,
+    rounds: int = _ROUNDS,
 ) -> Timing:
     """Takes rounds of samples until one of them is steady, at most `_ROUNDS` of them; the steadiest counts.
 
@@ -137,9 +141,10 @@ def steadiest(
             median pace.
         executions: in one sample.
         error, structure: of what is timed.
+        rounds: where there is time for fewer.
     """
     best, best_pace, least_spread, runs = np.zeros(3), 0.0, np.inf, 0
-    for _ in range(_ROUNDS):
+    for _ in range(min(rounds, _ROUNDS)):
         found = np.array(samples())
         runs += len(found) * executions
         median_pace = float(np.median(found[:, 1]))

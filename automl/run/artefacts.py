@@ -10,7 +10,6 @@ import torch
 from torch import nn
 
 from automl.compression.treatments import Compressed
-from automl.config import MeasureSection
 from automl.engines import ENGINES
 from automl.errors import InputError
 from automl.export.agreement import check_answer, rounding_step
@@ -20,7 +19,6 @@ from automl.export.tvm_export import compile_network
 from backends import torch_engines
 from backends.measuring import Artefact
 from backends.remote.device import RemoteDevice
-from backends.remote.fleet import Fleet
 from backends.torch_reference import reference_output
 
 
@@ -84,16 +82,9 @@ def make_artefact(
     return Made(Artefact(engine, path))
 
 
-def require_engine(measure: MeasureSection) -> None:
-    """See that there is what the config measures on, before anything is searched for it.
-
-    Raises:
-        InputError: this machine lacks what the engine runs on, or the config names devices that are not there.
-        TrimtabError: the devices' tracker does not answer.
-    """
-    if measure.remote is not None:
-        Fleet(measure.remote, measure.threads).require()
-    match measure.backend:
+def require_engine(engine: str) -> None:
+    """InputError where this machine lacks what the engine runs on, before anything is searched for it."""
+    match engine:
         case "tvm_cuda":
             from backends.tvm import cuda
 
@@ -105,14 +96,7 @@ def require_engine(measure: MeasureSection) -> None:
         case _:
             reason = ""
     if reason:
-        raise InputError(f"measure.backend {measure.backend!r}: {reason}")
-
-
-def check_device(measure: MeasureSection) -> None:
-    """See that a device can be had where the config names some; TrimtabError where it cannot."""
-    if measure.remote is not None:
-        with Fleet(measure.remote, measure.threads) as fleet:
-            fleet.check()
+        raise InputError(f"measure.backend {engine!r}: {reason}")
 
 
 def _machine_code(

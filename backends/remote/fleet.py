@@ -5,11 +5,13 @@ do; so is one that is unfit for anything, or fails several times in a row. A new
 """
 
 import logging
+import tempfile
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
@@ -46,7 +48,6 @@ class Fleet:
         self.device = device
         self.threads = threads
         self.notices: list[str] = []
-        self._start = Start(device, threads)
         self._tracker = Tracker(device.tracker, device.timeout_s)
         self._state = threading.Lock()
         self._idle: list[WorkerProcess] = []
@@ -55,6 +56,7 @@ class Fleet:
         self._faults: Counter[str] = Counter()
         self._reasons: dict[str, str] = {}
         self._suspects: dict[str, str] = {}
+        self._folder = tempfile.TemporaryDirectory(prefix="trimtab-remote-", ignore_cleanup_errors=True)
         self._closed = False
 
     @property
@@ -64,7 +66,8 @@ class Fleet:
 
     def width(self) -> int:
         """How many devices can measure at once. Raises as `backends.remote.tracker.Tracker.devices`."""
-        return min(len(self._tracker.devices(self.device.key)), _MOST_WORKERS)
+        usable = set(self._tracker.devices(self.device.key)) - self._left_out.keys()
+        return max(1, min(len(usable), _MOST_WORKERS))
 
     def measure(self, recipe: Recipe) -> Timing:
         """Compiles the operator here, checks and times it on a device.
@@ -105,13 +108,16 @@ class Fleet:
         Raises:
             TrimtabError: none can be had.
         """
-        limit_s = self.device.timeout_s
-        with self.worker() as worker:
+        limit_s, reasons = self.device.timeout_s, []
+        for _ in range(max(_FAULTS, self.width())):
             try:
-                self.on_a_device("check", lambda place: worker.ask(Open(place, limit_s), limit_s))
-                worker.ask(Close(limit_s), limit_s)
+                with self.worker() as worker:
+                    self.on_a_device("check", lambda place: worker.ask(Open(place, limit_s), limit_s))
+                    worker.ask(Close(limit_s), limit_s)
+                return
             except (OperatorFailure, Lost) as failure:
-                raise TrimtabError(f"no device of kind {self.device.key!r} can be used: {failure}") from None
+                reasons.append(str(failure))
+        raise TrimtabError(f"no device of kind {self.device.key!r} can be used: {'; '.join(dict.fromkeys(reasons))}")
 
     @contextmanager
     def worker(self) -> Iterator[WorkerProcess]:
@@ -177,6 +183,7 @@ class Fleet:
                 worker.kill()  # whoever uses it finds it lost, and tidies up
         for worker in idle:
             worker.end()
+        self._folder.cleanup()
 
     def __enter__(self) -> Self:
         return self
@@ -194,16 +201,21 @@ class Fleet:
                 if worker.alive:
                     self._busy.append(worker)
                     return worker
+                worker.end()
             worker = WorkerProcess("backends.remote.worker", 1)
             self._busy.append(worker)
+        started = False
         try:
-            worker.ask(self._start, START_S)
+            worker.ask(Start(self.device, self.threads, Path(tempfile.mkdtemp(dir=self._folder.name))), START_S)
+            started = True
         except (Refused, Lost) as error:
-            with self._state:
-                self._busy.remove(worker)
-            worker.end()
             self._check_open()
             raise TrimtabError(f"code for {self.device.target} cannot be made: {error}") from None
+        finally:
+            if not started:
+                with self._state:
+                    self._busy.remove(worker)
+                worker.end()
         return worker
 
     def _place(self, avoided: str | None) -> Place:

@@ -59,12 +59,12 @@ def measure_networks(
     Raises:
         TrimtabError: no device is to be had, or each that was asked was lost, hung or answered wrongly.
     """
-    reasons = []
+    job, reasons = " ".join(str(network.library) for network in networks), []
     for _ in range(_ATTEMPTS):
         try:
             with fleet.worker() as worker:
                 turns = _Turns(fleet, worker, networks, example, rounds)
-                found: list[Measurement] = fleet.on_a_device("networks", turns.measured)
+                found: list[Measurement] = fleet.on_a_device(job, turns.measured)
                 return found
         except OperatorFailure as failure:
             reasons.append(failure.reason)

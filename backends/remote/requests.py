@@ -14,10 +14,11 @@ Array = npt.NDArray[Any]
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """First request: makes ready for a kind of device. Answered by "ready"."""
+    """First request: makes ready for a kind of device; all files go into the folder. Answered by "ready"."""
 
     device: RemoteDevice
     threads: int
+    folder: Path
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,11 +22,12 @@ from backends.tvm.operator_engine import PLACES, InARow, in_a_row
 from backends.worker_process import serve
 
 _SAMPLE_S = 1e-3
-_SAMPLES = 28
-"""Of a round, over all places in memory; see `backends.operator_worker`."""
+_SAMPLES, _FEW_SAMPLES, _LONGEST_ROUND_S = 28, 8, 0.4
+"""Of a round, over all places in memory; few where they would take longer than that."""
+_LONG_S = 5.0
+"""Rounds that fit into so long are enough, one at least."""
 _SETTLING = 2
 """Samples behind a change of network that do not count: its weights come back into the cache."""
-_LIBRARY = "operator.so"
 _NETWORK_SESSION = 20
 """A session of networks takes many requests, each of which has the device's time limit."""
 
@@ -35,8 +36,6 @@ class Worker:
     """Does what is requested, with one device at a time."""
 
     def __init__(self) -> None:
-        self._folder = tempfile.TemporaryDirectory(prefix="trimtab-remote-")
-        self._path = Path(self._folder.name)
         self._known: set[str] = set()
         self._row: InARow | None = None
         self._session: Session | None = None
@@ -46,15 +45,16 @@ class Worker:
         """The answer to a request. Raises whatever the compiler raises."""
         match request:
             case Start():
+                tempfile.tempdir = str(request.folder)  # we may be killed, and nothing is to stay behind
                 self._device, self._threads = request.device, request.threads
                 self._cpu = request.device.cpu(request.threads)
-                self._probe = self._path / "probe.so"
+                self._library, self._probe = request.folder / "operator.so", request.folder / "probe.so"
                 write_probe(self._probe, self._cpu)
                 return "ready"
             case Compile():
                 self._row = None
                 row = in_a_row(request.recipe, self._cpu)  # type: ignore[arg-type]  # the recipes of TVM's table
-                row.executable.export_library(str(self._path / _LIBRARY), fcompile=linker(self._cpu))
+                row.executable.export_library(str(self._library), fcompile=linker(self._cpu))
                 self._row = row
                 return "compiled"
             case Close():
@@ -66,7 +66,7 @@ class Worker:
         match request:
             case TimeOperator() if self._row is not None:
                 with self._opened(request.place, self._device.timeout_s) as session:
-                    return _timing(session, self._path / _LIBRARY, self._row)
+                    return _timing(session, self._library, self._row)
             case Open():
                 self._end_session()
                 self._session = self._opened(request.place, _NETWORK_SESSION * self._device.timeout_s)
@@ -74,7 +74,7 @@ class Worker:
             case Load() if self._session is not None:
                 bound = self._session.bind(request.library, request.example)
                 output = bound.run()
-                self._networks.append((bound, _calls_in_a_sample(bound)))
+                self._networks.append((bound, _sampling(bound)[0]))
                 return output
             case Sample() if self._session is not None:
                 bound, calls = self._networks[request.network]
@@ -113,16 +113,18 @@ def _timing(session: Session, library: Path, row: InARow) -> Timing | Fault:
     before = max(row.error(bound.run()) for bound in places)
     if not before <= TOLERANCE:
         return Fault(_wrong(before))
-    calls = _calls_in_a_sample(places[0])
+    calls, sample_s = _sampling(places[0])
+    affordable = max(_FEW_SAMPLES, min(_SAMPLES, round(_LONGEST_ROUND_S / sample_s)))
 
     def samples() -> list[tuple[float, float]]:
         found = []
         for bound in places:
             pace = session.pace()
-            found += [(seconds / row.calls, pace) for seconds in bound.time(calls, _SAMPLES // PLACES)]
+            found += [(seconds / row.calls, pace) for seconds in bound.time(calls, affordable // PLACES)]
         return found
 
-    timing = steadiest(samples, calls * row.calls, before, row.structure)
+    rounds = max(1, round(_LONG_S / (affordable * sample_s)))
+    timing = steadiest(samples, calls * row.calls, before, row.structure, rounds)
     after = max(row.error(bound.run()) for bound in places)
     return timing if after <= TOLERANCE else Fault(_wrong(after))
 
@@ -131,9 +133,11 @@ def _wrong(error: float) -> str:
     return f"it answers wrongly: relative error {error:.3g} against torch, at most {TOLERANCE:g} allowed"
 
 
-def _calls_in_a_sample(bound: Bound) -> int:
-    """Calls that fill one sample, by the quickest of a few."""
-    return max(1, round(_SAMPLE_S / max(min(bound.time(1, 3)), 1e-9)))
+def _sampling(bound: Bound) -> tuple[int, float]:
+    """Calls that fill one sample, by the quickest of a few, and the seconds that they take."""
+    call_s = max(min(bound.time(1, 3)), 1e-9)
+    calls = max(1, round(_SAMPLE_S / call_s))
+    return calls, calls * call_s
 
 
 def _told(error: BaseException) -> str:

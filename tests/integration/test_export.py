@@ -227,6 +227,17 @@ def test_a_link_to_the_very_same_bytes_is_not_followed(copy: Path, runs: list[st
     assert LIBRARY not in runs
 
 
+@pytest.mark.parametrize("mcpu", ["cortex-a72", "no-such-processor"])
+def test_a_library_for_a_device_that_this_machine_is_not_is_told_of(copy: Path, runs: list[str], mcpu: str) -> None:
+    device = {"key": "pi", "mcpu": mcpu, "mtriple": "aarch64-linux-gnu"}
+    _edit(copy, lambda document: document.update(device=device))
+    report = verify(copy)
+    assert report.ok
+    told = [check.figure for check in report.checks if (check.artefact, check.check) == (LIBRARY, "runs")]
+    assert told == [f"not here: it is for pi, {mcpu} aarch64-linux-gnu"]
+    assert LIBRARY not in runs
+
+
 def test_a_file_dropped_from_the_manifest_fails(copy: Path, runs: list[str]) -> None:
     _edit(copy, lambda document: document["files"].pop(LIBRARY))
     assert _failures(verify(copy)) == [(LIBRARY, "size and digest")]

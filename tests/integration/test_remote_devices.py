@@ -2,6 +2,7 @@
 
 import re
 import signal
+import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -12,7 +13,7 @@ import torch
 from rpc_devices import Device, devices
 from torch import nn
 
-from automl.cli import BAD_INPUT, FAILED, main
+from automl.cli import BAD_INPUT, DONE, FAILED, main
 from automl.export.agreement import compare
 from backends.latency_table import LatencyTable
 from backends.measuring import TOLERANCE
@@ -112,7 +113,9 @@ def sound(table: LatencyTable, recipes: Sequence[Kernel]) -> bool:
     return set(entries) == {recipe.recipe for recipe in recipes}
 
 
-def test_operators_are_measured_on_several_devices_into_a_table_of_their_own(kind, together):
+def test_operators_are_measured_on_several_devices_into_a_table_of_their_own(kind, together, tmp_path, monkeypatch):
+    (tmp_path / "scratch").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "scratch"))
     device, (first, second) = kind("pair")
     with open_prices("tvm", device=device) as prices:
         prices.latencies(KERNELS)
@@ -120,8 +123,27 @@ def test_operators_are_measured_on_several_devices_into_a_table_of_their_own(kin
         assert prices.notices == []
         key = prices.table.device
     assert set(together[:2]) == {first.name, second.name}
+    assert list((tmp_path / "scratch").iterdir()) == []
     assert (key.engine, key.cpu, key.target) == ("tvm", "remote pair", CPU.mcpu)
     assert key.digest != find_engine("tvm").device("tvm", 1).digest
+
+
+@pytest.mark.slow
+def test_the_profile_command_fills_the_table_of_a_kind(kind, tmp_path, capfd):
+    device, _ = kind("pair")
+    reached = f"{{tracker: '{device.tracker}', key: pair, target: {{mcpu: {CPU.mcpu}}}, timeout_s: {PATIENCE_S}}}"
+    config = tmp_path / "config.yaml"
+    config.write_text(
+        "model: {name: lenet5}\n"
+        "data: {name: digits, args: {size: 16}}\n"
+        "space: {round_to: 8, lower_bound: 0.9}\n"
+        "budget: {metric: latency_s, ratio: 0.9}\n"
+        f"measure: {{device: {reached}}}\n"
+    )
+    assert main(["profile", str(config)]) == DONE
+    assert re.search(r"operators of the space\s+│\s+\d+, \d+ measured just now", capfd.readouterr().out)
+    with open_prices("tvm", device=device) as prices:
+        assert len(prices.table.entries()) > 5
 
 
 def test_one_that_is_killed_in_the_middle_leaves_the_work_to_the_other(kind, together):

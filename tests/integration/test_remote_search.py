@@ -1,13 +1,16 @@
 """Searches on the latencies of remote devices, some of which die and some of which compute wrongly."""
 
+import json
 import signal
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from latency_fakes import ArithmeticTimer
 from rpc_devices import devices
+from run_processes import start, trimtab
 
 from automl.config import Config, load_config
 from automl.costs.pricing import latency_cost, price
@@ -95,3 +98,41 @@ def test_a_search_on_devices_that_fail_finds_what_a_local_one_does_by_the_same_t
     assert here == there
     assert nobody.measured.total() == 0
     assert key.digest != find_engine("tvm").device("tvm", 1).digest
+
+
+@pytest.mark.slow
+def test_a_run_tells_the_latencies_of_its_device(tmp_path: Path) -> None:
+    mcpu = cpu_for().mcpu
+    with devices("pi:sound", "pi:wrong") as (tracker, (_, wrong)):
+        device = {"tracker": tracker, "key": "pi", "target": {"mcpu": mcpu}, "timeout_s": 120.0}
+        config = {
+            **CONFIG,
+            "baseline": {"epochs": 1},
+            "search": {"algorithm": "random", "evaluations": 3},
+            "compression": {"calibration_images": 60},
+            "fine_tune": {"epochs": 0},
+            "measure": {"device": device, "margin": 0.02},
+        }
+        (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(config))
+        process = start(tmp_path, "search", "tiny.yaml", "--out", "run")
+        out, err = process.communicate(timeout=550)
+        assert process.returncode == 0, err
+    assert "latency on pi" in out
+    assert f"device {wrong.name} of kind 'pi' is left out: it answers wrongly" in out + err
+    run = tmp_path / "run"
+    summary = json.loads((run / "summary.json").read_text())
+    assert summary["latency_device"] == {**device, "target": {"mcpu": mcpu, "mtriple": ""}}
+    assert summary["best"]["latency_measured"]
+    assert summary["best"]["onnxruntime_latency_s"] is None
+    measured = json.loads((run / "latency.json").read_text())["networks"]
+    assert {found["tvm"]["details"]["target"] for found in measured.values()} == {mcpu}
+    assert len({found["tvm"]["details"]["device"] for found in measured.values()}) == 1
+    manifest = json.loads((run / "best" / "manifest.json").read_text())
+    assert manifest["device"] == {"key": "pi", "mcpu": mcpu, "mtriple": ""}
+    assert list(manifest["latency"]) == ["tvm"]
+    assert manifest["latency"]["tvm"]["details"]["device"].startswith("pi at 127.0.0.1:")
+    report = (run / "report.html").read_text()
+    assert f"for {mcpu}, on a remote device of kind pi" in report
+    assert "each measured once on the remote device" in report
+    code, out, err = trimtab(tmp_path, "verify", "run/best")
+    assert code == 0, out + err

@@ -300,3 +300,10 @@ def test_a_closed_fleet_says_so(farmed: Callable[..., tuple[Fleet, Farm]]) -> No
     fleet.close()
     with pytest.raises(TrimtabError, match="let go of"):
         fleet.measure(Operator("a"))
+
+
+def test_checking_goes_on_to_a_device_that_answers(farmed: Callable[..., tuple[Fleet, Farm]]) -> None:
+    fleet, _ = farmed(always(Late("late")), always(Lost("it died")), right)
+    fleet.check()
+    assert set(fleet.left_out) <= {"10.0.0.1:9090", "10.0.0.2:9090"}
+    assert [worker.alive for worker in Worker.made] == [False, False, True]

@@ -180,7 +180,7 @@ CONFIG: dict[str, Any] = {
         pytest.param("fine_tune.device=cuda", "fine_tune.device: device 'cuda' is not available here", marks=NO_CUDA),
         pytest.param("baseline.device=cuda", "baseline.device: device 'cuda' is not available here", marks=NO_CUDA),
         ("search.device=gpu", "search.device: should be 'cpu' or 'cuda', got 'gpu'"),
-        ("measure.backend=gpu", "measure.backend: should be 'tvm', "),
+        ("measure.backend=gpu", "measure.backend: there is no backend 'gpu'; known: "),
         pytest.param("measure.backend=tvm_cuda", "measure.backend 'tvm_cuda': TVM finds no CUDA device", marks=NO_CUDA),
         pytest.param("measure.backend=torch_cuda", "measure.backend 'torch_cuda': torch finds no CUDA", marks=NO_CUDA),
     ],

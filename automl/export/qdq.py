@@ -46,6 +46,9 @@ WIDE_OPSET = 21
 """The first with integers of 4 and 16 bits and with blocks; its IR version is `WIDE_IR`."""
 
 WIDE_IR = 10
+INTEGERS = ("symmetric", "asymmetric", "binary", "ternary")
+"""Schemes of weights that become integers."""
+
 _HALF = {"fp16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16}
 _INTEGERS = {
     (4, True): TensorProto.INT4,

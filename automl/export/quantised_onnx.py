@@ -12,13 +12,15 @@ from automl.compression.quantisation.activations import HalfActivation, UniformA
 from automl.compression.structure import quantiser_name
 from automl.compression.treatments import Compressed
 from automl.export.onnx_export import save_onnx, to_onnx
-from automl.export.qdq import WIDE_OPSET, insert_qdq, left_in_float
+from automl.export.qdq import INTEGERS, WIDE_OPSET, insert_qdq, left_in_float
 from automl.export.torch_export import Batch, capture_program
 from search_spaces.errors import TrimtabError
+from search_spaces.number_formats import NumberFormat
 
 _LAYERS = nn.Conv1d | nn.Conv2d | nn.Conv3d | nn.Linear
 _IN_ANOTHER = "its weight is part of another module, which ONNX computes in its own way"
 _TOO_COARSE = "ONNX Runtime would round biases to steps of the scale of {}-bit activations, and has no kernels for them"
+_ALONE = "ONNX Runtime would round its weights to 8 bits, too"
 _LEAST_BITS = 8
 """Of activations that integers stand for."""
 
@@ -89,8 +91,14 @@ def quantised_onnx(compressed: Compressed, example: Tensor, opset: int = WIDE_OP
                 left[f"input of {layer.name}"] = f"ONNX has no numbers of the scheme {layer.activation_format.scheme!r}"
             elif quantiser.format.bits < _LEAST_BITS:
                 left[f"input of {layer.name}"] = _TOO_COARSE.format(quantiser.format.bits)
+            elif isinstance(quantiser, UniformActivation) and not _has_integers(layer.weight_format):
+                left[f"input of {layer.name}"] = _ALONE
             else:
                 activations[weight] = quantiser
                 module.set_submodule(quantiser_name(layer.name), nn.Identity())
     program, _ = capture_program(module, example)
     return insert_qdq(to_onnx(program, opset), weights, activations, left)
+
+
+def _has_integers(weights: NumberFormat | None) -> bool:
+    return weights is not None and weights.scheme in INTEGERS

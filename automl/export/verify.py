@@ -7,6 +7,7 @@ loaded is the copy that was digested. A digest proves integrity, not origin (doc
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import sqrt
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,9 @@ from search_spaces.errors import InputError
 
 MAX_ACCURACY_DIFFERENCE = 0.003
 MAX_ROUNDED_ACCURACY_DIFFERENCE = 0.01
-"""Where activations are quantised: which of two codes a value goes to may decide between two classes."""
+SMALL_SAMPLE = 0.3
+"""Where activations are quantised, which of two codes a value goes to may decide between two classes. This over the
+root of the number of images may be the difference, too: two standard errors where one image in 40 changes its class."""
 
 TIMEOUT_S = 900.0
 BATCH = 256
@@ -232,7 +235,9 @@ class _Verification:
         found = self._metric(torch.from_numpy(outputs), labels)
         whole = stated.images == stated.of
         expected = self._manifest.accuracy if whole else stated.accuracy
-        most = MAX_ROUNDED_ACCURACY_DIFFERENCE if self._rounding_step else MAX_ACCURACY_DIFFERENCE
+        most = MAX_ACCURACY_DIFFERENCE
+        if self._rounding_step:
+            most = max(MAX_ROUNDED_ACCURACY_DIFFERENCE, SMALL_SAMPLE / sqrt(stated.images))
         passed = abs(found - expected) <= most * max(1.0, abs(expected))
         images = f"{stated.images}" if whole else f"the first {stated.images} of {stated.of}"
         figure = f"{found:.4f} over {images} test images, manifest {expected:.4f}"

@@ -101,10 +101,11 @@ def _facts(rebuilt: Rebuilt, folder: Path, image: FloatArray) -> dict[str, Any]:
 
 
 def count_macs(module: nn.Module, image: torch.Tensor) -> int:
-    """Multiply-accumulates of convolution and linear layers, counted by torch's flop counter (2 a MAC)."""
+    """Multiply-accumulates of convolution, linear and recurrent layers, counted by torch's flop counter (2 a MAC)."""
     ops = torch.ops.aten
     counted = (ops.convolution, ops._convolution, ops.addmm, ops.mm)
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+    # oneDNN computes an LSTM in one operator, which the counter does not know
+    with torch.no_grad(), torch.backends.mkldnn.flags(enabled=False), FlopCounterMode(display=False) as counter:
         module(image)
     flops = sum(count for op, count in counter.get_flop_counts()["Global"].items() if op in counted)
     return int(flops) // 2

@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -54,10 +55,25 @@ def devices(*specifications: str) -> Iterator[tuple[str, list[Device]]]:
         tracker = f"127.0.0.1:{farm.stdout.readline().strip()}"
         found = [Device(**json.loads(farm.stdout.readline())) for _ in specifications]
         try:
+            _wait_until_registered(tracker, found)
             yield tracker, found
         finally:
             farm.stdin.close()
             farm.wait()
+
+
+def _wait_until_registered(tracker: str, expected: Sequence[Device]) -> None:
+    from backends.remote.tracker import Tracker
+    from search_spaces.errors import InputError
+
+    client, deadline = Tracker(tracker, 60.0), time.monotonic() + 60.0
+    for device in expected:
+        while True:
+            with suppress(InputError):
+                if device.name in client.devices(device.key):
+                    break
+            assert time.monotonic() < deadline, f"{device} is not registered"
+            time.sleep(0.01)
 
 
 def _main(specifications: Sequence[str]) -> None:

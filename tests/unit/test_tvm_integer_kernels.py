@@ -184,6 +184,8 @@ def test_what_no_kernel_can_do_is_refused():
         conv(16, span=Span(2, 2, 0))
     with pytest.raises(ValueError, match="multiple of 4 codes, not 30"):
         IntegerDense(1, 30, 8, 16)
+    with pytest.raises(ValueError, match="four channels at a time, not in blocks of 6"):
+        QuantisePlain((1, 6, 3, 3), 6)
 
 
 # ---- rounding
@@ -223,7 +225,7 @@ def test_fused_multiply_add_is_that_of_exact_numbers(cpu):
 
 @pytest.mark.parametrize("zero", [0, 128, 255])
 def test_numbers_become_codes_half_to_even_and_back(cpu, zero):
-    values = np.arange(-600, 600, dtype=np.float32)[None] / 4
+    values = np.concatenate([np.arange(-600, 600) / 4, [-1e30, -1e9, 1e9, 1e30]]).astype(np.float32)[None]
     grid = np.array([2.0, zero, 0, 255], dtype=np.float32)
     codes = run(Quantise(values.shape), cpu, [values, grid])
     np.testing.assert_array_equal(codes, np.clip(np.round(values * 2 + zero), 0, 255))

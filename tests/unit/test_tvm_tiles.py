@@ -55,6 +55,12 @@ def test_covering_tile_is_the_dividing_one_where_that_is_good():
     assert choose_covering_tile(6, 16, 16, AVX2) == Tile(3, 1, 4)
 
 
+def test_as_many_streams_of_weights_as_are_asked_for_where_that_costs_nothing():
+    assert choose_covering_tile(16, 8, 8, AVX512) == Tile(2, 1, 8)
+    assert choose_covering_tile(16, 8, 8, AVX512, streams=4) == Tile(4, 1, 4)
+    assert choose_covering_tile(1, 32, 32, AVX512, streams=4) == choose_covering_tile(1, 32, 32, AVX512)
+
+
 @pytest.mark.parametrize("cpu", ALL, ids=lambda cpu: cpu.mcpu)
 @pytest.mark.parametrize("columns", [*range(1, 60), 111, 113, 127, 257])
 @pytest.mark.parametrize("blocks", [1, 2, 5, 7, 19])

@@ -110,13 +110,21 @@ class Quantise(Quantiser):
 
 @dataclass(frozen=True, slots=True)
 class QuantisePlain(Quantiser):
-    """Plain [N, C, H, W] -> codes in channel blocks [N, blocks, H, W, lanes], 0 behind the last channel."""
+    """Plain [N, C, H, W] -> codes in channel blocks [N, blocks, H, W, lanes], 0 behind the last channel.
+
+    Raises:
+        ValueError: lanes that are no multiple of 4.
+    """
 
     kind: ClassVar[str] = "quantise_plain"
 
     source: tuple[int, int, int, int]
     lanes: int
     border: Border = NO_BORDER
+
+    def __post_init__(self) -> None:
+        if self.lanes % 4:
+            raise ValueError(f"codes are written four channels at a time, not in blocks of {self.lanes}")
 
     @property
     def output_shape(self) -> tuple[int, ...]:

@@ -78,16 +78,26 @@ def test_codes_pass_through_a_pool_but_not_through_a_sigmoid() -> None:
     assert averaged.grids[pool.output.name] in ("second", "third")  # quantised once, for both
 
 
-def test_a_residual_is_read_in_whatever_grid_it_is() -> None:
-    class Block(Chain):
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            value = F.relu(self.first(x))
-            return self.third(F.relu(self.second(value) + value))  # type: ignore[no-any-return]
+class Block(Chain):
+    """A residual sum between the first layer and the last."""
 
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        value = F.relu(self.first(x))
+        return self.third(F.relu(self.second(value) + value))  # type: ignore[no-any-return]
+
+
+def test_a_residual_is_read_in_whatever_grid_it_is() -> None:
     found, structure = storage(Block(F.relu), **ALL)
     assert stored(found, structure, "first") == "second"
     assert stored(found, structure, "second") == "third"
     assert stored(found, structure, "third") is None  # the network's output
+
+
+def test_a_residual_is_not_read_in_a_coarse_grid() -> None:
+    found, structure = storage(Block(F.relu), **{**ALL, "second": (WEIGHT, NumberFormat(7, "asymmetric", "tensor"))})
+    assert stored(found, structure, "first") is None  # float32 for the sum, quantised for the second layer alone
+    assert found.integer == {"first", "second", "third"}
+    assert stored(found, structure, "second") == "third"
 
 
 def test_symmetric_codes_of_what_is_never_negative_begin_at_zero() -> None:

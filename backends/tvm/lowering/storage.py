@@ -19,6 +19,8 @@ _MOVES = IDENTITIES | {
 }  # fmt: skip
 _EITHER = ""
 """In the place of a grid's layer: codes of whatever grid will do, and so will float32."""
+_SUM_BITS = 8
+"""Of the coarsest grid that residual sums read: the policy quantises layers, not sums, and 8 bits cost them nothing."""
 _UNSIGNED = {"relu", "relu6", "sigmoid", "hardsigmoid"}
 
 
@@ -106,17 +108,18 @@ class StoragePlanner:
         wanted: Mapping[str, str | None],
         bits: Mapping[str, tuple[int, str]],
     ) -> str | None:
-        """The grid that a value should be in: of its readers' the finest; None where one of them reads float32,
-        `_EITHER` where none minds."""
+        """The grid that a value should be in: of its readers' the finest; `_EITHER` where none minds; None where one
+        of them reads float32, or where a sum would read a grid so coarse that it loses what no quantiser takes."""
         found: list[str | None] = [None] if name == self._output else []
         for reader in self._readers.get(name, []):
             if reader.head.layer in integer:
-                found.append(str(reader.head.layer) if name in reader.head.inputs else _EITHER)
+                found += [str(reader.head.layer)] * (name in reader.head.inputs) + [_EITHER] * (name == reader.residual)
             else:
                 found.append(wanted[reader.output.name] if moves_codes(reader) else None)
         if None in found:
             return None
-        return max((grid for grid in found if grid), key=lambda grid: bits[grid][0], default=_EITHER)
+        finest = max((grid for grid in found if grid), key=lambda grid: bits[grid][0], default=_EITHER)
+        return None if finest and _EITHER in found and bits[finest][0] < _SUM_BITS else finest
 
 
 def moves_codes(fused: FusedOperator) -> bool:

@@ -284,7 +284,7 @@ def _verify(options: argparse.Namespace) -> int:
 
 
 def _key_value(text: str) -> tuple[str, object]:
-    from automl.yaml_text import parse_yaml
+    from search_spaces.yaml_text import parse_yaml
 
     key, equals, value = text.partition("=")
     if not equals:

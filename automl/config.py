@@ -10,25 +10,18 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
-from pydantic_core import ErrorDetails
+from pydantic import Field, field_validator, model_validator
 
 from automl.engines import ENGINES
 from automl.errors import InputError, did_you_mean
-from automl.yaml_text import parse_yaml, read_yaml
 from backends.remote.device import RemoteDevice
 from backends.remote.tracker import split_address
 from search_spaces.objective import UNITS
+from search_spaces.sections import Section, checked, shown
+from search_spaces.yaml_text import parse_yaml, read_yaml
 
 PATH_ARGUMENTS = ("root", "path")
 PATH_KEYS = ("model.checkpoint", *(f"data.args.{name}" for name in PATH_ARGUMENTS))
-SHOWN_ERRORS = 3
-
-
-class Section(BaseModel):
-    """A part of the config: unknown keys and wrong types are refused, values do not change once read."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
 
 class ModelSection(Section):
@@ -305,14 +298,10 @@ def load_config(source: str | Path | Mapping[str, Any], overrides: Sequence[str]
         path = Path(source)
         document, place, base = read_yaml(path), str(path), path.resolve().parent
     if not isinstance(document, dict):
-        raise InputError(f"{place}: a config is a mapping of sections, got {_shown(document)}")
+        raise InputError(f"{place}: a config is a mapping of sections, got {shown(document)}")
     for override in overrides:
         _override(document, override)
-    try:
-        config = Config.model_validate(document)
-    except ValidationError as error:
-        raise InputError(f"{place}: {_one_line(error)}") from None
-    return _with_absolute_paths(config, base)
+    return _with_absolute_paths(checked(Config, document, place), base)
 
 
 def _copied(value: Any) -> Any:
@@ -335,7 +324,7 @@ def _override(document: dict[Any, Any], override: str) -> None:
         if inner is None:
             inner = section[part] = {}
         if not isinstance(inner, dict):
-            raise InputError(f"--set {override}: {part!r} is no section, it holds {_shown(inner)}")
+            raise InputError(f"--set {override}: {part!r} is no section, it holds {shown(inner)}")
         section = inner
     value = parse_yaml(text, f"--set {override}")
     if isinstance(value, str) and ".".join(parts) in PATH_KEYS:
@@ -359,40 +348,3 @@ def _absolute(path: str, base: Path) -> str:
         return str((base / Path(path).expanduser()).resolve())
     except (OSError, RuntimeError, ValueError) as error:
         raise InputError(f"{path!r} is no path: {error}") from None
-
-
-def _one_line(error: ValidationError) -> str:
-    details = error.errors(include_url=False)
-    lines = [_explained(detail) for detail in details[:SHOWN_ERRORS]]
-    if len(details) > SHOWN_ERRORS:
-        lines.append(f"and {len(details) - SHOWN_ERRORS} more")
-    return "; ".join(lines)
-
-
-def _explained(detail: ErrorDetails) -> str:
-    location, value = detail["loc"], detail["input"]
-    key = ".".join(str(part) for part in location)
-    if detail["type"] == "extra_forbidden":
-        return f"unknown key {key!r}{did_you_mean(str(location[-1]), _known_keys(location[:-1]))}"
-    if detail["type"] == "missing":
-        return f"the key {key!r} is missing"
-    if detail["type"] == "value_error":  # raised above: the message is ours, and shows the value where one is to blame
-        rule = str(detail["ctx"]["error"])
-        return f"{key}: {rule}" if key else rule
-    rule = "should be a section (a mapping)" if detail["type"] == "model_type" else detail["msg"].removeprefix("Input ")
-    return f"{key}: {rule}, got {_shown(value)}"
-
-
-def _known_keys(location: Sequence[str | int]) -> list[str]:
-    """Keys of the section at that place of the config."""
-    section: Any = Config
-    for part in location:
-        annotation = section.model_fields[str(part)].annotation
-        candidates = getattr(annotation, "__args__", (annotation,))
-        section = next(kind for kind in candidates if isinstance(kind, type) and issubclass(kind, Section))
-    return list(section.model_fields)
-
-
-def _shown(value: Any) -> str:
-    text = "a mapping" if isinstance(value, dict) else repr(value)
-    return text if len(text) <= 80 else text[:77] + "..."

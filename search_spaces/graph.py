@@ -212,16 +212,7 @@ class ModelGraph:
     def layers(self) -> tuple[LayerSpec, ...]:
         """The convolution and linear layers in execution order, as they stand after the policy; in place of one that
         was taken apart its parts."""
-        layers = []
-        for spec in self._full_parts:
-            if not (spec.in_extent.terms or spec.out_extent.terms):
-                layers.append(spec)
-                continue
-            inputs = spec.in_extent.size(self.kept)
-            outputs = spec.out_extent.size(self.kept)
-            groups = inputs if spec.depthwise else spec.groups
-            layers.append(replace(spec, in_channels=inputs, out_channels=outputs, groups=groups))
-        return tuple(layers)
+        return tuple(spec.shrunk(self.kept) for spec in self._full_parts)
 
     @cached_property
     def operators(self) -> tuple[Operator, ...]:

@@ -7,7 +7,7 @@ or shuffled channels.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 
 from search_spaces.number_formats import NumberFormat
@@ -82,6 +82,14 @@ class LayerSpec:
     weight_format: NumberFormat | None = None
     activation_format: NumberFormat | None = None
     sparsity: Sparsity | None = None
+
+    def shrunk(self, kept: Sequence[int]) -> "LayerSpec":
+        """The layer where channel group i keeps kept[i] units."""
+        if not (self.in_extent.terms or self.out_extent.terms):
+            return self
+        inputs, outputs = self.in_extent.size(kept), self.out_extent.size(kept)
+        groups = inputs if self.depthwise else self.groups
+        return replace(self, in_channels=inputs, out_channels=outputs, groups=groups)
 
     @property
     def depthwise(self) -> bool:

@@ -12,7 +12,7 @@ from automl.engines import ENGINES
 from automl.errors import InputError
 from automl.problem import compression_options
 from automl.training import TrainingOptions
-from automl.yaml_text import MAX_BYTES, parse_yaml
+from search_spaces.yaml_text import MAX_BYTES, parse_yaml
 from backends import measuring_worker, table_backend
 
 MINIMAL = {"model": {"name": "resnet20"}, "data": {"name": "digits"}, "budget": {"metric": "macs", "ratio": 0.5}}

@@ -6,7 +6,7 @@ from typing import Any
 
 import yaml
 
-from automl.errors import InputError
+from search_spaces.errors import InputError
 
 MAX_BYTES = 1_000_000
 MAX_VALUES = 20_000
@@ -33,21 +33,21 @@ _Loader.add_implicit_resolver(
 )
 
 
-def read_yaml(path: Path) -> Any:
-    """The content of a YAML file; InputError where it cannot be read."""
+def read_yaml(path: Path, what: str = "config") -> Any:
+    """The content of a YAML file; InputError where it cannot be read, or is too large for a config or the like."""
     try:
         with path.open("rb") as file:
             content = file.read(MAX_BYTES + 1)
     except OSError as error:
-        raise InputError(f"config file {str(path)!r} cannot be read: {error.strerror}") from None
+        raise InputError(f"{what} file {str(path)!r} cannot be read: {error.strerror}") from None
     except ValueError as error:
-        raise InputError(f"config file {str(path)!r} cannot be read: {error}") from None
+        raise InputError(f"{what} file {str(path)!r} cannot be read: {error}") from None
     if len(content) > MAX_BYTES:
-        raise InputError(f"{path}: a config has at most {MAX_BYTES:,} bytes; this file has more")
+        raise InputError(f"{path}: a {what} has at most {MAX_BYTES:,} bytes; this file has more")
     try:
         text = content.decode("utf-8")
     except UnicodeDecodeError:
-        raise InputError(f"{path}: a config is UTF-8 text; this file is not") from None
+        raise InputError(f"{path}: a {what} is UTF-8 text; this file is not") from None
     return parse_yaml(text, str(path))
 
 

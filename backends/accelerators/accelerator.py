@@ -134,6 +134,9 @@ class Accelerator(ABC, Generic[AnyDescription]):
     levels: ClassVar[tuple[str, ...]] = ("dram",)
     """Memory levels that a description must have."""
     optional_levels: ClassVar[tuple[str, ...]] = ()
+    elements: ClassVar[tuple[str, ...]] = ()
+    """Keys of the description ("lanes", or in a section "array.rows") that count processing elements, or say how fast
+    they are: more of them never slow a layer, but for `fill_cycles`."""
 
     def __init__(self, description: AnyDescription, technology: Technology) -> None:
         self.description = description
@@ -181,6 +184,10 @@ class Accelerator(ABC, Generic[AnyDescription]):
         Args:
             works: that `refusals` has no word against.
         """
+
+    def fill_cycles(self, works: Workloads) -> FloatArray:
+        """Cycles in which an array fills and drains, part of those of `run`; they grow with the array."""
+        return np.zeros(len(works))
 
     def used(
         self,

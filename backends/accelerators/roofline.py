@@ -39,6 +39,7 @@ class Roofline(Accelerator[RooflineDescription]):
     Sections: ClassVar[type[Description]] = RooflineDescription
     levels: ClassVar[tuple[str, ...]] = ("dram",)
     optional_levels: ClassVar[tuple[str, ...]] = ("l3", "l2", "l1")
+    elements: ClassVar[tuple[str, ...]] = ("peak",)
 
     def refusals(self, works: Workloads) -> list[str | None]:
         """Those of every accelerator, and layers whose smallest tile is larger than a cache."""

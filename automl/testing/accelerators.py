@@ -88,12 +88,12 @@ class AcceleratorConformance(ABC):
         description = accelerator.description
 
         def check(rows: list[Workload]) -> None:
-            reasons = accelerator.refusals(Workloads.of(rows))
-            require(len(reasons) == len(rows), f"{len(reasons)} answers for {len(rows)} layers")
-            require(all(reason is None or (reason and "\n" not in reason) for reason in reasons), f"{reasons}")
+            _check_reasons(accelerator.refusals(Workloads.of(rows)), len(rows))
             for name in ("weight_bits", "activation_bits"):
                 wide = [replace(row, **{name: getattr(description, name)[-1] + 1}) for row in rows]
-                require(None not in accelerator.refusals(Workloads.of(wide)), f"too many {name} are not refused")
+                reasons = accelerator.refusals(Workloads.of(wide))
+                _check_reasons(reasons, len(rows))
+                require(None not in reasons, f"too many {name} are not refused")
 
         self._try(self._rows(accelerator), check)
 
@@ -134,7 +134,7 @@ class AcceleratorConformance(ABC):
 
         def check(rows: list[Workload]) -> None:
             works = _runnable(accelerator, rows)
-            before, state = works.replace(), global_state()
+            before, state = works.take(np.arange(len(works))), global_state()
             accelerator.run(works)
             require(global_state() == state, "a global generator or the number of threads was changed")
             same = [np.array_equal(getattr(works, each.name), getattr(before, each.name)) for each in fields(works)]
@@ -214,6 +214,12 @@ def _columns(usage: Usage) -> dict[str, FloatArray]:
         found |= {f"traffic of {name}": traffic.bits, f"reads of {name}": traffic.read_bits}
         found[f"writes of {name}"] = traffic.written_bits
     return found
+
+
+def _check_reasons(reasons: list[str | None], count: int) -> None:
+    require(len(reasons) == count, f"{len(reasons)} answers for {count} layers")
+    for reason in reasons:
+        require(reason is None or (reason != "" and "\n" not in reason), f"a reason is one line: {reason!r}")
 
 
 def _check_shapes(usage: Usage, count: int) -> None:

@@ -5,7 +5,7 @@ from typing import Any
 
 from backends.accelerators.accelerator import Accelerator, Usage
 from backends.accelerators.pricing import PolicyPrices
-from backends.accelerators.workloads import Workloads
+from backends.accelerators.workloads import Workload, Workloads
 from backends.base import HardwareBackend, HardwareCost
 from search_spaces.errors import InputError
 from search_spaces.graph import ModelGraph
@@ -87,8 +87,13 @@ class AcceleratorBackend(HardwareBackend):
         """
         self.require(graph)
         prices = self.prices(graph)
-        names = [spec.name for spec in graph.layers]
-        rows = [prices.workload(spec) for spec in graph.layers]
+        layers = graph.layers
+        names = [spec.name for spec in layers]
+        chains = {parts[0].name: len(parts) for parts in graph.parts.values()}
+        rows: list[Workload] = []
+        while len(rows) < len(layers):
+            at = len(rows)
+            rows += prices.chain(layers[at : at + chains.get(layers[at].name, 1)])
         works = Workloads.of(rows)
         for name, products in prices.products(graph).items():
             names += [name] * len(products)

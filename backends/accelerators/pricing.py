@@ -180,7 +180,7 @@ class PolicyPrices:
         specs = [(key, spec) for key, parts in asked for spec in parts]
         if not specs:
             return
-        works = Workloads.of(self.workload(spec) for _, spec in specs)
+        works = Workloads.of(row for _, parts in asked for row in self.chain(parts))
         reasons = [*map(self._unfit, (spec for _, spec in specs))]
         for index, reason in enumerate(self.accelerator.refusals(works)):
             reasons[index] = reasons[index] or reason
@@ -216,6 +216,12 @@ class PolicyPrices:
             activation_density=self._densities.get(name, description.activation_density),
         )
         return unquantised(found, spec, description.unquantised_bits)
+
+    def chain(self, parts: Sequence[LayerSpec]) -> list[Workload]:
+        """A layer as the accelerator gets it, or what it was taken apart into, in order."""
+        last = len(parts) - 1
+        rows = map(self.workload, parts)
+        return [replace(row, reads_part=int(at > 0), feeds_part=int(at < last)) for at, row in enumerate(rows)]
 
     def refusal(self, spec: LayerSpec) -> str | None:
         """Why the hardware cannot run a layer as it stands after a policy, None where it can."""

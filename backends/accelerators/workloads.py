@@ -52,6 +52,8 @@ class Workloads:
         zeros: where zeros among the weights are, one of `Zeros`.
         window: M of N:M zeros, else 0.
         product: 1 where the second matrix is no weights but computed, as in attention.
+        reads_part, feeds_part: 1 where, of a layer that was taken apart (`search_spaces.factorisations`), the part
+            before gives what this one reads, or the part after reads what this one gives; some hardware keeps that.
     """
 
     batch: IntArray
@@ -76,6 +78,8 @@ class Workloads:
     zeros: IntArray
     window: IntArray
     product: IntArray
+    reads_part: IntArray
+    feeds_part: IntArray
 
     @classmethod
     def of(cls, rows: "Iterable[Workload]") -> "Workloads":
@@ -191,6 +195,8 @@ class Workload:
     zeros: int = Zeros.NONE
     window: int = 0
     product: int = 0
+    reads_part: int = 0
+    feeds_part: int = 0
 
     def values(self) -> tuple[float, ...]:
         """In the order of the columns."""

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Annotated
 
 import numpy as np
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, field_validator
 
 from backends.accelerators.quantities import Bits, Joules, JoulesPerBit
 from backends.accelerators.workloads import FloatArray, IntArray
@@ -55,6 +55,15 @@ class Technology(Section):
     sram: Annotated[list[AccessEnergy], BeforeValidator(_points)] = Field(min_length=1)
     register_: JoulesPerBit = Field(alias="register")
     dram: JoulesPerBit
+
+    @field_validator("sram")
+    @classmethod
+    def _rising(cls, sram: list[AccessEnergy]) -> list[AccessEnergy]:
+        points = sorted((point.size, point.energy) for point in sram)
+        sizes, energies = zip(*points, strict=True)
+        if len(set(sizes)) < len(sizes) or energies[0] == 0 or sorted(energies) != list(energies):
+            raise ValueError("of two SRAMs the larger one takes at least as much energy, above 0; give each size once")
+        return sram
 
     def mac_j(self, weight_bits: IntArray, activation_bits: IntArray) -> FloatArray:
         """Joules of one multiply-accumulate."""

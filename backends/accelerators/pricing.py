@@ -142,7 +142,7 @@ class PolicyPrices:
         missing, first = np.unique(flat[~np.isin(flat, self._keys)], return_index=True)
         where = np.flatnonzero(~np.isin(flat, self._keys))[first]
         found: dict[int, FloatArray] = {}
-        asked: list[tuple[int, list[LayerSpec]]] = []
+        asked: dict[int, list[LayerSpec]] = {}  # of two layers alike each may ask for the other's bits, too
         for key, place in zip(missing.tolist(), where.tolist(), strict=True):
             policy, layer = divmod(place, len(self._layers))
             number = int(treated[policy, layer])
@@ -152,8 +152,9 @@ class PolicyPrices:
             kept = units[policy].tolist()
             for also in self._alike(number):
                 shape_key = key + (also - number) * len(self._layers) * self._in_base * self._out_base
-                asked.append((shape_key, _parts(self._layers[layer], self._policies[also], kept)))
-        self._run(asked, found, set(missing.tolist()))
+                if shape_key not in asked:
+                    asked[shape_key] = _parts(self._layers[layer], self._policies[also], kept)
+        self._run(list(asked.items()), found, set(missing.tolist()))
         for key in self._keys.tolist():
             found.pop(key, None)
         every = np.concatenate([self._keys, np.array(list(found), dtype=np.int64)])

@@ -4,7 +4,7 @@ import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import BeforeValidator
 
@@ -55,9 +55,10 @@ class Bandwidth:
 def _quantity(units: Mapping[str, float], what: str, *, zero: bool = False) -> Callable[[object], float]:
     def parse(value: object) -> float:
         number, unit = _split(value, units, what)
-        if not (math.isfinite(number) and (number > 0 or (zero and number == 0))):
-            raise ValueError(f"a {what} is {'at least' if zero else 'above'} 0, got {value!r}")
-        return number * units[unit]
+        amount = number * units[unit]
+        if not (math.isfinite(amount) and (amount > 0 or (zero and number == 0))):
+            raise ValueError(f"a {what} is {'at least' if zero else 'above'} 0 and finite, got {value!r}")
+        return amount
 
     return parse
 
@@ -83,21 +84,15 @@ def _plain(units: Mapping[str, float]) -> list[str]:
 
 
 def _bandwidth(value: object) -> Bandwidth:
-    number, unit = _split(value, {**_PER_CYCLE, **_PER_SECOND}, "bandwidth")
-    if not (math.isfinite(number) and number > 0):
-        raise ValueError(f"a bandwidth is above 0, got {value!r}")
-    return Bandwidth(number * {**_PER_CYCLE, **_PER_SECOND}[unit], unit in _PER_CYCLE)
+    units = {**_PER_CYCLE, **_PER_SECOND}
+    return Bandwidth(_quantity(units, "bandwidth")(value), _split(value, units, "bandwidth")[1] in _PER_CYCLE)
 
 
-def _validated(parse: Callable[[object], Any]) -> BeforeValidator:
-    return BeforeValidator(lambda value: value if isinstance(value, float | Bandwidth) else parse(value))
-
-
-Hertz = Annotated[float, _validated(_quantity(FREQUENCY, "frequency"))]
-Watts = Annotated[float, _validated(_quantity(POWER, "power", zero=True))]
-Seconds = Annotated[float, _validated(_quantity(TIME, "time", zero=True))]
-Joules = Annotated[float, _validated(_quantity(ENERGY, "energy", zero=True))]
-JoulesPerBit = Annotated[float, _validated(_quantity(ENERGY_PER_BIT, "energy per data", zero=True))]
-Bits = Annotated[float, _validated(_quantity(_BITS, "size"))]
-MacsPerSecond = Annotated[float, _validated(_quantity(RATE, "rate"))]
-PerCycle = Annotated[Bandwidth, _validated(_bandwidth)]
+Hertz = Annotated[float, BeforeValidator(_quantity(FREQUENCY, "frequency"))]
+Watts = Annotated[float, BeforeValidator(_quantity(POWER, "power", zero=True))]
+Seconds = Annotated[float, BeforeValidator(_quantity(TIME, "time", zero=True))]
+Joules = Annotated[float, BeforeValidator(_quantity(ENERGY, "energy", zero=True))]
+JoulesPerBit = Annotated[float, BeforeValidator(_quantity(ENERGY_PER_BIT, "energy per data", zero=True))]
+Bits = Annotated[float, BeforeValidator(_quantity(_BITS, "size"))]
+MacsPerSecond = Annotated[float, BeforeValidator(_quantity(RATE, "rate"))]
+PerCycle = Annotated[Bandwidth, BeforeValidator(_bandwidth)]

@@ -99,7 +99,11 @@ def _parser() -> _Parser:
     compress.add_argument("policy", type=Path, help="JSON file, such as best/policy.json of a run")
     compress.add_argument("--out", type=Path, metavar="DIR", help="run directory (default: runs/<policy>-<n>)")
     add("resume", _resume, "go on with a run that was stopped or killed").add_argument("run", type=Path)
-    _takes_config(add("layers", _layers, "the layers of a config's network, their channel groups and refusals"))
+    layers = add("layers", _layers, "the layers of a config's network, and what can be pruned; or what hardware takes")
+    _takes_config(layers)
+    layers.add_argument("--backend", metavar="NAME", help="an accelerator: what each layer takes on it, and waits for")
+    layers.add_argument("--policy", type=Path, metavar="FILE", help="of the network compressed as this JSON file says")
+    layers.add_argument("--picture", type=Path, metavar="FILE", help="also draw the layers on its roofline, as SVG")
     _takes_config(add("profile", _profile, "measure ahead the operators that a latency budget needs"))
     listing = add("list", _list, "what there is to choose from")
     listing.add_argument("what", choices=LISTS)
@@ -216,9 +220,29 @@ def _layers(options: argparse.Namespace) -> int:
     config = load_config(options.config, [*options.overrides, "search.algorithm=given"])  # which needs no budget
 
     from automl.problem import untrained_graph
-    from automl.tables import layer_table
+    from automl.tables import accelerator_table, layer_table
+    from search_spaces.policy import CompressionPolicy
 
-    _show(*layer_table(untrained_graph(config)))
+    graph = untrained_graph(config)
+    compressed = None if options.policy is None else graph.apply(CompressionPolicy.load(options.policy))
+    if options.backend is None:
+        if options.picture is not None:
+            raise InputError("a roofline is an accelerator's; name one by --backend (`trimtab list accelerators`)")
+        _show(*layer_table(compressed or graph))
+        return DONE
+
+    from automl.costs.accelerator import accelerator_backend, usage_of
+
+    backend = accelerator_backend(options.backend)
+    usage = usage_of(backend, compressed or graph)
+    _show(accelerator_table(usage))
+    if options.picture is not None:
+        from automl.report import write_roofline
+
+        networks = {"compressed" if compressed else "baseline": usage}
+        if compressed and not backend.supports(graph):
+            networks = {"baseline": usage_of(backend, graph), **networks}
+        print(write_roofline(networks, options.picture))
     return DONE
 
 
@@ -240,10 +264,11 @@ def _profile(options: argparse.Namespace) -> int:
 
 
 def _list(options: argparse.Namespace) -> int:
-    from automl.listing import entries
-    from automl.tables import name_table
+    from automl.listing import accelerators, entries
+    from automl.tables import accelerators_table, name_table
 
-    _show(name_table(options.what, entries(options.what)))
+    listed = options.what == "accelerators"
+    _show(accelerators_table(accelerators()) if listed else name_table(options.what, entries(options.what)))
     return DONE
 
 

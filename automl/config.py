@@ -14,13 +14,15 @@ from pydantic import Field, field_validator, model_validator
 
 from automl.engines import ENGINES
 from automl.errors import InputError, did_you_mean
+from backends.accelerators.catalogue import is_path, read_description
 from backends.remote.device import RemoteDevice
 from backends.remote.tracker import split_address
-from search_spaces.objective import UNITS
+from search_spaces.objective import MODELLED, UNITS
 from search_spaces.sections import Section, checked, shown
 from search_spaces.yaml_text import parse_yaml, read_yaml
 
 PATH_ARGUMENTS = ("root", "path")
+ACCELERATOR_KEY = "measure.accelerator"
 PATH_KEYS = ("model.checkpoint", *(f"data.args.{name}" for name in PATH_ARGUMENTS))
 
 
@@ -68,7 +70,8 @@ class SpaceSection(Section):
 class BudgetSection(Section):
     """What the compressed network may cost: `ratio` of the uncompressed figure, or an absolute `limit`.
 
-    The limit is in the metric's own unit: operations, parameters, bytes or, of `latency_s`, seconds.
+    The limit is in the metric's own unit: operations, parameters, bytes, seconds or joules. `latency_s` is measured, as
+    `measure` says; `modelled_latency_s` and `energy_j` are those of `measure.accelerator`.
     """
 
     metric: str = "macs"
@@ -184,6 +187,9 @@ class MeasureSection(Section):
 
     `device`: measured on instead of this machine, by the backend "tvm".
 
+    `accelerator`: whose model prices policies in seconds and joules: one of `trimtab list accelerators`, the path of a
+    YAML file, or what such a file holds, as which a run remembers it.
+
     Under a latency budget the backend's table of operators prices every policy. `margin` is the share of the budget
     that the search holds back for the table's error; null measures that error on a few networks first.
     `estimate_missing` has a regression stand in for operators that are not in the table yet, instead of measuring them.
@@ -194,6 +200,7 @@ class MeasureSection(Section):
     margin: float | None = Field(default=None, ge=0, lt=1)
     estimate_missing: bool = False
     device: DeviceSection | None = None
+    accelerator: str | dict[str, Any] | None = None
 
     @field_validator("backend")
     @classmethod
@@ -244,7 +251,13 @@ class Config(Section):
             raise ValueError(
                 "a budget in latency_s needs a backend that measures, got measure.backend 'none'; set it to 'tvm'"
             )
-        if self.latency_budget and self.search.faithful and self.search.mode == "resource":
+        modelled = self.budget is not None and self.budget.metric in MODELLED
+        if modelled and self.measure.accelerator is None:
+            raise ValueError(
+                f"a budget in {self.cost_metric} is that of an accelerator's model; name one as measure.accelerator "
+                "(`trimtab list accelerators`)"
+            )
+        if (self.latency_budget or modelled) and self.search.faithful and self.search.mode == "resource":
             raise ValueError("search.faithful bounds MACs as published, not latency; set it to false")
         if self.search.reward == "accuracy_latency" and not self.latency_budget:
             raise ValueError("the reward 'accuracy_latency' needs a latency: set budget.metric to latency_s")
@@ -278,7 +291,7 @@ class Config(Section):
 
     def to_yaml(self) -> str:
         """The resolved config, every default written out."""
-        text: str = yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+        text: str = yaml.safe_dump(self.model_dump(), sort_keys=False, allow_unicode=True)
         return text
 
 
@@ -327,7 +340,8 @@ def _override(document: dict[Any, Any], override: str) -> None:
             raise InputError(f"--set {override}: {part!r} is no section, it holds {shown(inner)}")
         section = inner
     value = parse_yaml(text, f"--set {override}")
-    if isinstance(value, str) and ".".join(parts) in PATH_KEYS:
+    name = ".".join(parts)
+    if isinstance(value, str) and (name in PATH_KEYS or (name == ACCELERATOR_KEY and is_path(value))):
         value = _absolute(value, Path.cwd())
     section[parts[-1]] = value
 
@@ -340,7 +354,12 @@ def _with_absolute_paths(config: Config, base: Path) -> Config:
         key: _absolute(value, base) if key in PATH_ARGUMENTS and isinstance(value, str) else value
         for key, value in data.args.items()
     }
-    return config.model_copy(update={"model": model, "data": data.model_copy(update={"args": args})})
+    measure = config.measure
+    if isinstance(measure.accelerator, str) and is_path(measure.accelerator):
+        description = read_description(Path(_absolute(measure.accelerator, base)))
+        measure = measure.model_copy(update={"accelerator": description})
+    data = data.model_copy(update={"args": args})
+    return config.model_copy(update={"model": model, "data": data, "measure": measure})
 
 
 def _absolute(path: str, base: Path) -> str:

@@ -1,6 +1,6 @@
 """What `trimtab list` lists: names and one-line descriptions."""
 
-LISTS = ("models", "data", "backends", "algorithms", "importances", "methods")
+LISTS = ("models", "data", "backends", "accelerators", "algorithms", "importances", "methods")
 
 METHODS = {
     "svd": "factorisation: a linear layer or convolution as two, by its singular values",
@@ -25,6 +25,14 @@ METHODS = {
     "remove": "a residual block is left out; `trimtab layers` names those that can be",
 }
 """What a policy can say of a layer beside how many channels it keeps; docs/compression.md has their papers."""
+
+
+def accelerators() -> list[tuple[str, str, str, str]]:
+    """(name, title, source, how far the model was found to be off) of every accelerator that is shipped."""
+    from backends.accelerators.catalogue import load, names
+
+    found = ((name, load(name).description) for name in names())
+    return [(name, each.title, each.source, each.checked) for name, each in found]
 
 
 def entries(what: str) -> list[tuple[str, str]]:

@@ -21,7 +21,7 @@ from automl.compression.treatments import QuantisationOptions, SparsityOptions
 from automl.config import Config, TrainingSection
 from automl.costs.latency import priced_by_table
 from automl.costs.latency_budget import LatencyBudget
-from automl.costs.pricing import BACKEND, latency_cost, price
+from automl.costs.pricing import BACKEND, cost_of, price, pricing_backend
 from automl.data import DataBundle, load_data
 from automl.errors import InputError
 from automl.evaluation import PolicyEvaluator
@@ -61,7 +61,7 @@ class Problem:
         metric: what accuracy means.
         space: what each channel group may keep.
         constraint: the budget; in accuracy-guaranteed mode without one, the cost of the whole network.
-        backend: what prices policies here. A problem whose latency budget stands fixed already only counts.
+        backend: what prices policies here. A problem whose latency budget stands fixed already asks no table.
         latency: the figures of a latency budget, None for another one.
     """
 
@@ -123,7 +123,7 @@ class Problem:
             problem._check_reachable()
         for search in searches(config):  # an unknown algorithm, or option of one
             constraint = problem.constraint if bounded else anything(problem.graph)
-            make_search(config, problem.space, constraint, search)
+            make_search(config, problem.space, constraint, search, problem.cost if bounded else None)
         if config.priced_by_table:  # last, for it may take measuring
             problem = problem._priced(prices)
             problem._check_reachable()
@@ -158,7 +158,10 @@ class Problem:
     ) -> "Problem":
         network = PrunableNetwork(model, example_input(data))
         space = search_space(config, network.graph)
-        return cls(config, data, model, trained, network, metric, space, constraint or budget(config, network.graph))
+        backend = pricing_backend(config.measure.accelerator)
+        backend.require(network.graph)
+        constraint = constraint or budget(config, network.graph, backend)
+        return cls(config, data, model, trained, network, metric, space, constraint, backend)
 
     def _priced(self, prices: Latencies | None) -> "Problem":
         """The problem with its latency budget in figures: of the whole network, and of the cheapest policy."""
@@ -178,7 +181,7 @@ class Problem:
     @property
     def cost(self) -> Cost | None:
         """What a search bounds with, where the budget cannot be counted and policies are priced here."""
-        return latency_cost(self.graph, self.backend)
+        return cost_of(self.graph, self.backend, self.constraint.metric)
 
     def with_baseline(self, on_epoch: OnEpoch | None = None) -> "Problem":
         """The problem with a trained network; told of every epoch where one is trained.
@@ -260,12 +263,13 @@ def search_space(config: Config, graph: ModelGraph) -> SearchSpace:
     return SearchSpace.build(graph, config.space.lower_bound, config.space.round_to, config.space.protect)
 
 
-def budget(config: Config, graph: ModelGraph) -> Constraint:
+def budget(config: Config, graph: ModelGraph, backend: HardwareBackend = BACKEND) -> Constraint:
     """The config's budget in the metric's own unit; what anything meets, where it takes measuring to know it.
 
     Args:
         config: of the run.
         graph: of the uncompressed network.
+        backend: that prices it.
     """
     if config.priced_by_table:
         return Constraint("latency_s", inf)
@@ -273,7 +277,7 @@ def budget(config: Config, graph: ModelGraph) -> Constraint:
         return anything(graph)
     metric, limit = config.budget.metric, config.budget.limit
     if config.budget.ratio is not None:
-        limit = config.budget.ratio * price(graph)[metric]
+        limit = config.budget.ratio * price(graph, None, backend)[metric]
     return Constraint(metric, float(limit or 0.0))  # type: ignore[arg-type]  # the config has checked the name
 
 

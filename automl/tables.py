@@ -8,8 +8,10 @@ from rich.text import Text
 
 from search_spaces.blocks import residual_blocks
 from search_spaces.graph import ModelGraph
+from search_spaces.objective import MODELLED
 
 if TYPE_CHECKING:
+    from automl.costs.accelerator import AcceleratorUsage
     from automl.costs.profile import Profile
 
 FINALIST_TITLES = {
@@ -66,6 +68,40 @@ def layer_table(graph: ModelGraph) -> list[Table]:
     return tables
 
 
+def accelerator_table(usage: "AcceleratorUsage") -> Table:
+    """What each layer takes on an accelerator, and what it waits for."""
+    seconds, joules = (sum(getattr(layer, name) for layer in usage.layers) for name in ("latency_s", "energy_j"))
+    table = Table(title=f"{usage.title}: {_latency(seconds)}, {_energy(joules)} an image, modelled")
+    table.add_column("layer", overflow="fold")
+    levels = list(dict.fromkeys(level for layer in usage.layers for level in layer.bytes))
+    for title in ("bits", "MACs", "latency", "energy", "utilisation", *(f"{level}, bytes" for level in levels)):
+        table.add_column(title, justify="right")
+    table.add_column("limited by")
+    for layer in usage.layers:
+        table.add_row(
+            layer.name,
+            f"{layer.weight_bits}/{layer.activation_bits}",
+            f"{layer.macs:,.0f}",
+            _latency(layer.latency_s),
+            _energy(layer.energy_j),
+            f"{layer.utilisation:.1%}",
+            *(f"{layer.bytes[level]:,.0f}" if level in layer.bytes else "-" for level in levels),
+            layer.limit,
+        )
+    table.caption = f"checked: {usage.checked}"
+    return table
+
+
+def accelerators_table(entries: Sequence[tuple[str, str, str, str]]) -> Table:
+    """The accelerators that are shipped: name, what it is, where its figures are from, how far the model was off."""
+    table = Table(title="accelerators")
+    for title in ("name", "what it is", "source", "checked"):
+        table.add_column(title, no_wrap=title == "name")
+    for entry in entries:
+        table.add_row(*map(Text, entry))
+    return table
+
+
 def name_table(title: str, entries: Sequence[tuple[str, str]]) -> Table:
     """Names and what they are."""
     table = Table(title=title)
@@ -86,6 +122,8 @@ def summary_table(summary: Mapping[str, Any]) -> Table:
     latency = f"latency on {device['key']}" if device else "latency"
     columns = ["test accuracy", "search accuracy", "MACs", "params", "weights", latency, "ONNX Runtime"]
     columns[5:5] = ["by the table"] if by_table else []
+    modelled = any((summary.get(name) or {}).get("energy_j") is not None for name in FINALIST_TITLES)
+    columns[5:5] = ["modelled latency", "energy"] if modelled else []
     for title in columns:
         table.add_column(title, justify="right")
     for name, title in FINALIST_TITLES.items():
@@ -101,6 +139,7 @@ def summary_table(summary: Mapping[str, Any]) -> Table:
             f"{found['macs']:,}",
             f"{found['params']:,}",
             f"{found['weight_bytes']:,} B",
+            *([_latency(found["modelled_latency_s"]), _energy(found["energy_j"])] if modelled else []),
             *([_latency(found["table_latency_s"])] if by_table else []),
             _latency(found["latency_s"]),
             _latency(found["onnxruntime_latency_s"]),
@@ -149,12 +188,19 @@ def _budget_text(budget: Mapping[str, Any]) -> str:
         return f"budget: at most {_latency(measured)} measured"
     if budget["limit"] is None:
         return "no hard budget"
+    if budget["metric"] in MODELLED:
+        figure = _energy(budget["limit"]) if budget["unit"] == "J" else _latency(budget["limit"])
+        return f"budget: at most {figure}, modelled"
     if budget["metric"] != "latency_s":
         return f"budget: at most {budget['limit']:,.0f} {budget['unit']}"
     text = f"budget: at most {_latency(budget['limit'])} by the table"
     if measured is not None:
         text += f", {_latency(measured)} measured"
     return f"{text}; {budget['margin']:.1%} held back" if budget["margin"] else text
+
+
+def _energy(value: float) -> str:
+    return f"{1e3 * value:.3f} mJ" if value >= 1e-4 else f"{1e6 * value:.3f} µJ"
 
 
 def _number(value: float | None) -> str:

@@ -35,12 +35,13 @@ class HardwareCost:
     backend: str = ""
 
     def as_metrics(self) -> dict[str, float]:
-        """The figures that are known, by metric name (see `search_spaces.objective.Metric`)."""
+        """The figures that are known, by metric name (see `search_spaces.objective.Metric`). A latency that was not
+        measured is a metric of its own."""
         figures = {
             "macs": self.macs,
             "params": self.params,
             "weight_bytes": self.weight_bytes,
-            "latency_s": self.latency_s,
+            "latency_s" if self.measured else "modelled_latency_s": self.latency_s,
             "energy_j": self.energy_j,
         }
         return {metric: float(value) for metric, value in figures.items() if value is not None}

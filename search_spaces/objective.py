@@ -4,8 +4,18 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-Metric = Literal["macs", "params", "weight_bytes", "latency_s"]
-UNITS: Mapping[str, str] = {"macs": "MACs", "params": "parameters", "weight_bytes": "bytes", "latency_s": "s"}
+Metric = Literal["macs", "params", "weight_bytes", "latency_s", "modelled_latency_s", "energy_j"]
+UNITS: Mapping[str, str] = {
+    "macs": "MACs",
+    "params": "parameters",
+    "weight_bytes": "bytes",
+    "latency_s": "s",
+    "modelled_latency_s": "s",
+    "energy_j": "J",
+}
+MODELLED = ("modelled_latency_s", "energy_j")
+"""Metrics of an accelerator's model; `latency_s` is measured, or a sum of what was."""
+_PARTS = ((1e-4, "m", 1e3, 3), (0.0, "µ", 1e6, 2))
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,9 +32,10 @@ class Constraint:
 
     def amount(self, value: float) -> str:
         """A cost in the metric as people read it."""
-        if self.metric != "latency_s":
+        if self.unit not in ("s", "J"):
             return f"{value:,.0f} {self.unit}"
-        return f"{1e3 * value:.3f} ms" if value >= 1e-4 else f"{1e6 * value:.2f} µs"
+        prefix, factor, digits = next(part[1:] for part in _PARTS if value >= part[0])
+        return f"{factor * value:.{digits}f} {prefix}{self.unit}"
 
     def violation(self, cost: Mapping[str, float]) -> float:
         """How far the cost is above the limit, relative to it; 0 where it is kept."""

@@ -1,12 +1,15 @@
-"""What a policy costs, by metric: counted, or with the latency that a table of measured operators gives."""
+"""What a policy costs, by metric: counted, summed from a table of measured operators, or by an accelerator's model."""
 
-from collections.abc import Sequence
-from typing import Protocol, runtime_checkable
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol, runtime_checkable
 
+from backends.accelerators.backend import AcceleratorBackend
+from backends.accelerators.catalogue import load
 from backends.base import HardwareBackend, HardwareCost
 from backends.counting import CountingBackend
 from envs.pricing import Cost, TabulatedCost
 from search_spaces.graph import ModelGraph
+from search_spaces.objective import MODELLED, Metric
 from search_spaces.policy import CompressionPolicy
 
 BACKEND = CountingBackend()
@@ -34,8 +37,39 @@ def price(
     return backend.estimate(graph if policy is None else graph.apply(policy)).as_metrics()
 
 
-def latency_cost(graph: ModelGraph, backend: HardwareBackend | LatencyBackend) -> Cost | None:
-    """What a search under a latency budget bounds with; None where the backend only counts."""
-    if not isinstance(backend, LatencyBackend):
-        return None
-    return TabulatedCost(backend.price, graph, backend.estimate(graph).by_layer)
+def cost_of(graph: ModelGraph, backend: HardwareBackend | LatencyBackend, metric: Metric) -> Cost | None:
+    """What a search under a budget in that metric bounds with; None where it is counted."""
+    if isinstance(backend, AcceleratorBackend) and metric in MODELLED:
+        return _modelled_cost(graph, backend, MODELLED.index(metric))
+    if isinstance(backend, LatencyBackend):
+        return TabulatedCost(backend.price, graph, backend.estimate(graph).by_layer)
+    return None
+
+
+def _modelled_cost(graph: ModelGraph, backend: AcceleratorBackend, figure: int) -> TabulatedCost:
+    """Seconds (0) or joules (1) of networks pruned further than the graph, their layers treated alike."""
+    prices = backend.prices(graph)
+    treatments = prices.treatments(graph)
+
+    def price(kept: Sequence[int]) -> float:
+        totals = prices.price([kept], [treatments])
+        return float((totals.latency_s, totals.energy_j)[figure][0])
+
+    names = [spec.name for spec in graph.full_layers]
+    shares = prices.by_layer([graph.kept], [treatments])[0, :, figure].tolist()
+    return TabulatedCost(price, graph, dict(zip(names, shares, strict=True)))
+
+
+def pricing_backend(accelerator: str | Mapping[str, Any] | None) -> HardwareBackend:
+    """What prices policies where nothing is measured: the model of an accelerator, or counting alone.
+
+    Args:
+        accelerator: see `backends.accelerators.catalogue.load`.
+
+    Raises:
+        InputError: there is no such accelerator, or its description breaks a rule.
+    """
+    if accelerator is None:
+        return BACKEND
+    found = load(accelerator)
+    return AcceleratorBackend(accelerator if isinstance(accelerator, str) else found.description.title, found)

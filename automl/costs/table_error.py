@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from automl.costs.latency_budget import LatencyBudget, Probe
-from automl.costs.pricing import LatencyBackend, latency_cost
+from automl.costs.pricing import LatencyBackend, cost_of
 from automl.costs.probes import Timed
 from automl.errors import TrimtabError
 from automl.run.finalists import Compiled, Finalist
@@ -43,7 +43,7 @@ def with_margin(latency: LatencyBudget, space: SearchSpace, backend: LatencyBack
         constraint=latency.constraint,
         seed=0,
         evaluations=TRIES,
-        cost=latency_cost(graph, backend),
+        cost=cost_of(graph, backend, "latency_s"),
     )
     found: dict[str, CompressionPolicy] = {}
     for _ in range(TRIES):

@@ -8,7 +8,7 @@ from ray import tune
 
 from automl.config import Config
 from automl.costs.latency import priced_by_table
-from automl.costs.pricing import BACKEND, latency_cost, price
+from automl.costs.pricing import cost_of, price, pricing_backend
 from automl.errors import RunStoppedError
 from automl.orchestration.dispatcher import RemoteEvaluators, ray_get
 from automl.orchestration.price_actor import RemotePrices
@@ -44,12 +44,12 @@ def run_trial(
     """
     search = searches[sample["search"]]
     graph = space.graph
-    backend: HardwareBackend = BACKEND
+    backend: HardwareBackend = pricing_backend(config.measure.accelerator)
     if prices is not None:
         backend = priced_by_table(config.measure, graph, RemotePrices(prices))
     error = None
     try:
-        searcher = make_search(config, space, constraint, search, latency_cost(graph, backend))
+        searcher = make_search(config, space, constraint, search, cost_of(graph, backend, constraint.metric))
         if "torch" in sys.modules:  # an agent's, or a table's: the others do without
             import torch
 

@@ -1,16 +1,20 @@
 """The report of a run: one self-contained HTML file, and its main chart as a picture."""
 
+from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
+from xml.etree.ElementTree import Element
 
+from automl.costs.accelerator import AcceleratorUsage
 from automl.report.data import read_run
 from automl.report.figures import accuracy_against_cost
 from automl.report.markup import tag, to_html, to_xml
 from automl.report.page import build_page
+from automl.report.roofline import roofline
 from automl.run.directory import RunDirectory, write_atomically
 from search_spaces.errors import InputError
 
-__all__ = ["write_picture", "write_report"]
+__all__ = ["write_picture", "write_report", "write_roofline"]
 
 
 def write_report(run_dir: str | Path) -> Path:
@@ -37,10 +41,26 @@ def write_picture(run_dir: str | Path, path: str | Path) -> Path:
     chart = accuracy_against_cost(read_run(Path(run_dir)))
     if chart is None:
         raise InputError(f"{str(run_dir)!r} holds no evaluation to draw yet")
+    return _written(chart, Path(path))
+
+
+def write_roofline(networks: Mapping[str, AcceleratorUsage], path: str | Path) -> Path:
+    """Write the layers of networks on their accelerator's roofline as an SVG file; see `automl.report.roofline`.
+
+    Raises:
+        InputError: nothing of them moves off the chip.
+    """
+    chart = roofline(networks)
+    if chart is None:
+        raise InputError("the accelerator moves nothing off its chip, so there is no roofline to draw")
+    return _written(chart, Path(path))
+
+
+def _written(chart: Element, target: Path) -> Path:
+    """A chart as a file that stands alone."""
     chart.set("xmlns", "http://www.w3.org/2000/svg")
     style = files("automl.report").joinpath("chart.css").read_text("utf-8")
     chart.insert(0, tag("rect", width="100%", height="100%", style="fill: var(--surface)"))
     chart.insert(0, tag("style", style))
-    target = Path(path)
     write_atomically(target, to_xml(chart).encode())
     return target

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from automl.config import Config
+from automl.costs.accelerator import AcceleratorUsage
 from automl.costs.latency_budget import LatencyBudget
 from automl.errors import InputError
 from automl.export.manifest import MANIFEST, Manifest, read_manifest
@@ -25,7 +26,7 @@ class Finalist:
     """One network of the comparison; what is not known is None (see summary.json).
 
     `latency_s` is by the clock, `table_latency_s` what the latency table sums up to, `table_error` how far the clock is
-    off that.
+    off that; `modelled_latency_s` and `energy_j` are those of the config's accelerator.
     """
 
     name: str
@@ -39,6 +40,8 @@ class Finalist:
     onnxruntime_latency_s: float | None = None
     table_latency_s: float | None = None
     table_error: float | None = None
+    modelled_latency_s: float | None = None
+    energy_j: float | None = None
     feasible: bool | None = None
     fine_tune_epochs: float | None = None
 
@@ -49,6 +52,8 @@ class Finalist:
             "params": self.params,
             "weight_bytes": self.weight_bytes,
             "latency_s": self.table_latency_s,
+            "modelled_latency_s": self.modelled_latency_s,
+            "energy_j": self.energy_j,
         }
         return costs.get(metric)
 
@@ -110,6 +115,7 @@ class RunData:
         failed: number of evaluations that did.
         warm_up: evaluations at the start of a search that its agent acts at random in; 0 where none are known.
         shares: whether the metric is a share, shown in percent.
+        accelerator: what the layers take on the config's accelerator, by finalist.
     """
 
     config: Config
@@ -125,6 +131,7 @@ class RunData:
     warm_up: int
     summary: Mapping[str, Any] = field(default_factory=dict)
     manifest: Manifest | None = None
+    accelerator: Mapping[str, AcceleratorUsage] = field(default_factory=dict)
 
     @property
     def given(self) -> bool:
@@ -207,6 +214,7 @@ def read_run(run_dir: Path) -> RunData:
         warm_up=_warm_up(config),
         summary=summary,
         manifest=read_manifest(directory.best) if (directory.best / MANIFEST).exists() else None,
+        accelerator=_accelerator(directory.accelerator_file),
     )
 
 
@@ -225,6 +233,16 @@ def _read_summary(path: Path) -> dict[str, Any]:
     if not isinstance(summary, dict):
         raise InputError(f"{str(path)!r} is damaged: it holds no object")
     return summary
+
+
+def _accelerator(path: Path) -> dict[str, AcceleratorUsage]:
+    try:
+        found = json.loads(path.read_bytes())
+        return {str(name): AcceleratorUsage.from_json(usage) for name, usage in found.items()}
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise InputError(f"{str(path)!r} is damaged: {error}") from None
 
 
 def _budget(config: Config, summary: Mapping[str, Any], directory: RunDirectory) -> Budget:
@@ -254,6 +272,8 @@ def _finalist(name: str, values: Mapping[str, Any]) -> Finalist:
         onnxruntime_latency_s=_number(values.get("onnxruntime_latency_s")),
         table_latency_s=_number(values.get("table_latency_s")),
         table_error=_number(values.get("table_error")),
+        modelled_latency_s=_number(values.get("modelled_latency_s")),
+        energy_j=_number(values.get("energy_j")),
         feasible=feasible if isinstance(feasible, bool) else None,
         fine_tune_epochs=_number(values.get("fine_tune_epochs")),
     )

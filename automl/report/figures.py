@@ -16,6 +16,13 @@ METRIC_TITLES = {
     "params": "parameters",
     "weight_bytes": "bytes of weights",
     "latency_s": "latency of an inference by the table",
+    "modelled_latency_s": "latency of an inference, modelled",
+    "energy_j": "energy of an inference, modelled",
+}
+AXIS_TEXTS = {
+    "latency_s": units.milliseconds,
+    "modelled_latency_s": units.milliseconds,
+    "energy_j": units.millijoules,
 }
 ROW = 18.0
 Text = Callable[[float], str]
@@ -23,7 +30,8 @@ Text = Callable[[float], str]
 
 def cost_text(metric: str) -> Text:
     """How a cost in that metric is written."""
-    return {"weight_bytes": units.size, "latency_s": units.seconds}.get(metric, units.count)
+    texts = {"weight_bytes": units.size, "energy_j": units.joules}
+    return units.seconds if metric.endswith("latency_s") else texts.get(metric, units.count)
 
 
 def value_text(data: RunData, digits: int = 2) -> Text:
@@ -53,14 +61,14 @@ def accuracy_against_cost(data: RunData) -> Element | None:
     x = Scale(low, high, frame.left, frame.right)
     bottom, top, y_ticks = nice_range(_floor(values), values[-1], 6)
     y = Scale(bottom, top, frame.bottom, frame.top)
-    chart = _chart(WIDTH, 484, f"{data.metric_name} against {METRIC_TITLES.get(data.cost_metric, 'cost')}")
+    chart = chart_of(WIDTH, 484, f"{data.metric_name} against {METRIC_TITLES.get(data.cost_metric, 'cost')}")
     axes = draw_axes(
         frame,
         x,
         y,
         x_ticks=x_ticks,
         y_ticks=y_ticks,
-        x_texts=(units.milliseconds if data.cost_metric == "latency_s" else units.ticks)(x_ticks),
+        x_texts=AXIS_TEXTS.get(data.cost_metric, units.ticks)(x_ticks),
         y_texts=_tick_texts(data, y_ticks),
         x_title=METRIC_TITLES.get(data.cost_metric, data.cost_metric),
         y_title=f"search {data.metric_name} (held out of train, before fine-tuning)",
@@ -113,7 +121,7 @@ def over_episodes(data: RunData, seed: int, width: float = WIDTH, *, rewards: bo
     bottom, top, y_ticks = nice_range(_floor(values), values[-1], 4)
     y = Scale(bottom, top, frame.bottom, frame.top)
     name = "reward" if rewards else f"search {data.metric_name}"
-    chart = _chart(width, 292, f"{name} over the episodes of seed {seed}")
+    chart = chart_of(width, 292, f"{name} over the episodes of seed {seed}")
     _shade_warm_up(chart, data, x, frame)
     _, _, ticks = nice_range(0, most, 6 if width > 500 else 4)
     x_ticks = [tick for tick in ticks if tick <= most]
@@ -154,7 +162,7 @@ def kept_by_group(data: RunData) -> Element | None:
     left = min(300.0, 24 + 6.6 * longest)
     right = WIDTH - 130
     widest = max(group.width for group in data.layers)
-    chart = _chart(WIDTH, 30 + ROW * len(data.layers) + 8, "channels kept by group")
+    chart = chart_of(WIDTH, 30 + ROW * len(data.layers) + 8, "channels kept by group")
     append(chart, tag("text", "channel group", class_="axis-title", x=left - 10, y=14, text_anchor="end"))
     append(chart, tag("text", "kept of all channels", class_="axis-title", x=left, y=14))
     x = Scale(0, widest, left, right)
@@ -171,7 +179,8 @@ def kept_by_group(data: RunData) -> Element | None:
     return chart
 
 
-def _chart(width: float, height: float, title: str) -> Element:
+def chart_of(width: float, height: float, title: str) -> Element:
+    """An empty picture."""
     chart = tag("svg", class_="chart", role="img", aria_label=title)
     chart.set("viewBox", f"0 0 {width:.0f} {height:.0f}")
     return chart

@@ -39,6 +39,7 @@ def method(data: RunData) -> list[tuple[str, str]]:
         ("Compression", f"channels removed for good by {compression.importance}; {'; '.join(steps)}."),
         ("Budget", _budget_method(data)),
         ("Latency", _latency_method(data)),
+        *_accelerator_method(data),
         ("Compared with", _controls(data)),
     ]
     if not data.shares:
@@ -55,6 +56,17 @@ def method(data: RunData) -> list[tuple[str, str]]:
         )
         facts.append(("Versions", ", ".join(f"{name} {value}" for name, value in manifest.versions.items()) + "."))
     return facts
+
+
+def _accelerator_method(data: RunData) -> list[tuple[str, str]]:
+    if not data.accelerator:
+        return []
+    found = next(iter(data.accelerator.values()))
+    text = (
+        f"{found.title}, as its description says ({found.source}). All of it is modelled, nothing was measured. Layers "
+        f"run one after the other; sums, activations and pools between them are not counted. Checked: {found.checked}."
+    )
+    return [("Accelerator", text)]
 
 
 def _controls(data: RunData) -> str:
@@ -131,5 +143,12 @@ def _latency_method(data: RunData) -> str:
 
 def metric_label(metric: str) -> str:
     """A cost as it is called."""
-    names = {"macs": "MACs", "params": "parameters", "weight_bytes": "bytes of weights", "latency_s": "latency"}
+    names = {
+        "macs": "MACs",
+        "params": "parameters",
+        "weight_bytes": "bytes of weights",
+        "latency_s": "latency",
+        "modelled_latency_s": "modelled latency",
+        "energy_j": "modelled energy",
+    }
     return names.get(metric, metric)

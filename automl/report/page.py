@@ -16,9 +16,12 @@ from automl.report.figures import (
 )
 from automl.report.markup import Child, append, tag
 from automl.report.method import method, metric_label
+from automl.report.roofline import roofline
 from search_spaces.number_formats import NumberFormat
+from search_spaces.objective import MODELLED
 from search_spaces.policy import LayerPolicy
 
+METRIC_NAMES = {"modelled_latency_s": "latency", "energy_j": "energy"}
 NAMES = {
     "baseline": "baseline",
     "best": "found by {algorithm}",
@@ -57,7 +60,7 @@ def build_page(data: RunData) -> Element:
         tag("style", style),
     )
     body = tag("main", _header(data, title), *_notices(data), *_tiles(data))
-    parts = (_comparison, _scatter, _episodes, _layers, _treatments, _method, _config)
+    parts = (_comparison, _scatter, _episodes, _layers, _treatments, _roofline, _method, _config)
     for part in parts:
         append(body, part(data))
     return tag("html", head, tag("body", body), lang="en")
@@ -70,6 +73,8 @@ def headline(data: RunData) -> str | None:
         return None
     text = value_text(data)
     means = [("latency", best.latency_s, baseline.latency_s)] if data.budget.metric == "latency_s" else []
+    if data.budget.metric in MODELLED:
+        means = [(metric_label(data.budget.metric), best.cost(data.budget.metric), baseline.cost(data.budget.metric))]
     means += [("MACs", best.macs, baseline.macs)]
     stored = ("bytes of weights", best.weight_bytes, baseline.weight_bytes)
     means += [stored] if data.treatments else [("parameters", best.params, baseline.params)]
@@ -192,7 +197,7 @@ def _comparison(data: RunData) -> Element | None:
     if not data.finalists:
         return None
     text = value_text(data)
-    by_table = data.config.priced_by_table
+    by_table, accelerator = data.config.priced_by_table, next(iter(data.accelerator.values()), None)
     names, explained = (NAMES_GIVEN, EXPLAINED_GIVEN) if data.given else (NAMES, EXPLAINED)
     engine, device = data.config.measure.backend, data.config.measure.device
     runtime = engine != "onnxruntime" and device is None  # else it stands there already, or did not run there
@@ -203,6 +208,7 @@ def _comparison(data: RunData) -> Element | None:
         "MACs",
         "parameters",
         "weights",
+        *([f"{METRIC_NAMES[metric]} on {accelerator.title}" for metric in MODELLED] if accelerator else []),
         *(["by the table"] if by_table else []),
         (ENGINES[engine].title if engine in ENGINES else "latency") + (f" on {device.key}" if device else ""),
         *(["ONNX Runtime"] if runtime else []),
@@ -219,6 +225,7 @@ def _comparison(data: RunData) -> Element | None:
             _cell(units.count(found.macs), units.ratio(found.macs, baseline.macs if baseline else None)),
             _cell(units.count(found.params), units.ratio(found.params, baseline.params if baseline else None)),
             _cell(units.size(found.weight_bytes)),
+            *(_modelled_cells(found, baseline) if accelerator else []),
             *([_cell(units.seconds(found.table_latency_s))] if by_table else []),
             _cell(units.seconds(found.latency_s), _off(found.table_error) if by_table else _modelled(found)),
             *([_cell(units.seconds(found.onnxruntime_latency_s))] if runtime else []),
@@ -233,6 +240,17 @@ def _comparison(data: RunData) -> Element | None:
         f"training). Every compressed network has {'' if data.given else 'the same budget and '}the same number of "
         "epochs; the latency is that of one image.",
     )
+
+
+def _modelled_cells(found: Finalist, baseline: Finalist | None) -> list[Element]:
+    """Seconds and joules on the accelerator, with their shares of the baseline's."""
+    before = baseline or found
+    return [
+        _cell(
+            units.seconds(found.modelled_latency_s), units.ratio(found.modelled_latency_s, before.modelled_latency_s)
+        ),
+        _cell(units.joules(found.energy_j), units.ratio(found.energy_j, before.energy_j)),
+    ]
 
 
 def _modelled(found: Finalist) -> str:
@@ -286,6 +304,21 @@ def _layers(data: RunData) -> Element | None:
         "What each layer keeps",
         kept_by_group(data),
         "A channel group is a set of layers whose channels can only be removed together, named after the first.",
+    )
+
+
+def _roofline(data: RunData) -> Element | None:
+    """The layers of the baseline and of the best network on the accelerator's roofline."""
+    titles = {"baseline": "baseline", "best": "compressed"}
+    networks = {title: data.accelerator[name] for name, title in titles.items() if name in data.accelerator}
+    if not networks:
+        return None
+    title = next(iter(networks.values())).title
+    return _section(
+        f"Layers on {title}",
+        roofline(networks),
+        "Modelled. On the slope a layer waits for memory off the chip, on the roof for arithmetic, below both for a "
+        "buffer or for arithmetic that its shape leaves idle. Hover for figures.",
     )
 
 

@@ -33,6 +33,11 @@ def milliseconds(values: Sequence[float]) -> list[str]:
     return [f"{text} ms" for text in ticks([1e3 * value for value in values])]
 
 
+def millijoules(values: Sequence[float]) -> list[str]:
+    """Labels of an axis of joules."""
+    return [f"{text} mJ" for text in ticks([1e3 * value for value in values])]
+
+
 def size(value: float | None) -> str:
     """Bytes: 1234567 -> "1.23 MB"."""
     if value is None:
@@ -48,6 +53,11 @@ def seconds(value: float | None) -> str:
     if value >= 1:
         return f"{significant(value, 3)} s"
     return f"{significant(value * 1e3, 3)} ms" if value >= 1e-5 else f"{significant(value * 1e6, 3)} µs"
+
+
+def joules(value: float | None) -> str:
+    """0.000412 -> "0.412 mJ"."""
+    return UNKNOWN if value is None else f"{seconds(value)[:-1]}J"
 
 
 def duration(value: float | None) -> str:

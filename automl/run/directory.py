@@ -63,6 +63,7 @@ class RunDirectory:
         self.budget_file = path / "latency_budget.json"
         self.estimates_file = path / "estimates.json"
         self.latency_file = path / "latency.json"
+        self.accelerator_file = path / "accelerator.json"
         self.best = path / "best"
         self.summary_file = path / "summary.json"
         self.report_file = path / "report.html"

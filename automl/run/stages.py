@@ -24,7 +24,7 @@ from automl.progress import Progress
 from automl.run.directory import RunClock, RunDirectory, write_atomically, write_json
 from automl.run.finalists import Compiled, Finalist, choose, measure_all, read_progress
 from automl.run.store import Store
-from automl.run.summary import build_summary
+from automl.run.summary import accelerator_usage, build_summary
 from automl.signals import StopSignal
 from backends.integers import formats_of
 from search_spaces.objective import Constraint
@@ -248,9 +248,9 @@ class Run:
         run([row for row in rows if row.algorithm != "uniform"])
         best = next(finalist for finalist in self._choose() if finalist.name == "best")
         metric = problem.constraint.metric
-        cost = best.table_latency_s or price(problem.graph, best.policy)[metric]
+        cost = best.table_latency_s or price(problem.graph, best.policy, problem.backend)[metric]
         if given:  # it may cost less than channels alone can come to
-            cost = max(cost, price(problem.graph, problem.space.cheapest())[metric])
+            cost = max(cost, price(problem.graph, problem.space.cheapest(), problem.backend)[metric])
         run([row for row in rows if row.algorithm == "uniform"], Constraint(metric, cost))
 
     def _choose(self) -> list[Finalist]:
@@ -313,6 +313,8 @@ class Run:
     def _summary(self, state: str, finalists: list[Finalist], latencies: dict[str, Any] | None) -> dict[str, Any]:
         summary = build_summary(self.problem, self.directory, state, finalists, latencies or {}, self.clock.wall_s)
         write_json(self.directory.summary_file, summary)
+        if (usage := accelerator_usage(self.problem, finalists)) is not None:
+            write_json(self.directory.accelerator_file, usage)
         return summary
 
     def _export(self, summary: dict[str, Any]) -> None:
@@ -376,6 +378,6 @@ def _budget_text(problem: Problem) -> str:
     if problem.config.budget is None:
         return "accuracy-guaranteed, no hard budget"
     latency = problem.latency
-    whole = price(problem.graph)[limit.metric] if latency is None else latency.baseline_s
+    whole = price(problem.graph, None, problem.backend)[limit.metric] if latency is None else latency.baseline_s
     text = f"at most {limit.amount(limit.limit)} ({limit.limit / whole:.1%})"
     return text if latency is None or not latency.margin else f"{text}, {latency.margin:.1%} of it held back"

@@ -4,7 +4,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from automl.costs.pricing import price
+from automl.costs.accelerator import accelerator_backend, usage_of
+from automl.costs.pricing import price, pricing_backend
 from automl.problem import Problem
 from automl.run.directory import RunDirectory
 from automl.run.finalists import NAMES, Finalist, read_result
@@ -123,7 +124,7 @@ def _network(
         return None
     folder = directory.finalists / finalist.name
     result = read_result(folder, finalist) or {}
-    cost = price(problem.graph, finalist.policy)
+    cost = price(problem.graph, finalist.policy, pricing_backend(problem.config.measure.accelerator))
     timed = latencies.get("networks", {}).get(finalist.name, {})
     own, runtime = timed.get(problem.config.measure.backend), timed.get("onnxruntime")
     return {
@@ -132,6 +133,8 @@ def _network(
         "macs": int(cost["macs"]),
         "params": int(cost["params"]),
         "weight_bytes": int(cost["weight_bytes"]),
+        "modelled_latency_s": cost.get("modelled_latency_s"),
+        "energy_j": cost.get("energy_j"),
         "latency_s": own["latency_s"] if own else None,
         "latency_measured": own is not None,
         "latency_p10_s": own["p10_s"] if own else None,
@@ -142,6 +145,19 @@ def _network(
         "search": finalist.search,
         "number": finalist.number,
         "weights": str(Path(directory.finalists.name) / finalist.name / "model.safetensors"),
+    }
+
+
+def accelerator_usage(problem: Problem, finalists: Sequence[Finalist]) -> dict[str, Any] | None:
+    """What each layer of the baseline and of the best network takes on the config's accelerator; None without one."""
+    accelerator = problem.config.measure.accelerator
+    if accelerator is None:
+        return None
+    backend = accelerator_backend(accelerator)
+    return {
+        finalist.name: usage_of(backend, problem.graph.apply(finalist.policy)).to_json()
+        for finalist in finalists
+        if finalist.name in ("baseline", "best")
     }
 
 

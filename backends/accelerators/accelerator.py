@@ -32,7 +32,8 @@ class Description(Section):
         source: where the figures are from.
         checked: against what the model was checked, and how far off it was found.
         clock: of the arithmetic.
-        technology: energies of operations and accesses: a file in `configs/technologies`, or a path.
+        technology: energies of operations and accesses: one that is shipped in `configs/technologies`, or what such a
+            file holds; in a file also the path of one.
         static_power: drawn all the time, leakage and clock tree.
         mac_energy: of one multiply-accumulate of 8 bits, where it is known better than the technology says; it grows
             with the product of the bits.
@@ -52,7 +53,7 @@ class Description(Section):
     source: str = Field(min_length=1)
     checked: str = "not checked against anything outside"
     clock: Hertz
-    technology: str = "horowitz_45nm"
+    technology: str | Technology = "horowitz_45nm"
     static_power: Watts = 0.0
     mac_energy: Joules | None = None
     weight_bits: list[int] = Field(min_length=1)
@@ -91,6 +92,7 @@ class Usage:
         traffic: by level.
         energy_j: by level, of the arithmetic ("compute"), and of time passing ("static").
         utilisation: share of the arithmetic that does work in the cycles taken, in [0, 1].
+        peak_macs_per_cycle: of the whole array at each layer's bits.
     """
 
     cycles: FloatArray
@@ -99,6 +101,7 @@ class Usage:
     traffic: Mapping[str, Traffic]
     energy_j: Mapping[str, FloatArray]
     utilisation: FloatArray
+    peak_macs_per_cycle: FloatArray
 
     @property
     def total_energy_j(self) -> FloatArray:
@@ -219,8 +222,9 @@ class Accelerator(ABC, Generic[AnyDescription]):
         }
         energy |= {name: self.memories[name].energy_j(moved) for name, moved in traffic.items()}
         energy[STATIC] = self.description.static_power * cycles / self.description.clock
-        share = np.minimum(1.0, done / np.maximum(cycles * peak_macs_per_cycle, 1e-300))
-        return Usage(cycles, compute_cycles, memory_cycles, traffic, energy, share)
+        peak = np.broadcast_to(np.asarray(peak_macs_per_cycle, dtype=np.float64), cycles.shape)
+        share = np.minimum(1.0, done / np.maximum(cycles * peak, 1e-300))
+        return Usage(cycles, compute_cycles, memory_cycles, traffic, energy, share, peak)
 
     def mac_j(self, weight_bits: IntArray, activation_bits: IntArray) -> FloatArray:
         """Joules of one multiply-accumulate of these bits."""

@@ -42,11 +42,6 @@ class AcceleratorBackend(HardwareBackend):
             self._prices[graph.digest] = PolicyPrices(graph, self.accelerator, self._densities)
         return self._prices[graph.digest]
 
-    def price(self, graph: ModelGraph, kept: Sequence[int]) -> float:
-        """Seconds of an image where group i keeps kept[i] units, and layers are treated as in the graph."""
-        prices = self.prices(graph)
-        return float(prices.price([list(kept)], [prices.treatments(graph)]).latency_s[0])
-
     def estimate(self, graph: ModelGraph) -> HardwareCost:
         """Latency and energy, with each layer's part of the seconds.
 

@@ -1,6 +1,7 @@
 """The accelerators that are shipped, and those of users: descriptions read and checked."""
 
 import sys
+from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ from typing import Any
 from backends.accelerators.accelerator import Accelerator
 from backends.accelerators.energy import Technology
 from search_spaces.errors import InputError, did_you_mean
-from search_spaces.sections import checked
+from search_spaces.sections import checked, shown
 from search_spaces.yaml_text import read_yaml
 
 CLASSES = {
@@ -33,44 +34,59 @@ def names() -> list[str]:
     return sorted(path.stem for path in _folder("accelerators").glob("*.yaml"))
 
 
-def load(name: str | Path, technology: Technology | None = None) -> Accelerator[Any]:
+def is_path(name: str) -> bool:
+    """Whether an accelerator or technology is named by the path of its file, and not as one that is shipped."""
+    return name.endswith((".yaml", ".yml")) or "/" in name
+
+
+def load(source: str | Path | Mapping[str, Any], technology: Technology | None = None) -> Accelerator[Any]:
     """An accelerator.
 
     Args:
-        name: one that is shipped, or the path of a YAML file.
+        source: one that is shipped, the path of a YAML file, or the mapping that one holds.
         technology: in place of the one that the description names.
 
     Raises:
         InputError: there is none, or its description breaks a rule.
     """
-    path = _path(str(name), "accelerators", "accelerator")
-    document = read_yaml(path, "accelerator")
-    if not isinstance(document, dict) or not isinstance(document.get("class"), str):
-        raise InputError(f"{path}: an accelerator is a mapping with a 'class', one of {', '.join(CLASSES)}")
-    kind = _class(document["class"], path)
-    description = checked(kind.Sections, document, str(path))
-    if technology is None:
-        technology = load_technology(description.technology, path.parent)
+    if isinstance(source, Mapping):
+        place, document = "accelerator", dict(source)
+    else:
+        path = _path(str(source), "accelerators", "accelerator")
+        place, document = str(path), read_description(path)
+    kind = _class(document.get("class"), place)
+    description = checked(kind.Sections, document, place)
     try:
-        return kind(description, technology)
+        return kind(description, technology or _technology(description.technology))
     except InputError as error:
-        raise InputError(f"{path}: {error}") from None
+        raise InputError(f"{place}: {error}") from None
 
 
-def load_technology(name: str, beside: Path) -> Technology:
-    """Energies of a process.
-
-    Args:
-        name: one that is shipped, or the path of a YAML file, relative to the folder `beside`.
+def read_description(path: Path) -> dict[str, Any]:
+    """What a file says of an accelerator, with its technology where that stands in a file of its own.
 
     Raises:
-        InputError: there is none, or it breaks a rule.
+        InputError: it cannot be read, or is no mapping.
     """
-    path = _path(name, "technologies", "technology", beside)
+    document = read_yaml(path, "accelerator")
+    if not isinstance(document, dict):
+        raise InputError(f"{path}: an accelerator is a mapping, got {shown(document)}")
+    named = document.get("technology")
+    if isinstance(named, str) and is_path(named):
+        document["technology"] = read_yaml(path.parent / named, "technology")
+    return document
+
+
+def _technology(source: str | Technology) -> Technology:
+    if isinstance(source, Technology):
+        return source
+    path = _path(source, "technologies", "technology")
     return checked(Technology, read_yaml(path, "technology"), str(path))
 
 
-def _class(name: str, place: Path) -> type[Accelerator[Any]]:
+def _class(name: object, place: str) -> type[Accelerator[Any]]:
+    if not isinstance(name, str):
+        raise InputError(f"{place}: the key 'class' is one of {', '.join(CLASSES)}, got {shown(name)}")
     own = ":" in name
     if not own and name not in CLASSES:
         raise InputError(f"{place}: there is no class of accelerators {name!r}{did_you_mean(name, CLASSES)}")
@@ -84,10 +100,10 @@ def _class(name: str, place: Path) -> type[Accelerator[Any]]:
     return found
 
 
-def _path(name: str, folder: str, what: str, beside: Path = Path()) -> Path:
+def _path(name: str, folder: str, what: str) -> Path:
     """A file by its name among those that are shipped, or by its path."""
-    if name.endswith((".yaml", ".yml")) or "/" in name:
-        return beside / name
+    if is_path(name):
+        return Path(name)
     path = _folder(folder) / f"{name}.yaml"
     if not path.is_file():
         known = sorted(each.stem for each in _folder(folder).glob("*.yaml"))

@@ -258,6 +258,7 @@ def test_lists(what: str, capsys: pytest.CaptureFixture[str]) -> None:
         "models": "resnet20",
         "data": "digits",
         "backends": "torch_cuda_compiled",
+        "accelerators": "cpu_avx512",
         "algorithms": "ddpg",
         "importances": "geometric_median",
         "methods": "tiles of the matrix [out, in * kernel]",  # brackets are no markup
@@ -278,6 +279,34 @@ def test_layers_tell_groups_and_counts(capsys: pytest.CaptureFixture[str]) -> No
     assert "residual blocks" not in out
     assert main(["layers", "config.yaml", "--set", "model.name=resnet20"]) == 0
     assert "7 residual blocks that can be left out" in capsys.readouterr().out
+
+
+def test_layers_on_an_accelerator(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["layers", "config.yaml", "--backend", "cpu_avx512"]) == 0
+    whole = capsys.readouterr().out
+    assert "limited by" in whole
+    assert "32/32" in whole
+    options = ["--backend", "cpu_avx512", "--policy", "halved.json", "--picture", str(tmp_path / "roofline.svg")]
+    assert main(["layers", "config.yaml", *options]) == 0
+    assert capsys.readouterr().out != whole
+    picture = (tmp_path / "roofline.svg").read_text()
+    assert "conv2, baseline" in picture
+    assert "conv2, compressed" in picture
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--backend", "eyeris"], "there is no accelerator 'eyeris'"),
+        (["--backend", "chips/none.yaml"], "'chips/none.yaml' cannot be read"),
+        (["--backend", "config.yaml"], "the key 'class' is one of roofline"),
+        (["--picture", "roofline.svg"], "name one by --backend"),
+        (["--backend", "cpu_avx512", "--policy", "damaged.json"], "policy file 'damaged.json'"),
+    ],
+)
+def test_layers_refuse(options: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["layers", "config.yaml", *options]) == 2
+    refused(capsys, said)
 
 
 def test_status_as_json_and_as_text(capsys: pytest.CaptureFixture[str]) -> None:

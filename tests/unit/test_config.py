@@ -12,8 +12,8 @@ from automl.engines import ENGINES
 from automl.errors import InputError
 from automl.problem import compression_options
 from automl.training import TrainingOptions
-from search_spaces.yaml_text import MAX_BYTES, parse_yaml
 from backends import measuring_worker, table_backend
+from search_spaces.yaml_text import MAX_BYTES, parse_yaml
 
 MINIMAL = {"model": {"name": "resnet20"}, "data": {"name": "digits"}, "budget": {"metric": "macs", "ratio": 0.5}}
 
@@ -63,8 +63,13 @@ def test_paths_are_relative_to_the_config_file(tmp_path: Path, monkeypatch: pyte
         ("budget.ratio=1.5", "budget.ratio: should be less than or equal to 1, got 1.5"),
         ("budget.ratio=.nan", "budget.ratio: should be a finite number, got nan"),
         ("budget.limit=1000", "exactly one of 'ratio' and 'limit'"),
-        ("budget.metric=mac", "a budget is one of macs, params, weight_bytes, latency_s, got 'mac'; did you mean"),
+        ("budget.metric=mac", "modelled_latency_s, energy_j, got 'mac'; did you mean"),
         ("measure={backend: none}\nbudget.metric=latency_s", "a backend that measures, got measure.backend 'none'"),
+        ("budget.metric=energy_j", "a budget in energy_j is that of an accelerator's model; name one as measure.acc"),
+        (
+            "measure={accelerator: cpu_avx512}\nsearch={faithful: true}\nbudget.metric=modelled_latency_s",
+            "search.faithful bounds MACs as published, not latency",
+        ),
         ("search={faithful: true}\nbudget.metric=latency_s", "search.faithful bounds MACs as published, not latency"),
         ("search={reward: accuracy_latency}", "set budget.metric to latency_s"),
         ("measure.margin=1.0", "measure.margin: should be less than 1, got 1.0"),

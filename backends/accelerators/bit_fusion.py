@@ -1,7 +1,7 @@
 """Bit fusion: a systolic array of multipliers that split into narrower ones (Sharma et al., ISCA 2018).
 
 A fusion unit multiplies one pair of 8-bit numbers a cycle, or (8 / w) * (8 / a) pairs of w and a bits, and sums what it
-multiplies. A row of units takes channels in, a column gives a channel out:
+multiplies; it computes with 1 bit as with 2, and stores 1. A row of units takes channels in, a column gives a channel out:
 
     cycles = groups * P * ceil(N / columns) * kernel * ceil(C / (rows * pairs))
 
@@ -23,7 +23,9 @@ from backends.accelerators.workloads import FloatArray, IntArray, Workloads
 
 UNIT_BITS = 8
 """Of both numbers that a fusion unit multiplies as a whole."""
-FUSED_BITS = (2, 4, 8, 16)
+BRICK_BITS = 2
+"""Of both numbers that its smallest part multiplies."""
+FUSED_BITS = (1, 2, 4, 8, 16)
 
 
 class BitFusionDescription(Description):
@@ -100,13 +102,14 @@ class BitFusion(Accelerator[BitFusionDescription]):
 
     def _pairs(self, works: Workloads) -> IntArray:
         """Pairs of numbers that a fusion unit multiplies at once."""
-        split = [UNIT_BITS // np.minimum(bits, UNIT_BITS) for bits in (works.weight_bits, works.activation_bits)]
-        return np.asarray(split[0] * split[1])
+        weights, activations = (
+            UNIT_BITS // np.clip(bits, BRICK_BITS, UNIT_BITS) for bits in (works.weight_bits, works.activation_bits)
+        )
+        return np.asarray(weights * activations)
 
     def _passes(self, works: Workloads) -> IntArray:
         """Passes over numbers that are wider than a unit."""
-        wide = [-(-bits // UNIT_BITS) for bits in (works.weight_bits, works.activation_bits)]
-        return np.asarray(wide[0] * wide[1])
+        return np.asarray(-(-works.weight_bits // UNIT_BITS) * -(-works.activation_bits // UNIT_BITS))
 
     def _offchip(self, works: Workloads) -> Offchip:
         sums = self.description.accumulator_bits

@@ -63,6 +63,15 @@ def test_bits_do_not_help_where_the_rows_are_idle() -> None:
     assert len(set(cycles(*rows))) == 1
 
 
+def test_one_bit_is_computed_as_two_and_stored_as_one() -> None:
+    accelerator = load("bit_fusion")
+    linear = Workload(batch=16, in_channels=4096, out_channels=1024)
+    rows = [replace(linear, weight_bits=bits, activation_bits=bits) for bits in (1, 2)]
+    one, two = (accelerator.run(Workloads.of([row])) for row in rows)
+    assert one.compute_cycles == two.compute_cycles
+    assert 2 * one.traffic["weights"].written_bits == two.traffic["weights"].written_bits
+
+
 def test_16_bits_take_two_passes_for_each_operand() -> None:
     rows = [replace(CONV, weight_bits=w, activation_bits=a) for w, a in ((8, 8), (16, 8), (8, 9), (16, 16), (16, 2))]
     whole, weights, activations, both, narrow = cycles(*rows)
@@ -121,8 +130,8 @@ def test_a_layer_whose_tile_is_too_large_is_refused(tmp_path: Path) -> None:
     ("old", "new", "message"),
     [
         ("rows: 16", "rows: 0", "rows: should be greater than or equal to 1"),
-        ("weight_bits: [2, 4, 8, 16]", "weight_bits: [2, 3]", "fusion units have numbers of 2, 4, 8, 16 bits, got 3"),
-        ("235.104 pJ", "235.104", "an? energy is a number and a unit"),
+        ("weight_bits: [1, 2, 4, 8, 16]", "weight_bits: [2, 3]", "numbers of 1, 2, 4, 8, 16 bits, got 3"),
+        ("235.104 pJ", "235.104", "energy is a number and a unit"),
         ("  inputs:", "  input:", "needs the memory level 'inputs'"),
     ],
 )

@@ -40,6 +40,7 @@ class Description(Section):
         weight_bits, activation_bits: that the hardware computes with; others are widened to the next of them.
         unquantised_bits: that layers have of which a policy says nothing; without it they are refused.
         schemes: number formats that it can compute with, see `search_spaces.number_formats`.
+        weight_schemes: those of weights, where they are others.
         accumulator_bits: of partial sums.
         activation_density: share of the values between layers that are not zero, where it is not measured.
         batch: images in a pass; latencies and energies are of one image.
@@ -60,6 +61,7 @@ class Description(Section):
     activation_bits: list[int] = Field(min_length=1)
     unquantised_bits: int | None = Field(default=None, ge=1, le=32)
     schemes: list[str] = Field(default_factory=lambda: list(UNIFORM), min_length=1)
+    weight_schemes: list[str] | None = Field(default=None, min_length=1)
     accumulator_bits: int = Field(default=32, ge=1, le=64)
     activation_density: float = Field(default=1.0, gt=0, le=1)
     batch: int = Field(default=1, ge=1, le=65536)
@@ -72,10 +74,10 @@ class Description(Section):
             raise ValueError(f"bits are whole numbers from 1 to 32, rising, got {bits}")
         return bits
 
-    @field_validator("schemes")
+    @field_validator("schemes", "weight_schemes")
     @classmethod
-    def _known(cls, schemes: list[str]) -> list[str]:
-        for scheme in schemes:
+    def _known(cls, schemes: list[str] | None) -> list[str] | None:
+        for scheme in schemes or ():
             if scheme not in SCHEMES:
                 raise ValueError(f"a scheme is one of {', '.join(SCHEMES)}, got {scheme!r}")
         return schemes

@@ -233,8 +233,12 @@ class PolicyPrices:
         """Why no accelerator of the description's kind can run a layer, whatever its size."""
         if len(spec.kernel) > 2:
             return f"a convolution over {len(spec.kernel)} dimensions is not modelled"
-        schemes = self.accelerator.description.schemes
-        for what, numbers in (("weights", spec.weight_format), ("activations", spec.activation_format)):
+        description = self.accelerator.description
+        of_weights = description.weight_schemes or description.schemes
+        for what, numbers, schemes in (
+            ("weights", spec.weight_format, of_weights),
+            ("activations", spec.activation_format, description.schemes),
+        ):
             if isinstance(numbers, NumberFormat) and numbers.scheme not in schemes:
                 return f"{what} of the scheme {numbers.scheme!r}; the hardware takes {', '.join(schemes)}"
         return None

@@ -61,12 +61,10 @@ class TensorTrainEngine(Accelerator[TensorTrainDescription]):
         alone = np.where(works.product > 0, works.batch, 1)  # each image has a second matrix of its own
         repeats = works.groups * works.steps * alone
         rows = works.rows // alone
-        columns_passes, row_passes = (
-            -(-works.out_channels // description.multipliers),
-            -(-rows // description.processing_elements),
-        )
-        cycles = repeats * columns_passes * row_passes * works.depth
-        reads = repeats * columns_passes * rows * works.depth * works.activation_bits
+        passes = -(-works.out_channels // description.multipliers)
+        row_passes = -(-rows // description.processing_elements)
+        cycles = repeats * passes * row_passes * works.depth
+        reads = repeats * passes * rows * works.depth * works.activation_bits
         weights = repeats * row_passes * works.depth * works.out_channels * works.weight_bits
         moved = self._offchip(works)
         traffic = {

@@ -1,6 +1,7 @@
 """The tensor-train engine: its array, what stays on the chip, and the chain of a tensor-train layer."""
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,18 +25,25 @@ from search_spaces.policy import CompressionPolicy, LayerPolicy
 class TestNarrow(AcceleratorConformance):
     """Memories that layers do not fit, several widths, and a slow memory outside."""
 
-    def make(self) -> Accelerator[TensorTrainDescription]:
-        tie = load("tie")
+    def make(self) -> Accelerator[Any]:
         memories = {
             "dram": {"bandwidth": "3 B/cycle"},
             "weights": {"size": "2 KiB", "read_bandwidth": "40 bit/cycle", "double_buffered": True},
             "working": {"size": "3 KiB", "bandwidth": "60 bit/cycle"},
         }
-        document = {
-            **tie.description.model_dump(by_alias=True, exclude={"memories"}),
-            **{"memories": memories, "weight_bits": [4, 8], "activation_bits": [8, 16], "multipliers": 5},
-        }
-        return type(tie)(TensorTrainDescription.model_validate(document), tie.technology)
+        return load(
+            {
+                "class": "tensor_train",
+                "title": "a narrow engine",
+                "source": "a test",
+                "clock": "1 GHz",
+                "weight_bits": [4, 8],
+                "activation_bits": [8, 16],
+                "processing_elements": 16,
+                "multipliers": 5,
+                "memories": memories,
+            }
+        )
 
 
 @pytest.fixture(scope="module")

@@ -8,11 +8,12 @@ axis the chip reads and writes
     weights still    W + A * nN + O * (2 nK - 1)
     inputs still     A + W * nP + O * (2 nK - 1)
 
-A counts the rows that neighbouring tiles share. The numbers of tiles along K and N are tried (`COUNTS`), that along P
-follows: the fewest whose tiles fit. Fewer bits, fewer channels or a larger buffer never raise the least traffic, since
-every tiling that fitted still fits and moves no more.
+To A comes what neighbouring tiles share and the chip does not keep. The numbers of tiles along K (along N where outputs
+are still) are tried (`COUNTS`), those along the other axes follow: the fewest whose tiles fit. Fewer bits, fewer
+channels or a larger buffer never raise the least traffic, since every tiling that fitted still fits and moves no more.
 """
 
+from bisect import bisect_left
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -104,10 +105,28 @@ def least_traffic(works: Workloads, buffers: Buffers, operands: Operands) -> Off
     return best
 
 
+@dataclass(frozen=True)
+class _Rows:
+    """Tiles along P, arrays [N].
+
+    Attributes:
+        bands: of whole rows of pixels.
+        across: tiles across each band.
+        fits: whether any such tile fits.
+    """
+
+    bands: FloatArray
+    across: FloatArray
+    fits: npt.NDArray[np.bool_]
+
+
 class _Tiles:
     """Tilings of each layer. Groups run one after the other, each with tiles of its own."""
 
     def __init__(self, works: Workloads, buffers: Buffers, operands: Operands) -> None:
+        # of a product each image has a second matrix of its own, as each group has
+        images = np.where(works.product > 0, works.batch, 1)
+        works = works.replace(groups=works.groups * images, batch=works.batch // images)
         self._works, self._buffers = works, buffers
         self._weight, self._activation, self._output, self._accumulator = (
             np.broadcast_to(np.asarray(bits, dtype=np.float64), (len(works),))
@@ -115,47 +134,64 @@ class _Tiles:
         )
         self._span_h = (works.kernel_height - 1) * works.dilation_height + 1
         self._span_w = (works.kernel_width - 1) * works.dilation_width + 1
+        self._lines = np.minimum(works.in_height, (works.out_height - 1) * works.stride_height + self._span_h)
         self._read_w = np.minimum(works.in_width, (works.out_width - 1) * works.stride_width + self._span_w)
+        self._window_h, self._window_w = np.minimum(self._span_h, self._lines), np.minimum(self._span_w, self._read_w)
 
     def tilings(self) -> Iterator[Offchip]:
         """All three orders, every number of tiles."""
         works = self._works
-        one = np.ones_like(works.batch)
-        for count in COUNTS:
-            if count <= int(works.out_channels.max(initial=1)) or count == 1:
-                yield self._outputs_still(_part(works.out_channels, count), _tiles(works.out_channels, count), one)
-            if count <= int(works.in_channels.max(initial=1)) or count == 1:
-                channels, times = _part(works.in_channels, count), _tiles(works.in_channels, count)
-                yield self._weights_still(channels, times)
-                yield self._inputs_still(channels, times)
+        for count in _up_to(works.out_channels):
+            yield self._outputs_still(_part(works.out_channels, count), _tiles(works.out_channels, count))
+        for count in _up_to(works.in_channels):
+            channels, n_depth = _part(works.in_channels, count), _tiles(works.in_channels, count)
+            yield from self._weights_still(channels, n_depth)
+            yield self._inputs_still(channels, n_depth)
 
-    def _outputs_still(self, columns: IntArray, n_columns: IntArray, channels: IntArray) -> Offchip:
-        n_rows, fits = self._fewest_rows(columns, channels)
-        return self._traffic(n_rows, n_columns, np.ones_like(n_rows), fits)
+    def _outputs_still(self, columns: IntArray, n_columns: IntArray) -> Offchip:
+        """One channel after the other passes by."""
+        one = np.ones_like(columns)
+        rows = self._fewest_rows(columns, one)
+        return self._traffic(rows.bands * rows.across, n_columns, one, self._overlap(rows), rows.fits)
 
-    def _weights_still(self, channels: IntArray, n_depth: IntArray) -> Offchip:
-        """As many columns as fit beside one row of pixels; rows pass by, so that weights are read once."""
+    def _weights_still(self, channels: IntArray, n_depth: IntArray) -> Iterator[Offchip]:
+        """As many columns as fit beside what passes by: a row of pixels and all lines that it reads, so that each is
+        read once; or one pixel, and lines are read again for each row."""
         works = self._works
-        inputs, outputs = self._inputs_of(np.ones_like(channels), channels), np.ones_like(channels)
-        column = channels * works.kernel * self._weight  # bits of the weights of one column
-        accumulators = outputs * self._accumulator
-        buffers = self._buffers
-        most = np.minimum(buffers.weights / column, buffers.outputs / accumulators)
-        most = np.floor(np.minimum(most, (buffers.shared - inputs) / (column + accumulators)))
-        fits = (most >= 1) & (inputs <= buffers.inputs)
-        n_columns = np.ceil(works.out_channels / np.maximum(np.minimum(most, works.out_channels), 1))
-        return self._traffic(np.ones_like(n_columns), n_columns, n_depth, fits)
+        one = np.ones_like(channels, dtype=np.float64)
+        line = channels * self._read_w * self._activation
+        row = self._weights_beside(channels, line * self._window_h, works.out_width)
+        yield self._traffic(one, row[0], n_depth, 0 * one, row[1], stay=n_depth * row[0] == 1)
+        window = channels * self._window_h * self._window_w * self._activation
+        pixel = self._weights_beside(channels, window, works.out_width * 0 + 1)
+        again = self._overlap(_Rows(one * works.batch * works.out_height, one, pixel[1]))
+        yield self._traffic(one, pixel[0], n_depth, again, pixel[1], stay=n_depth * pixel[0] == 1)
+
+    def _weights_beside(
+        self, channels: IntArray, inputs: FloatArray, pixels: IntArray
+    ) -> tuple[FloatArray, npt.NDArray[np.bool_]]:
+        """The fewest tiles along N beside so many bits of inputs and sums of so many pixels, and whether they fit."""
+        works, buffers = self._works, self._buffers
+        column = channels * works.kernel * self._weight
+        sums = pixels * self._accumulator
+        most = np.minimum(buffers.weights / column, buffers.outputs / sums)
+        most = np.floor(np.minimum(most, (buffers.shared - inputs) / (column + sums)))
+        n_columns = np.ceil(works.out_channels / np.clip(most, 1, works.out_channels))
+        return n_columns, (most >= 1) & (inputs <= buffers.inputs)
 
     def _inputs_still(self, channels: IntArray, n_depth: IntArray) -> Offchip:
-        n_rows, fits = self._fewest_rows(np.ones_like(channels), channels)
-        return self._traffic(n_rows, np.ones_like(n_rows), n_depth, fits)
+        """One column after the other passes by; of whole depth the lines that tiles share stay."""
+        rows = self._fewest_rows(np.ones_like(channels), channels)
+        one = np.ones_like(rows.across)
+        along = _Rows(np.where(rows.across == 1, one, rows.bands), one, rows.fits)
+        again = np.where(n_depth == 1, self._overlap(along), self._overlap(rows))
+        return self._traffic(rows.bands * rows.across, np.ones_like(channels), n_depth, again, rows.fits)
 
-    def _fewest_rows(self, columns: IntArray, channels: IntArray) -> tuple[FloatArray, npt.NDArray[np.bool_]]:
-        """The fewest tiles along P for tiles of so many channels in and out: whole rows of pixels, where one row fits,
-        else single pixels."""
+    def _fewest_rows(self, columns: IntArray, channels: IntArray) -> _Rows:
+        """The fewest tiles along P for tiles of so many channels in and out: whole images where one fits, else whole
+        rows of pixels of an image, else pixels of a row."""
         works, buffers = self._works, self._buffers
         weights = columns * channels * works.kernel * self._weight
-        fits = weights <= buffers.weights
 
         def most(first: FloatArray, more: FloatArray, outputs: FloatArray) -> FloatArray:
             """Units along P, where the first reads `first` bits, each further one `more`, and each sums `outputs`."""
@@ -166,31 +202,48 @@ class _Tiles:
 
         sums = columns * self._accumulator
         line = channels * self._read_w * self._activation
-        rows = most(line * self._span_h, line * works.stride_height, sums * works.out_width)
-        window = channels * self._span_h * self._activation
-        pixels = most(window * self._span_w, window * np.minimum(works.stride_width, self._span_w), sums)
-        all_rows = works.batch * works.out_height
-        by_row = np.ceil(all_rows / np.clip(rows, 1, all_rows))
-        by_pixel = all_rows * np.ceil(works.out_width / np.clip(pixels, 1, works.out_width))
-        return np.where(rows >= 1, by_row, by_pixel), fits & ((rows >= 1) | (pixels >= 1))
+        image = line * self._lines
+        images = most(image, image, sums * works.out_width * works.out_height)
+        rows = most(line * self._window_h, line * works.stride_height, sums * works.out_width)
+        column = channels * self._window_h * self._activation
+        pixels = most(column * self._window_w, column * np.minimum(works.stride_width, self._span_w), sums)
+        by_image = np.ceil(works.batch / np.clip(images, 1, works.batch))
+        by_row = works.batch * np.ceil(works.out_height / np.clip(rows, 1, works.out_height))
+        whole = (images >= 1) | (rows >= 1)
+        across = np.where(whole, 1.0, np.ceil(works.out_width / np.clip(pixels, 1, works.out_width)))
+        fits = (weights <= buffers.weights) & (whole | (pixels >= 1))
+        return _Rows(np.where(images >= 1, by_image, by_row), across, fits)
 
-    def _inputs_of(self, rows: IntArray, channels: IntArray) -> FloatArray:
-        """Bits that one row of pixels, or where that is too much one pixel, reads."""
-        window = channels * self._span_h * self._span_w * self._activation
-        return np.asarray(rows * window, dtype=np.float64)
+    def _overlap(self, rows: _Rows) -> FloatArray:
+        """Numbers of all groups' inputs that tiles read which others of the same image have read, in one step."""
+        works = self._works
+        lines, columns = self._span_h - works.stride_height, self._span_w - works.stride_width  # of two tiles
+        above = np.clip(lines, 0, self._lines) * self._read_w * np.maximum(rows.bands - works.batch, 0)
+        beside = np.clip(columns, 0, self._read_w) * self._window_h * rows.bands * (rows.across - 1)
+        return np.asarray(works.in_channels * works.groups * (above + beside))
 
     def _traffic(
-        self, n_rows: FloatArray, n_columns: npt.NDArray[Any], n_depth: npt.NDArray[Any], fits: npt.NDArray[np.bool_]
+        self,
+        n_rows: FloatArray,
+        n_columns: npt.NDArray[Any],
+        n_depth: npt.NDArray[Any],
+        again: FloatArray,
+        fits: npt.NDArray[np.bool_],
+        stay: npt.ArrayLike = False,
     ) -> Offchip:
+        """Given tiles along each axis, what of the inputs is read again, and whether weights stay over the steps."""
         works = self._works
-        resident = (n_rows == 1) & (n_columns == 1) & (n_depth == 1) | (works.steps == 1)
-        weights = works.weights * self._weight * n_rows * np.where(resident, 1, works.steps)
-        shared_rows = np.maximum(self._span_h - works.stride_height, 0) * (n_rows - 1)
-        halo = works.in_channels * works.groups * self._read_w * shared_rows * works.steps
-        inputs = (works.inputs + np.minimum(halo, works.inputs * (n_rows - 1))) * self._activation * n_columns
+        anew = np.where(np.asarray(stay) & (works.groups == 1), 1, works.steps)
+        weights = works.weights * self._weight * n_rows * anew
+        inputs = (works.inputs + again * works.steps) * self._activation * n_columns
         outputs = works.outputs * self._output
         sums = works.outputs * self._accumulator * 2 * (n_depth - 1)
         return Offchip(weights, inputs, sums, outputs, fits)
+
+
+def _up_to(sizes: IntArray) -> list[int]:
+    """Numbers of tiles to try for the largest of these; of more no tile would be smaller."""
+    return list(COUNTS[: 1 + bisect_left(COUNTS, int(sizes.max(initial=1)))])
 
 
 def _part(size: IntArray, count: int) -> IntArray:

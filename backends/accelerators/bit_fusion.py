@@ -1,7 +1,8 @@
 """Bit fusion: a systolic array of multipliers that split into narrower ones (Sharma et al., ISCA 2018).
 
 A fusion unit multiplies one pair of 8-bit numbers a cycle, or (8 / w) * (8 / a) pairs of w and a bits, and sums what it
-multiplies; it computes with 1 bit as with 2, and stores 1. A row of units takes channels in, a column gives a channel out:
+multiplies; it computes with 1 bit as with 2, and stores 1. A row of units takes channels in, a column gives a channel
+out:
 
     cycles = groups * P * ceil(N / columns) * kernel * ceil(C / (rows * pairs))
 
@@ -81,10 +82,13 @@ class BitFusion(Accelerator[BitFusionDescription]):
         stored = works.outputs * float(description.accumulator_bits)  # once, with all bits
         loaded = stored if description.sums_in_memory else 0.0 * stored
         sums = stored + offchip.partial_sums / 2  # of all tiles, one way
+        weights, inputs = (
+            np.asarray(works.macs * bits, dtype=np.float64) for bits in (works.weight_bits, works.activation_bits)
+        )
         traffic = {
             "dram": Traffic(offchip.read + loaded, offchip.written),
-            "weights": Traffic(works.macs * works.weight_bits.astype(np.float64), offchip.weights),
-            "inputs": Traffic(works.macs * works.activation_bits.astype(np.float64), offchip.inputs),
+            "weights": Traffic(weights, offchip.weights),
+            "inputs": Traffic(inputs, offchip.inputs),
             "outputs": Traffic(2 * sums, 2 * sums),  # to the array and to memory, and from both
         }
         cycles = self._compute_cycles(works)

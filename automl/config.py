@@ -60,7 +60,7 @@ class TrainingSection(Section):
 
 
 class SpaceSection(Section):
-    """What may be pruned; see `search_spaces.space.SearchSpace.build`."""
+    """What may be pruned; see `search_spaces.channel_space.ChannelSpace.build`."""
 
     lower_bound: float = Field(default=0.2, gt=0, le=1)
     round_to: int | None = Field(default=None, ge=1)

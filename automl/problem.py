@@ -35,10 +35,10 @@ from backends.base import HardwareBackend
 from backends.table_backend import Latencies
 from envs.pricing import Cost
 from search_spaces.capture import PrunableNetwork
+from search_spaces.channel_space import ChannelSpace
 from search_spaces.graph import ModelGraph
 from search_spaces.objective import Constraint
 from search_spaces.policy import CompressionPolicy
-from search_spaces.space import SearchSpace
 
 OnEpoch = Callable[[EpochReport], None]
 
@@ -71,7 +71,7 @@ class Problem:
     trained: bool
     network: PrunableNetwork
     metric: Metric
-    space: SearchSpace
+    space: ChannelSpace
     constraint: Constraint
     backend: HardwareBackend = BACKEND
     latency: LatencyBudget | None = None
@@ -254,13 +254,13 @@ class Problem:
             self.latency.checked()
 
 
-def search_space(config: Config, graph: ModelGraph) -> SearchSpace:
+def search_space(config: Config, graph: ModelGraph) -> ChannelSpace:
     """What the config allows to be pruned.
 
     Raises:
         InputError: that does not fit the network, or nothing is left to prune.
     """
-    return SearchSpace.build(graph, config.space.lower_bound, config.space.round_to, config.space.protect)
+    return ChannelSpace.build(graph, config.space.lower_bound, config.space.round_to, config.space.protect)
 
 
 def budget(config: Config, graph: ModelGraph, backend: HardwareBackend = BACKEND) -> Constraint:

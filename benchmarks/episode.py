@@ -26,9 +26,9 @@ from automl.models import build_model
 from automl.search import Searcher, make_searcher
 from backends.counting import CountingBackend
 from search_spaces.capture import PrunableNetwork
+from search_spaces.channel_space import ChannelSpace
 from search_spaces.objective import Constraint, Evaluation
 from search_spaces.policy import CompressionPolicy
-from search_spaces.space import SearchSpace
 
 T = TypeVar("T")
 Seconds = tuple[float, float]
@@ -55,7 +55,7 @@ def main() -> None:
 
     constraint = Constraint("macs", network.graph.macs / 2)
     evaluator = PolicyEvaluator(compressor, data.val, constraint, CountingBackend(), accuracy)
-    space = SearchSpace.build(network.graph)
+    space = ChannelSpace.build(network.graph)
     searcher = make_searcher(
         "ddpg", space=space, constraint=constraint, seed=0, evaluations=arguments.episodes, options={"warmup": 2}
     )

@@ -22,8 +22,8 @@ from backends.integers import formats_of
 from backends.table_backend import TableBackend, open_prices
 from backends.tvm import compile_module
 from search_spaces.capture import PrunableNetwork
+from search_spaces.channel_space import ChannelSpace
 from search_spaces.policy import CompressionPolicy, LayerPolicy
-from search_spaces.space import SearchSpace
 
 IMAGES = 32
 """Random ones, to calibrate on: latencies do not depend on what the codes mean."""
@@ -41,7 +41,7 @@ def print_network(name: str, arguments: argparse.Namespace) -> None:
     """The table's error on one network."""
     module, example = NETWORKS[name].build()
     network = PrunableNetwork(module, example, prove=False)
-    space = SearchSpace.build(network.graph)
+    space = ChannelSpace.build(network.graph)
     rng = np.random.default_rng(arguments.seed)
     policies = [mixed(space, rng) for _ in range(arguments.policies)]
     graphs = [network.graph.apply(policy) for policy in policies]
@@ -57,7 +57,7 @@ def print_network(name: str, arguments: argparse.Namespace) -> None:
     print_errors(sums, end_to_end(programs, example, arguments, pace_s), arguments.verbose, ("5 %", "0.98"))
 
 
-def mixed(space: SearchSpace, rng: np.random.Generator) -> CompressionPolicy:
+def mixed(space: ChannelSpace, rng: np.random.Generator) -> CompressionPolicy:
     """Random widths, and 8 bits for a random share of the layers."""
     policy = space.graph.policy(space.sample(rng))
     share = rng.random()

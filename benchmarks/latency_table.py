@@ -35,8 +35,8 @@ from backends.recipes import Recipe
 from backends.table_backend import TableBackend, open_prices
 from backends.tvm import compile_module
 from search_spaces.capture import PrunableNetwork
+from search_spaces.channel_space import ChannelSpace
 from search_spaces.graph import ModelGraph
-from search_spaces.space import SearchSpace
 
 Kept = tuple[int, ...]
 """Units that each channel group keeps."""
@@ -51,7 +51,7 @@ def main() -> None:
         for name in arguments.networks:
             module, example = NETWORKS[name].build()
             network = PrunableNetwork(module, example, prove=False)
-            space = SearchSpace.build(network.graph, round_to=arguments.round_to)
+            space = ChannelSpace.build(network.graph, round_to=arguments.round_to)
             rng = np.random.default_rng(arguments.seed)
             policies = [space.sample(rng) for _ in range(arguments.policies)]
             print(f"{name}: {len(policies)} random policies, {arguments.threads} threads", flush=True)
@@ -129,7 +129,7 @@ def end_to_end(
 def print_pricing(
     graph: ModelGraph,
     prices: OperatorPrices,
-    space: SearchSpace,
+    space: ChannelSpace,
     policies: Sequence[Kept],
     threads: int,
     rng: np.random.Generator,
@@ -148,7 +148,7 @@ def print_pricing(
     print(figure("a known policy", f"{statistics.median(fresh) * 1e3:.3f} ms", "1 ms", details), flush=True)
 
 
-def combination(backend: TableBackend, prices: OperatorPrices, space: SearchSpace, rng: np.random.Generator) -> Kept:
+def combination(backend: TableBackend, prices: OperatorPrices, space: ChannelSpace, rng: np.random.Generator) -> Kept:
     """A random policy all of whose operators are in the table: groups in random order take a random width that is."""
     kept = list(space.graph.kept)
     for index in rng.permutation(len(kept)):
@@ -167,7 +167,7 @@ class Drop:
     end: Kept
 
 
-def monotonicity(backend: TableBackend, prices: OperatorPrices, space: SearchSpace) -> Iterator[str]:
+def monotonicity(backend: TableBackend, prices: OperatorPrices, space: ChannelSpace) -> Iterator[str]:
     """The largest falls of latency where one group gets wider, and where all do."""
     drops = {name: largest_drop(backend.price, sweep) for name, sweep in sweeps(space).items()}
     names = [name for name in drops if name != "all"]
@@ -181,7 +181,7 @@ def monotonicity(backend: TableBackend, prices: OperatorPrices, space: SearchSpa
     yield figure("all groups wider", f"{-drop.part:.2%}", "-5 %", place)
 
 
-def sweeps(space: SearchSpace) -> dict[str, list[Kept]]:
+def sweeps(space: ChannelSpace) -> dict[str, list[Kept]]:
     """By group: every width of it, rising, the others whole. Under "all": as many steps of all of them together."""
     whole = space.graph.kept
     found = {

@@ -7,9 +7,9 @@ import numpy as np
 import numpy.typing as npt
 
 from envs.pricing import Cost, CountedCost, FloatArray
+from search_spaces.channel_space import ChannelSpace
 from search_spaces.errors import InputError
 from search_spaces.objective import Constraint
-from search_spaces.space import SearchSpace
 
 
 class Bounding(ABC):
@@ -51,7 +51,7 @@ class LargestFeasible(Bounding):
         InputError: a budget that no policy of the space can keep.
     """
 
-    def __init__(self, space: SearchSpace, constraint: Constraint | None, cost: Cost) -> None:
+    def __init__(self, space: ChannelSpace, constraint: Constraint | None, cost: Cost) -> None:
         widths = [group.width for group in space.graph.groups]
         self.free = tuple(group for group, width in enumerate(widths) if space.least[group] < width)
         self.unvisited = np.array(space.least, dtype=np.float64)
@@ -84,7 +84,7 @@ class PublishedBounding(Bounding):
         constraint: the budget in MACs; None where there is no hard limit.
     """
 
-    def __init__(self, space: SearchSpace, constraint: Constraint | None) -> None:
+    def __init__(self, space: ChannelSpace, constraint: Constraint | None) -> None:
         if constraint and constraint.metric != "macs":
             raise InputError(
                 f"the published bounding counts MACs, got a budget in {constraint.metric!r}; "
@@ -125,7 +125,7 @@ class PublishedBounding(Bounding):
         return 2.0 * left / ((c1 + sqrt(c1 * c1 + 4.0 * c2 * left)) * width)
 
 
-def check_reachable(space: SearchSpace, constraint: Constraint, cost: Cost) -> None:
+def check_reachable(space: ChannelSpace, constraint: Constraint, cost: Cost) -> None:
     """Refuse a budget that no policy of the space can keep.
 
     Raises:
@@ -135,7 +135,7 @@ def check_reachable(space: SearchSpace, constraint: Constraint, cost: Cost) -> N
         raise _unreachable(space, constraint, cost, space.least)
 
 
-def _unreachable(space: SearchSpace, constraint: Constraint, cost: Cost, cheapest: npt.ArrayLike) -> InputError:
+def _unreachable(space: ChannelSpace, constraint: Constraint, cost: Cost, cheapest: npt.ArrayLike) -> InputError:
     least, whole = cost(cheapest), cost([group.width for group in space.graph.groups])
     return InputError(
         f"the budget of {constraint.amount(constraint.limit)} cannot be kept: the cheapest policy of the space needs "

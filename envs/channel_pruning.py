@@ -10,11 +10,11 @@ from envs.layerwise import Action, Evaluator, LayerwiseEnv, LayerwiseWalk, Obser
 from envs.observation import LayerObservations
 from envs.pricing import Cost, CountedCost
 from envs.reward import find_reward
+from search_spaces.channel_space import ChannelSpace
 from search_spaces.errors import InputError, did_you_mean
 from search_spaces.graph import ModelGraph
 from search_spaces.objective import Constraint
 from search_spaces.policy import CompressionPolicy
-from search_spaces.space import SearchSpace
 
 Mode = Literal["resource", "accuracy"]
 MODES = ("resource", "accuracy")
@@ -43,7 +43,7 @@ class ChannelPruningWalk(LayerwiseWalk):
 
     def __init__(
         self,
-        space: SearchSpace,
+        space: ChannelSpace,
         constraint: Constraint,
         *,
         mode: str = "resource",
@@ -156,7 +156,7 @@ class ChannelPruningEnv(LayerwiseEnv):
     def __init__(
         self,
         graph: ModelGraph,
-        space: SearchSpace,
+        space: ChannelSpace,
         constraint: Constraint,
         evaluator: Evaluator,
         mode: str = "resource",

@@ -10,16 +10,16 @@ import numpy as np
 
 from automl.compression.importance.base import FloatArray, ImportanceInputs
 from automl.compression.selection import IntArray, check_scores, refuse_unranked, score_across
+from search_spaces.channel_space import ChannelSpace
 from search_spaces.errors import InputError, did_you_mean
 from search_spaces.policy import CompressionPolicy
-from search_spaces.space import SearchSpace
 
 COUNTED = ("macs", "params", "weight_bytes", "units")
 """What a ratio may be one of."""
 
 
 def global_policy(
-    space: SearchSpace, inputs: ImportanceInputs, importance: str, ratio: float, of: str = "macs"
+    space: ChannelSpace, inputs: ImportanceInputs, importance: str, ratio: float, of: str = "macs"
 ) -> CompressionPolicy:
     """The policy that removes the least important units of the whole network until it costs `ratio` of it.
 
@@ -38,7 +38,7 @@ def global_policy(
 
 
 def keep_most_important(
-    space: SearchSpace, scores: Mapping[str, FloatArray], ratio: float, of: str = "macs"
+    space: ChannelSpace, scores: Mapping[str, FloatArray], ratio: float, of: str = "macs"
 ) -> tuple[int, ...]:
     """How many units each group keeps when the least important ones of all groups go first.
 
@@ -81,7 +81,7 @@ def keep_most_important(
     return _kept(space, owners, low)
 
 
-def _owners_by_importance(space: SearchSpace, scores: Mapping[str, FloatArray]) -> IntArray:
+def _owners_by_importance(space: ChannelSpace, scores: Mapping[str, FloatArray]) -> IntArray:
     """The groups, by index, that the units of all groups belong to, the least important unit first."""
     checked, rows = check_scores(scores, space.graph), []
     for group, least in zip(space.graph.groups, space.least, strict=True):
@@ -92,7 +92,7 @@ def _owners_by_importance(space: SearchSpace, scores: Mapping[str, FloatArray]) 
     return owners[::-1][np.argsort(np.concatenate(rows)[::-1], kind="stable")]
 
 
-def _kept(space: SearchSpace, owners: IntArray, removed: int) -> tuple[int, ...]:
+def _kept(space: ChannelSpace, owners: IntArray, removed: int) -> tuple[int, ...]:
     """Units that each group keeps where the first `removed` are due: the next larger number that the space allows."""
     due = np.bincount(owners[:removed], minlength=len(space.graph.groups))
     kept = []
@@ -102,5 +102,5 @@ def _kept(space: SearchSpace, owners: IntArray, removed: int) -> tuple[int, ...]
     return tuple(kept)
 
 
-def _cost(space: SearchSpace, kept: Sequence[int], of: str) -> int:
+def _cost(space: ChannelSpace, kept: Sequence[int], of: str) -> int:
     return sum(kept) if of == "units" else int(getattr(space.graph.with_kept(kept), of))

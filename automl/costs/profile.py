@@ -14,8 +14,8 @@ from automl.progress import Progress
 from automl.signals import StopSignal
 from backends.operator_prices import RefusedOperatorError
 from backends.recipes import Recipe
+from search_spaces.channel_space import ChannelSpace
 from search_spaces.graph import ModelGraph
-from search_spaces.space import SearchSpace
 
 Recipes = Callable[[Sequence[int]], Sequence[Recipe]]
 """The operators of the network where group i keeps kept[i] units."""
@@ -89,7 +89,7 @@ def _profiled(config: Config, progress: Progress, stop: StopSignal) -> Profile:
         )
 
 
-def recipes_of(space: SearchSpace, recipes: Recipes) -> list[Recipe]:
+def recipes_of(space: ChannelSpace, recipes: Recipes) -> list[Recipe]:
     """The operators of all networks of the space, each once; those of the whole and of the cheapest network first.
 
     An operator's shape follows from the groups that it reads and writes, mostly one or two: these are varied together
@@ -103,7 +103,7 @@ def recipes_of(space: SearchSpace, recipes: Recipes) -> list[Recipe]:
     return list(found.values())
 
 
-def _networks(space: SearchSpace) -> Iterator[tuple[int, ...]]:
+def _networks(space: ChannelSpace) -> Iterator[tuple[int, ...]]:
     """Numbers of units to look at, so that every operator is seen."""
     whole = space.graph.kept
     yield whole

@@ -14,8 +14,8 @@ from automl.costs.probes import Timed
 from automl.errors import TrimtabError
 from automl.run.finalists import Compiled, Finalist
 from automl.search import make_searcher
+from search_spaces.channel_space import ChannelSpace
 from search_spaces.policy import CompressionPolicy
-from search_spaces.space import SearchSpace
 
 PROBES, TRIES = 3, 30
 """Policies that the table's error is measured on, and how many are proposed to find so many different ones."""
@@ -24,7 +24,7 @@ CANDIDATES = 3
 """Policies that are measured until one is within the budget."""
 
 
-def with_margin(latency: LatencyBudget, space: SearchSpace, backend: LatencyBackend, timed: Timed) -> LatencyBudget:
+def with_margin(latency: LatencyBudget, space: ChannelSpace, backend: LatencyBackend, timed: Timed) -> LatencyBudget:
     """The budget with what must be held back of it, found on policies such as a search proposes.
 
     Args:

@@ -5,8 +5,8 @@ from automl.run.store import SearchRow
 from automl.search import given_policies, make_searcher
 from automl.search.base import Searcher
 from envs.pricing import Cost
+from search_spaces.channel_space import ChannelSpace
 from search_spaces.objective import Constraint
-from search_spaces.space import SearchSpace
 
 
 def searches(config: Config) -> list[SearchRow]:
@@ -31,7 +31,7 @@ def searches(config: Config) -> list[SearchRow]:
 
 
 def make_search(
-    config: Config, space: SearchSpace, constraint: Constraint, search: SearchRow, cost: Cost | None = None
+    config: Config, space: ChannelSpace, constraint: Constraint, search: SearchRow, cost: Cost | None = None
 ) -> Searcher:
     """A fresh searcher for one of a run's searches.
 

@@ -17,8 +17,8 @@ from automl.orchestration.searches import make_search
 from automl.run.store import SearchRow
 from backends.base import HardwareBackend
 from backends.operator_prices import RefusedOperatorError
+from search_spaces.channel_space import ChannelSpace
 from search_spaces.objective import Constraint
-from search_spaces.space import SearchSpace
 
 
 def run_trial(
@@ -26,7 +26,7 @@ def run_trial(
     *,
     searches: Mapping[str, SearchRow],
     config: Config,
-    space: SearchSpace,
+    space: ChannelSpace,
     constraint: Constraint,
     dispatcher: Any,
     prices: Any | None = None,

@@ -12,9 +12,9 @@ from automl.search.uniform import UniformSearcher
 from envs.channel_pruning import ChannelPruningWalk
 from envs.pricing import Cost
 from envs.reward import find_reward
+from search_spaces.channel_space import ChannelSpace
 from search_spaces.errors import InputError, did_you_mean
 from search_spaces.objective import Constraint
-from search_spaces.space import SearchSpace
 
 if TYPE_CHECKING:
     from automl.search.agents import DDPGOptions
@@ -26,7 +26,7 @@ __all__ = ["Searcher", "State", "ddpg_options", "given_policies", "make_searcher
 class _Search:
     """What `make_searcher` was asked for."""
 
-    space: SearchSpace
+    space: ChannelSpace
     constraint: Constraint
     seed: int
     evaluations: int
@@ -103,7 +103,7 @@ def searcher_names() -> list[tuple[str, str]]:
 def make_searcher(
     name: str,
     *,
-    space: SearchSpace,
+    space: ChannelSpace,
     constraint: Constraint,
     seed: int,
     evaluations: int,

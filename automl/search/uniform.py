@@ -10,15 +10,15 @@ from automl.search.base import Searcher, State
 from envs.budget import check_reachable
 from envs.pricing import Cost, CountedCost
 from envs.reward import Reward
+from search_spaces.channel_space import ROUNDING_ERROR, ChannelSpace
 from search_spaces.objective import Constraint, Evaluation
 from search_spaces.policy import CompressionPolicy
-from search_spaces.space import ROUNDING_ERROR, SearchSpace
 
 MEASURED_STEP = 1 / 64
 """Keep ratios that a measured cost tells apart: finer ones would have hundreds of operators measured for one policy."""
 
 
-def uniform_policy(space: SearchSpace, constraint: Constraint, cost: Cost | None = None) -> CompressionPolicy:
+def uniform_policy(space: ChannelSpace, constraint: Constraint, cost: Cost | None = None) -> CompressionPolicy:
     """One keep ratio for all channel groups, the largest that meets the budget.
 
     The space's grid does not apply: on it a uniform policy would leave up to a fifth of the budget unused, a straw man
@@ -65,7 +65,7 @@ class UniformSearcher(Searcher):
         InputError: a budget below the cheapest policy of the space.
     """
 
-    def __init__(self, space: SearchSpace, constraint: Constraint, reward: Reward, cost: Cost | None = None) -> None:
+    def __init__(self, space: ChannelSpace, constraint: Constraint, reward: Reward, cost: Cost | None = None) -> None:
         check_reachable(space, constraint, cost or CountedCost(space.graph, constraint.metric))
         self._space, self._constraint, self._cost = space, constraint, cost
         self._reward = reward

@@ -16,9 +16,9 @@ from safetensors.numpy import load, save
 from automl.search.base import Searcher, State
 from automl.testing.checks import global_state, require
 from automl.testing.problems import AdditiveEvaluator, cifar_resnet
+from search_spaces.channel_space import ChannelSpace
 from search_spaces.objective import Constraint
 from search_spaces.policy import CompressionPolicy
-from search_spaces.space import SearchSpace
 
 
 class SearcherConformance(ABC):
@@ -39,7 +39,7 @@ class SearcherConformance(ABC):
     keeps_grid = True
 
     @abstractmethod
-    def make(self, space: SearchSpace, constraint: Constraint, seed: int) -> Searcher:
+    def make(self, space: ChannelSpace, constraint: Constraint, seed: int) -> Searcher:
         """A new searcher."""
 
     def test_the_same_seed_proposes_the_same(self) -> None:
@@ -118,7 +118,7 @@ class SearcherConformance(ABC):
 
     def _start(self) -> "_Search":
         graph = cifar_resnet(8)
-        space = SearchSpace.build(graph)
+        space = ChannelSpace.build(graph)
         constraint = Constraint("macs", self.ratio * graph.macs)
         return _Search(self.make(space, constraint, seed=5), space, constraint)
 
@@ -126,7 +126,7 @@ class SearcherConformance(ABC):
 class _Search:
     """A searcher with what is pending, advanced one ask or one tell at a time."""
 
-    def __init__(self, searcher: Searcher, space: SearchSpace, constraint: Constraint) -> None:
+    def __init__(self, searcher: Searcher, space: ChannelSpace, constraint: Constraint) -> None:
         self.searcher = searcher
         self.space = space
         self.constraint = constraint

@@ -10,8 +10,8 @@ from backends.counting import CountingBackend
 from envs.channel_pruning import ChannelPruningWalk
 from envs.pricing import CountedCost
 from search_spaces.capture import PrunableNetwork
+from search_spaces.channel_space import ChannelSpace
 from search_spaces.objective import Constraint, Metric
-from search_spaces.space import SearchSpace
 
 METRICS: list[Metric] = ["macs", "params", "weight_bytes"]
 
@@ -20,7 +20,7 @@ METRICS: list[Metric] = ["macs", "params", "weight_bytes"]
 def test_prices_and_bounds_on_a_captured_network(name: str) -> None:
     model = build_model(name, {}, classes=10, input_shape=(3, 32, 32))
     graph = PrunableNetwork(model, torch.zeros(1, 3, 32, 32), prove=False).graph
-    space = SearchSpace.build(graph)
+    space = ChannelSpace.build(graph)
     generator = np.random.default_rng(0)
     backend = CountingBackend()
     for metric in METRICS:

@@ -18,12 +18,12 @@ from automl.orchestration.price_actor import price_actor
 from automl.orchestration.ray_session import ray_session
 from automl.run.store import EvaluationRow, SearchRow, Store
 from automl.testing.problems import AdditiveEvaluator, cifar_resnet
+from search_spaces.channel_space import ChannelSpace
 from search_spaces.objective import Constraint, Evaluation
 from search_spaces.policy import CompressionPolicy
-from search_spaces.space import SearchSpace
 
 GRAPH = cifar_resnet(8)
-SPACE = SearchSpace.build(GRAPH)
+SPACE = ChannelSpace.build(GRAPH)
 TOTAL = 12
 CONFIG = load_config(
     {

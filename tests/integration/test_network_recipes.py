@@ -15,7 +15,7 @@ from backends.tvm.compiled import lower_module
 from backends.tvm.network_recipes import NetworkRecipes
 from backends.tvm.target import cpu_for
 from search_spaces.capture import PrunableNetwork
-from search_spaces.space import SearchSpace
+from search_spaces.channel_space import ChannelSpace
 
 ZOO = ("lenet5", "resnet20", "mobilenet_v1", "squeezenet", "shufflenet_v2", "vit")
 SLOW_ZOO = ("lenet300_100", "alexnet_cifar", "vgg11", "resnet56", "mobilenet_v2", "densenet40")
@@ -27,7 +27,7 @@ def check(model, example, policies=2):
     network = PrunableNetwork(model, example, prove=False)
     graph, cpu = network.graph, cpu_for()
     recipes, rng = NetworkRecipes(graph, cpu), np.random.default_rng(0)
-    space = SearchSpace.build(graph, round_to=1)
+    space = ChannelSpace.build(graph, round_to=1)
     assert kinds(recipes, graph.kept) == sorted(lower_module(model, example, cpu).recipes)
     for _ in range(policies):
         kept = space.sample(rng)

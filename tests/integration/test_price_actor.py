@@ -21,10 +21,10 @@ from automl.orchestration.ray_session import ray_session
 from automl.testing.problems import cifar_resnet
 from backends.operator_prices import RefusedOperatorError
 from backends.recipes import Recipe, Timing
-from search_spaces.space import SearchSpace
+from search_spaces.channel_space import ChannelSpace
 
 GRAPH = cifar_resnet(8)
-SPACE = SearchSpace.build(GRAPH)
+SPACE = ChannelSpace.build(GRAPH)
 
 
 class NotingTimer(ArithmeticTimer):

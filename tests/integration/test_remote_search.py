@@ -13,7 +13,7 @@ from rpc_devices import devices
 from run_processes import start, trimtab
 
 from automl.config import Config, load_config
-from automl.costs.pricing import latency_cost, price
+from automl.costs.pricing import cost_of, price
 from automl.problem import search_space, untrained_graph
 from automl.search import make_searcher
 from automl.testing.problems import AdditiveEvaluator
@@ -64,7 +64,7 @@ def searched(config: Config, prices: Latencies) -> list[tuple[str, float]]:
         seed=0,
         evaluations=TOTAL,
         options={"warmup": 4, "hidden": 24},
-        cost=latency_cost(graph, backend),
+        cost=cost_of(graph, backend, "latency_s"),
     )
     evaluator = AdditiveEvaluator(graph, Constraint("macs", graph.macs))
     found = []

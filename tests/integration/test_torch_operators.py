@@ -17,8 +17,8 @@ from backends.recipes import OperatorFailure
 from backends.torch_engines import TorchEngine
 from backends.torch_operators import TorchOperator, TorchRecipes
 from search_spaces.capture import PrunableNetwork
+from search_spaces.channel_space import ChannelSpace
 from search_spaces.graph import ModelGraph
-from search_spaces.space import SearchSpace
 
 
 class Odd(nn.Module):
@@ -51,7 +51,7 @@ def graph_of(name: str) -> ModelGraph:
 
 def kept(graph: ModelGraph) -> list[tuple[int, ...]]:
     """The whole network, random units, and one unit of each group."""
-    some = SearchSpace.build(graph, round_to=1).sample(np.random.default_rng(0)) if graph.groups else graph.kept
+    some = ChannelSpace.build(graph, round_to=1).sample(np.random.default_rng(0)) if graph.groups else graph.kept
     return [graph.kept, some, (1,) * len(graph.groups)]
 
 

@@ -12,9 +12,9 @@ from automl.models import build_model
 from automl.testing.problems import mobilenet_v1
 from envs.channel_pruning import ChannelPruningWalk
 from search_spaces.capture import PrunableNetwork
+from search_spaces.channel_space import ChannelSpace
 from search_spaces.graph import ModelGraph
 from search_spaces.objective import Constraint
-from search_spaces.space import SearchSpace
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +34,7 @@ def graph(request: pytest.FixtureRequest) -> ModelGraph:
 @pytest.mark.parametrize("through_action", [False, True], ids=["ratio", "action"])
 def test_every_published_case(oracle: dict[str, Any], graph: ModelGraph, through_action: bool) -> None:
     assert graph.macs == oracle["macs_dense"]
-    space = SearchSpace.build(graph, oracle["lower_bound"], oracle["round_to"])
+    space = ChannelSpace.build(graph, oracle["lower_bound"], oracle["round_to"])
     for case in oracle["cases"]:
         walk = ChannelPruningWalk(space, Constraint("macs", case["budget_ratio"] * graph.macs), faithful=True)
         done = False

@@ -14,10 +14,10 @@ from automl.testing.problems import GraphBuilder
 from backends.counting import CountingBackend
 from envs.channel_pruning import ChannelPruningWalk
 from envs.pricing import CountedCost, TabulatedCost
+from search_spaces.channel_space import ChannelSpace
 from search_spaces.errors import InputError
 from search_spaces.graph import ModelGraph
 from search_spaces.objective import Constraint, Metric
-from search_spaces.space import SearchSpace
 
 METRICS: list[Metric] = ["macs", "params", "weight_bytes"]
 widths = st.integers(2, 70)
@@ -63,10 +63,10 @@ def walked(walk: ChannelPruningWalk, proposals: list[float]) -> tuple[int, ...]:
     return walk.kept()
 
 
-def build_space(graph: ModelGraph, lower_bound: float, round_to: int | None) -> SearchSpace:
+def build_space(graph: ModelGraph, lower_bound: float, round_to: int | None) -> ChannelSpace:
     """The space; networks too narrow for it are not looked at."""
     try:
-        return SearchSpace.build(graph, lower_bound, round_to)
+        return ChannelSpace.build(graph, lower_bound, round_to)
     except InputError:
         reject()
 

@@ -17,17 +17,17 @@ from envs.channel_pruning import ChannelPruningEnv, ChannelPruningWalk
 from envs.observation import FEATURES
 from envs.pricing import TabulatedCost
 from envs.reward import REWARDS, find_reward
+from search_spaces.channel_space import ChannelSpace
 from search_spaces.errors import InputError
 from search_spaces.graph import ModelGraph
 from search_spaces.objective import Constraint, Evaluation
 from search_spaces.policy import CompressionPolicy
-from search_spaces.space import SearchSpace
 
 
 def make(graph: ModelGraph, **changes: Any) -> gymnasium.Env[Any, Any]:
     constraint = Constraint("macs", 0.5 * graph.macs)
     arguments = {
-        "space": SearchSpace.build(graph),
+        "space": ChannelSpace.build(graph),
         "constraint": constraint,
         "evaluator": AdditiveEvaluator(graph, constraint),
         **changes,
@@ -80,7 +80,7 @@ def test_an_episode_ends_with_the_evaluation_of_its_policy() -> None:
 
 def test_observations_are_the_eleven_features_of_the_first_consumer() -> None:
     graph = mobilenet_v1()
-    space = SearchSpace.build(graph, 0.2, 8)
+    space = ChannelSpace.build(graph, 0.2, 8)
     walk = ChannelPruningWalk(space, Constraint("macs", 0.5 * graph.macs))
     assert len(FEATURES) == 11
     layers = [graph.layer(f"pw{index}") for index in range(13)] + [graph.layer("classifier")]
@@ -120,21 +120,21 @@ def test_under_a_latency_budget_the_shares_are_those_of_the_latency() -> None:
 
     constraint = Constraint("latency_s", 0.5 * price(widths))
     cost = TabulatedCost(price, graph, seconds)
-    walk = ChannelPruningWalk(SearchSpace.build(graph, 0.2, 2), constraint, cost=cost)
+    walk = ChannelPruningWalk(ChannelSpace.build(graph, 0.2, 2), constraint, cost=cost)
     reduced, rest = FEATURES.index("reduced"), FEATURES.index("rest")
     first = walk.reset()
     assert first[[reduced, rest]] == pytest.approx([0.0, sum(list(seconds.values())[2:]) / sum(seconds.values())])
     second, _ = walk.keep(0.5)
     assert second[reduced] == pytest.approx(1.0 - price(walk.kept()) / price(widths))
     with pytest.raises(InputError, match="got metric 'latency_s'"):
-        ChannelPruningWalk(SearchSpace.build(graph), constraint)
+        ChannelPruningWalk(ChannelSpace.build(graph), constraint)
     with pytest.raises(InputError, match=r"budget of 1.00 µs cannot be kept: the cheapest policy of the space needs"):
-        ChannelPruningWalk(SearchSpace.build(graph), Constraint("latency_s", 1e-6), cost=cost)
+        ChannelPruningWalk(ChannelSpace.build(graph), Constraint("latency_s", 1e-6), cost=cost)
 
 
 def test_protected_groups_are_no_decision_and_stay_whole() -> None:
     graph = cifar_resnet(8)
-    space = SearchSpace.build(graph, protect=["stem", "stage1.*"])
+    space = ChannelSpace.build(graph, protect=["stem", "stage1.*"])
     for faithful in (False, True):
         walk = ChannelPruningWalk(space, Constraint("macs", 0.6 * graph.macs), faithful=faithful)
         names = [graph.groups[group].name for group in walk.order]
@@ -152,14 +152,14 @@ def test_decisions_follow_the_first_consumer_not_the_producer() -> None:
     builder.conv("sum", 16, into=stem)
     builder.linear("classifier", 10)
     graph = builder.build()
-    walk = ChannelPruningWalk(SearchSpace.build(graph), Constraint("macs", 0.5 * graph.macs))
+    walk = ChannelPruningWalk(ChannelSpace.build(graph), Constraint("macs", 0.5 * graph.macs))
     assert [graph.groups[group].name for group in walk.order] == ["stem", "inner"]
 
 
 def test_ratio_and_action_are_inverse() -> None:
     graph = conv_chain()
     constraint = Constraint("macs", 0.5 * graph.macs)
-    space = SearchSpace.build(graph, 0.3, 2)
+    space = ChannelSpace.build(graph, 0.3, 2)
     walk = ChannelPruningWalk(space, constraint)
     least = space.least[0] / graph.groups[0].width
     assert (walk.ratio(-1.0), walk.ratio(1.0)) == pytest.approx((least, 1.0))
@@ -173,7 +173,7 @@ def test_ratio_and_action_are_inverse() -> None:
 def test_accuracy_mode_has_no_hard_limit() -> None:
     graph = conv_chain()
     constraint = Constraint("macs", 1.0)  # no policy could keep it
-    walk = ChannelPruningWalk(SearchSpace.build(graph), constraint, mode="accuracy")
+    walk = ChannelPruningWalk(ChannelSpace.build(graph), constraint, mode="accuracy")
     while not walk.step(np.array([1.0]))[1]:
         pass
     assert graph.with_kept(walk.kept()).macs == graph.macs
@@ -196,7 +196,7 @@ def test_rewards_are_amcs() -> None:
 @pytest.mark.parametrize("faithful", [False, True])
 def test_a_budget_below_the_cheapest_policy_names_that_minimum(faithful: bool) -> None:
     graph = mobilenet_v1()
-    space = SearchSpace.build(graph, 0.2, 8)
+    space = ChannelSpace.build(graph, 0.2, 8)
     cheapest = graph.with_kept(space.least).macs if not faithful else round(graph.real_macs([6.4, 12.8, *REAL]))
     with pytest.raises(InputError, match=f"needs {cheapest:,}") as refusal:
         ChannelPruningWalk(space, Constraint("macs", cheapest - 2), faithful=faithful)
@@ -210,7 +210,7 @@ REAL = [0.2 * width for width in (128, 128, 256, 256, *[512] * 6, 1024, 1024)]
 @pytest.mark.parametrize("action", [[np.nan], [0.1, 0.2], []])
 def test_an_action_is_one_finite_number(action: list[float]) -> None:
     graph = conv_chain()
-    walk = ChannelPruningWalk(SearchSpace.build(graph), Constraint("macs", 0.5 * graph.macs))
+    walk = ChannelPruningWalk(ChannelSpace.build(graph), Constraint("macs", 0.5 * graph.macs))
     with pytest.raises(InputError, match="one finite number"):
         walk.step(np.array(action))
 
@@ -218,7 +218,7 @@ def test_an_action_is_one_finite_number(action: list[float]) -> None:
 def test_misuse_is_refused() -> None:
     graph = conv_chain()
     constraint = Constraint("macs", 0.5 * graph.macs)
-    space = SearchSpace.build(graph)
+    space = ChannelSpace.build(graph)
     evaluator = AdditiveEvaluator(graph, constraint)
     with pytest.raises(InputError, match="built for another network"):
         ChannelPruningEnv(conv_chain((16, 32)), space, constraint, evaluator)
@@ -233,7 +233,7 @@ def test_misuse_is_refused() -> None:
 def test_faithful_rounding_leaves_no_group_empty() -> None:
     """Below one step of the grid the published code would keep no channel at all."""
     graph = conv_chain((4, 16))
-    walk = ChannelPruningWalk(SearchSpace.build(graph, 0.2, 8), Constraint("macs", 0.9 * graph.macs), faithful=True)
+    walk = ChannelPruningWalk(ChannelSpace.build(graph, 0.2, 8), Constraint("macs", 0.9 * graph.macs), faithful=True)
     while not walk.keep(0.5)[1]:
         pass
     assert walk.kept() == (4, 8)
@@ -241,7 +241,7 @@ def test_faithful_rounding_leaves_no_group_empty() -> None:
 
 def test_faithful_rounding_floors_to_the_grid_above_the_width() -> None:
     graph = conv_chain((20, 16))
-    walk = ChannelPruningWalk(SearchSpace.build(graph, 0.2, 8), Constraint("macs", graph.macs), faithful=True)
+    walk = ChannelPruningWalk(ChannelSpace.build(graph, 0.2, 8), Constraint("macs", graph.macs), faithful=True)
     walk.keep(0.95)  # 19 channels round up to 24, more than there are
     assert walk.kept()[0] == 16
     walk.reset()

@@ -2,12 +2,12 @@
 
 import pytest
 
+from search_spaces.channel_space import ChannelSpace, channel_step
 from search_spaces.errors import InputError
 from search_spaces.graph import ChannelGroup, ModelGraph, Refusal
 from search_spaces.layers import Extent, LayerSpec
 from search_spaces.operators import Operator
 from search_spaces.policy import CompressionPolicy, LayerPolicy
-from search_spaces.space import SearchSpace, channel_step
 
 
 def conv(name: str, inputs: Extent, outputs: Extent, full: tuple[int, int], groups: int = 1) -> LayerSpec:
@@ -194,14 +194,14 @@ def test_the_channel_grid() -> None:
 
 
 def test_choices_end_with_the_whole_width() -> None:
-    space = SearchSpace.build(graph(), lower_bound=0.2, round_to=6)
+    space = ChannelSpace.build(graph(), lower_bound=0.2, round_to=6)
     assert space.choices(0) == (6, 12, 16)
     assert space.choices(1) == (12, 18, 24, 30, 32)
-    assert SearchSpace.build(graph(), round_to=8).least == (8, 8)
+    assert ChannelSpace.build(graph(), round_to=8).least == (8, 8)
 
 
 def test_protected_groups_stay_whole() -> None:
-    space = SearchSpace.build(graph(), protect=["st*"])
+    space = ChannelSpace.build(graph(), protect=["st*"])
     assert space.choices(0) == (16,)
     assert space.least[1] < 32
 
@@ -218,4 +218,4 @@ def test_protected_groups_stay_whole() -> None:
 )
 def test_a_space_that_cannot_be(arguments: dict[str, object], message: str) -> None:
     with pytest.raises(InputError, match=message):
-        SearchSpace.build(graph(), **arguments)  # type: ignore[arg-type]
+        ChannelSpace.build(graph(), **arguments)  # type: ignore[arg-type]

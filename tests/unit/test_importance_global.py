@@ -10,8 +10,8 @@ from automl.compression.global_selection import COUNTED, global_policy, keep_mos
 from automl.compression.selection import score_across, score_units
 from automl.testing.importance import probe_inputs, probe_network
 from automl.testing.problems import cifar_resnet, conv_chain
+from search_spaces.channel_space import ChannelSpace
 from search_spaces.errors import InputError
-from search_spaces.space import SearchSpace
 
 GRAPH = cifar_resnet(8)
 
@@ -36,7 +36,7 @@ def cost(kept: tuple[int, ...], of: str) -> float:
 def test_against_removing_one_unit_after_the_other(
     seed: int, ratio: float, of: str, round_to: int | None, levels: int
 ) -> None:
-    space = SearchSpace.build(GRAPH, 0.1, round_to, ["stem"])
+    space = ChannelSpace.build(GRAPH, 0.1, round_to, ["stem"])
     scores = random_scores(seed, levels)
     kept = keep_most_important(space, scores, ratio, of)
     units = [(scores[group.name][unit], -index, -unit) for index, group in enumerate(GRAPH.groups)
@@ -54,13 +54,13 @@ def test_against_removing_one_unit_after_the_other(
 
 
 def test_a_ratio_of_one_keeps_everything() -> None:
-    space = SearchSpace.build(GRAPH)
+    space = ChannelSpace.build(GRAPH)
     assert keep_most_important(space, random_scores(0), 1.0) == tuple(group.width for group in GRAPH.groups)
 
 
 def test_a_worthless_group_goes_first_but_never_whole() -> None:
     graph = conv_chain((16, 32, 64))
-    space = SearchSpace.build(graph, 0.01, 1)
+    space = ChannelSpace.build(graph, 0.01, 1)
     scores = {group.name: np.ones(group.width) + np.arange(group.width) / 100 for group in graph.groups}
     scores["conv1"] = np.zeros(32)
     assert keep_most_important(space, scores, 81 / 112, "units") == (16, 1, 64)
@@ -69,7 +69,7 @@ def test_a_worthless_group_goes_first_but_never_whole() -> None:
 
 def test_policies_of_a_network_are_within_the_ratio_and_deterministic() -> None:
     inputs = probe_inputs(probe_network())
-    space = SearchSpace.build(inputs.network.graph, 0.1, 1)
+    space = ChannelSpace.build(inputs.network.graph, 0.1, 1)
     for importance in ("magnitude", "l1", "l2", "batch_norm_scale", "taylor", "geometric_median", "random"):
         policy = global_policy(space, inputs, importance, 0.5)
         graph = inputs.network.graph.apply(policy)
@@ -89,7 +89,7 @@ def test_scales_across_groups() -> None:
 
 
 def test_what_cannot_be_is_refused() -> None:
-    space = SearchSpace.build(GRAPH, 0.5)
+    space = ChannelSpace.build(GRAPH, 0.5)
     scores = random_scores(0)
     for ratio in (0.0, -0.5, 1.5, float("nan")):
         with pytest.raises(InputError, match=r"the global ratio lies in \(0, 1\], got"):
@@ -106,8 +106,8 @@ def test_what_cannot_be_is_refused() -> None:
 def test_groups_without_scores_stay_whole() -> None:
     scores = {name: score for name, score in random_scores(0).items() if name != "stem"}
     with pytest.raises(InputError, match=r"group 'stem' cannot be ranked; choose another importance, or leave the"):
-        keep_most_important(SearchSpace.build(GRAPH, 0.5), scores, 0.9)
-    guarded = SearchSpace.build(GRAPH, 0.5, protect=["stem"])
+        keep_most_important(ChannelSpace.build(GRAPH, 0.5), scores, 0.9)
+    guarded = ChannelSpace.build(GRAPH, 0.5, protect=["stem"])
     kept = keep_most_important(guarded, scores, 0.9)
     stem = [group.name for group in GRAPH.groups].index("stem")
     assert kept[stem] == GRAPH.groups[stem].width
@@ -117,5 +117,5 @@ def test_groups_without_scores_stay_whole() -> None:
 def test_global_random_state_is_left_alone() -> None:
     before = torch.get_rng_state()
     inputs = probe_inputs(probe_network())
-    global_policy(SearchSpace.build(inputs.network.graph, 0.1, 1), inputs, "random", 0.6)
+    global_policy(ChannelSpace.build(inputs.network.graph, 0.1, 1), inputs, "random", 0.6)
     assert torch.equal(torch.get_rng_state(), before)

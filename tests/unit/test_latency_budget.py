@@ -14,8 +14,8 @@ from automl.costs.table_error import CANDIDATES, check_code, with_chosen_limit, 
 from automl.errors import InputError, TrimtabError
 from automl.run.finalists import Compiled, Finalist
 from automl.testing.problems import cifar_resnet
+from search_spaces.channel_space import ChannelSpace
 from search_spaces.policy import CompressionPolicy
-from search_spaces.space import SearchSpace
 
 SHARE = LatencyBudget(baseline_s=10.0, least_s=1.0, limit_s=5.0, ratio=0.5)
 SECONDS = LatencyBudget(baseline_s=10.0, least_s=1.0, limit_s=5.0)
@@ -63,7 +63,7 @@ def test_the_figures_survive_the_run_directory(tmp_path: Path) -> None:
 
 def test_the_margin_comes_from_policies_such_as_a_search_proposes(tmp_path: Path) -> None:
     graph = cifar_resnet(8)
-    space = SearchSpace.build(graph)
+    space = ChannelSpace.build(graph)
     with LocalPrices(lambda: fake_prices(tmp_path / "table.sqlite")) as prices:
         backend = LayerBackend(graph, prices)
         whole = backend.price(graph.kept)

@@ -9,19 +9,19 @@ import pytest
 from latency_fakes import ArithmeticTimer, LayerBackend, fake_prices
 
 from automl.costs.latency import EstimatedPrices, LocalPrices
-from automl.costs.pricing import latency_cost, price
+from automl.costs.pricing import cost_of, price
 from automl.costs.profile import recipes_of
 from automl.errors import InputError
 from automl.search import make_searcher
 from automl.testing.problems import GraphBuilder, cifar_resnet, mobilenet_v1
 from backends.counting import CountingBackend
 from backends.operator_prices import OperatorPrices, RefusedOperatorError
+from search_spaces.channel_space import ChannelSpace
 from search_spaces.graph import ModelGraph
 from search_spaces.objective import Constraint
-from search_spaces.space import SearchSpace
 
 GRAPH = cifar_resnet(8)
-SPACE = SearchSpace.build(GRAPH)
+SPACE = ChannelSpace.build(GRAPH)
 
 
 def test_each_operator_is_measured_once_and_the_table_outlives_the_process(tmp_path: Path) -> None:
@@ -58,14 +58,14 @@ def test_a_search_keeps_a_latency_budget_and_records_the_latency(tmp_path: Path)
                 constraint=budget,
                 seed=0,
                 evaluations=4,
-                cost=latency_cost(GRAPH, backend),
+                cost=cost_of(GRAPH, backend, "latency_s"),
             )
             for _ in range(4):
                 cost = price(GRAPH, searcher.ask(), backend)
                 assert cost["latency_s"] <= budget.limit
                 assert cost.keys() == {"macs", "params", "weight_bytes", "latency_s"}
         assert cost["latency_s"] > 0.9 * budget.limit  # the uniform policy is no straw man
-    assert latency_cost(GRAPH, CountingBackend()) is None
+    assert cost_of(GRAPH, CountingBackend(), "macs") is None
 
 
 def test_estimates_stand_though_the_table_grows(tmp_path: Path) -> None:
@@ -115,7 +115,7 @@ def branches() -> ModelGraph:
 
 @pytest.mark.parametrize("graph", [branches(), mobilenet_v1(size=32)], ids=["residual", "mobilenet"])
 def test_profiling_sees_every_operator_that_any_policy_needs(graph: ModelGraph, tmp_path: Path) -> None:
-    space = SearchSpace.build(graph, 0.3, 128 if len(graph.groups) > 4 else None)
+    space = ChannelSpace.build(graph, 0.3, 128 if len(graph.groups) > 4 else None)
     with LocalPrices(lambda: fake_prices(tmp_path / "table.sqlite")) as prices:
         backend = LayerBackend(graph, prices)
         seen = [recipe.recipe for recipe in recipes_of(space, backend.recipes)]

@@ -15,13 +15,13 @@ from automl.search.ddpg import DDPGSearcher
 from automl.testing.problems import AdditiveEvaluator, conv_chain
 from envs.channel_pruning import ChannelPruningEnv, ChannelPruningWalk
 from envs.reward import find_reward
+from search_spaces.channel_space import ChannelSpace
 from search_spaces.errors import TrimtabError
 from search_spaces.objective import Constraint, Evaluation
-from search_spaces.space import SearchSpace
 
 GRAPH = conv_chain((16, 32, 32, 64))
 CONSTRAINT = Constraint("macs", 0.5 * GRAPH.macs)
-SPACE = SearchSpace.build(GRAPH)
+SPACE = ChannelSpace.build(GRAPH)
 STEPS = 4
 
 
@@ -276,7 +276,7 @@ def test_the_agent_finds_better_policies_than_chance() -> None:
     """On the additive model, where the seeds' spread is small against the difference asked for."""
     graph = conv_chain((16, 16, 32, 32, 64, 64))
     constraint = Constraint("macs", 0.3 * graph.macs)
-    space = SearchSpace.build(graph)
+    space = ChannelSpace.build(graph)
     evaluate = AdditiveEvaluator(graph, constraint)
     best: dict[str, list[float]] = {"ddpg": [], "random": []}
     for name, found in best.items():

@@ -11,9 +11,9 @@ from automl.search import make_searcher
 from automl.search.base import Searcher
 from automl.testing.problems import AdditiveEvaluator, conv_chain
 from backends.operator_prices import RefusedOperatorError
+from search_spaces.channel_space import ChannelSpace
 from search_spaces.objective import Constraint, Evaluation
 from search_spaces.policy import CompressionPolicy
-from search_spaces.space import SearchSpace
 
 GRAPH = conv_chain((16, 32, 64), size=16)
 BUDGET = Constraint("macs", 0.5 * GRAPH.macs)
@@ -23,7 +23,7 @@ TOTAL = 24
 
 def searcher(name: str) -> Searcher:
     options = {"warmup": 6} if name == "ddpg" else {}
-    space = SearchSpace.build(GRAPH)
+    space = ChannelSpace.build(GRAPH)
     return make_searcher(name, space=space, constraint=BUDGET, seed=3, evaluations=TOTAL, options=options)
 
 

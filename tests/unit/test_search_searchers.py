@@ -10,28 +10,28 @@ from automl.search import Searcher, make_searcher, searcher_names
 from automl.search.uniform import uniform_policy
 from automl.testing.problems import conv_chain
 from automl.testing.searchers import SearcherConformance
+from search_spaces.channel_space import ChannelSpace
 from search_spaces.errors import InputError
 from search_spaces.objective import Constraint
 from search_spaces.policy import CompressionPolicy, LayerPolicy
-from search_spaces.space import SearchSpace
 
 SMALL_AGENT = {"warmup": 4, "hidden": 24, "batch": 16}
 
 
 class TestRandom(SearcherConformance):
-    def make(self, space: SearchSpace, constraint: Constraint, seed: int) -> Searcher:
+    def make(self, space: ChannelSpace, constraint: Constraint, seed: int) -> Searcher:
         return make_searcher("random", space=space, constraint=constraint, seed=seed, evaluations=self.evaluations)
 
 
 class TestUniform(SearcherConformance):
     keeps_grid = False
 
-    def make(self, space: SearchSpace, constraint: Constraint, seed: int) -> Searcher:
+    def make(self, space: ChannelSpace, constraint: Constraint, seed: int) -> Searcher:
         return make_searcher("uniform", space=space, constraint=constraint, seed=seed, evaluations=self.evaluations)
 
 
 class TestDDPG(SearcherConformance):
-    def make(self, space: SearchSpace, constraint: Constraint, seed: int) -> Searcher:
+    def make(self, space: ChannelSpace, constraint: Constraint, seed: int) -> Searcher:
         return make_searcher(
             "ddpg",
             space=space,
@@ -45,7 +45,7 @@ class TestDDPG(SearcherConformance):
 class TestPublishedDDPG(SearcherConformance):
     keeps_budget = False
 
-    def make(self, space: SearchSpace, constraint: Constraint, seed: int) -> Searcher:
+    def make(self, space: ChannelSpace, constraint: Constraint, seed: int) -> Searcher:
         return make_searcher(
             "ddpg",
             space=space,
@@ -60,7 +60,7 @@ class TestPublishedDDPG(SearcherConformance):
 class TestGiven(SearcherConformance):
     keeps_grid = False
 
-    def make(self, space: SearchSpace, constraint: Constraint, seed: int) -> Searcher:
+    def make(self, space: ChannelSpace, constraint: Constraint, seed: int) -> Searcher:
         """Policies that random search proposes stand for what somebody wrote down."""
         proposer = make_searcher("random", space=space, constraint=constraint, seed=seed, evaluations=self.evaluations)
         return make_searcher(
@@ -81,7 +81,7 @@ def written(*policies: CompressionPolicy) -> dict[str, Any]:
 def build(name: str = "random", **changes: Any) -> Searcher:
     graph = conv_chain()
     arguments = {"constraint": Constraint("macs", 0.5 * graph.macs), "seed": 0, "evaluations": 4, **changes}
-    return make_searcher(name, space=SearchSpace.build(graph), **arguments)
+    return make_searcher(name, space=ChannelSpace.build(graph), **arguments)
 
 
 @pytest.mark.parametrize(
@@ -129,7 +129,7 @@ def test_given_policies_are_proposed_in_turns_whatever_they_do_and_cost() -> Non
 
 def test_the_uniform_policy_is_the_largest_within_the_budget() -> None:
     """Another unit for the narrowest group would need another ratio; the next ratio is over the budget."""
-    space = SearchSpace.build(conv_chain(), lower_bound=0.2)
+    space = ChannelSpace.build(conv_chain(), lower_bound=0.2)
     whole = space.graph
     for share in (0.1, 0.3, 0.5, 0.9):
         limit = share * whole.macs

@@ -99,7 +99,7 @@ class LowBitArray(Accelerator[LowBitDescription]):
             energy = cycles * operators * each
 
         image = works.inputs * tiled * blocks * parts * works.activation_bits
-        weights = works.weights * works.weight_bits
+        weights = np.asarray(works.weights * works.weight_bits, dtype=np.float64)
         resident = weights <= self.memories["weights"].usable_bits
         weights = weights * np.where(resident, 1, works.steps)
         again = np.zeros_like(rounds) if description.sums_on_chip else rounds * parts - 1
@@ -107,7 +107,7 @@ class LowBitArray(Accelerator[LowBitDescription]):
         outputs = works.outputs * works.activation_bits
         traffic = {
             "dram": Traffic(image + weights + sums, outputs + sums),
-            "weights": Traffic(cycles * 0.0 + weights, weights.astype(np.float64)),
+            "weights": Traffic(weights, weights),
         }
         if "image" in self.memories:
             traffic["image"] = Traffic(cycles * side * description.channels * works.activation_bits, image)

@@ -29,7 +29,7 @@ def modelled_tops(layer: str) -> float:
     inputs, outputs, ranks, _ = LAYERS[layer]
     tie = load("tie")
     seconds = tie.run(tensor_train_layer(inputs, outputs, ranks)).cycles.sum() / tie.description.clock
-    return 2 * prod(inputs) * prod(outputs) / seconds / 1e12
+    return float(2 * prod(inputs) * prod(outputs) / seconds / 1e12)
 
 
 @pytest.mark.parametrize("layer", LAYERS)

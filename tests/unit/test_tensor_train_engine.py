@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from torch import nn
 
@@ -37,7 +37,7 @@ class TestNarrow(AcceleratorConformance):
                 "title": "a narrow engine",
                 "source": "a test",
                 "clock": "1 GHz",
-                "weight_bits": [4, 8],
+                "weight_bits": [4, 8, 16],
                 "activation_bits": [8, 16],
                 "processing_elements": 16,
                 "multipliers": 5,
@@ -128,7 +128,7 @@ def test_the_chain_computes_the_layer(modes: tuple[list[int], list[int], list[in
         dense = joined.reshape(dense.shape[0] * core.shape[1], dense.shape[1] * core.shape[2], core.shape[3])
     x = generator.normal(size=dense.shape[0])
     works = tensor_train_layer(inputs, outputs, ranks)
-    state = x.reshape(-1, 1)  # [inputs still to come, outputs there times rank 1]
+    state = x  # [inputs still to come, rank, outputs there]
     done = 1
     for at, core in enumerate(reversed(cores)):
         rank_in, n, m, rank_out = core.shape
@@ -138,8 +138,24 @@ def test_the_chain_computes_the_layer(modes: tuple[list[int], list[int], list[in
         assert works.out_channels[at] == matrix.shape[0]
         assert works.rows[at] == columns.shape[1]
         product = (matrix @ columns).reshape(m, rank_in, -1, done).transpose(2, 1, 0, 3)
-        state, done = product, done * m
-    assert np.allclose(state.ravel(), x @ dense[..., 0])
+        state, done = product.ravel(), done * m
+    assert np.allclose(state, x @ dense[..., 0])
+
+
+@given(st.data())
+def test_no_cost_of_a_chain_rises_when_a_rank_falls(data: st.DataObject) -> None:
+    """What stays on the chip included: memories are small."""
+    length = data.draw(st.integers(2, 4))
+    modes = st.lists(st.integers(1, 9), min_size=length, max_size=length)
+    inputs, outputs = data.draw(modes), data.draw(modes)
+    high = data.draw(st.lists(st.integers(1, 16), min_size=length - 1, max_size=length - 1))
+    low = [data.draw(st.integers(1, rank)) for rank in high]
+    engine = TestNarrow().make()
+    chains = [engine.fitted(tensor_train_layer(inputs, outputs, [1, *ranks, 1])) for ranks in (high, low)]
+    assume(not any(reason for chain in chains for reason in engine.refusals(chain)))
+    before, after = map(engine.run, chains)
+    assert after.cycles.sum() <= before.cycles.sum() * (1 + 1e-9)
+    assert after.total_energy_j.sum() <= before.total_energy_j.sum() * (1 + 1e-9)
 
 
 @pytest.mark.parametrize(

@@ -75,7 +75,8 @@ class LayerBackend(HardwareBackend):
         recipes = self.recipes(graph.kept)
         seconds = self._prices.latencies(recipes)
         by_layer = {layer.name: seconds[recipe.recipe] for layer, recipe in zip(graph.layers, recipes, strict=True)}
-        return HardwareCost(graph.macs, graph.params, graph.weight_bytes, sum(by_layer.values()), by_layer=by_layer)
+        total = sum(by_layer.values())
+        return HardwareCost(graph.macs, graph.params, graph.weight_bytes, total, by_layer=by_layer, measured=True)
 
 
 @contextmanager

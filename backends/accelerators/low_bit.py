@@ -98,13 +98,13 @@ class LowBitArray(Accelerator[LowBitDescription]):
             each = description.power / description.clock / self._operators[-1]
             energy = cycles * operators * each
 
-        image = works.inputs * tiled * blocks * parts * works.activation_bits
+        image = np.asarray(works.inputs * tiled * blocks * parts * works.activation_bits, dtype=np.float64)
         weights = np.asarray(works.weights * works.weight_bits, dtype=np.float64)
         resident = weights <= self.memories["weights"].usable_bits
-        weights = weights * np.where(resident, 1, works.steps)
+        weights = weights * np.where(resident, 1.0, works.steps)
         again = np.zeros_like(rounds) if description.sums_on_chip else rounds * parts - 1
         sums = works.outputs * again * float(description.accumulator_bits)
-        outputs = works.outputs * works.activation_bits
+        outputs = np.asarray(works.outputs * works.activation_bits, dtype=np.float64)
         traffic = {
             "dram": Traffic(image + weights + sums, outputs + sums),
             "weights": Traffic(weights, weights),

@@ -1,7 +1,7 @@
 """YodaNN's networks and efficiency (Andri et al., TCAD 2018). Nothing is fitted.
 
-Of the published figures the peaks, the power and the efficiency at the peak are in the paper's abstract. Those of the
-networks were not checked against the original; each agrees with the network's operations: frames a second times these
+Of the published figures the peak, the powers and the efficiency at the peak are in the abstracts of the paper's two
+versions. Those of the networks were not checked against the original; each agrees with the network's operations: frames a second times these
 are the throughput that the paper gives beside it.
 """
 

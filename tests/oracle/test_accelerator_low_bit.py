@@ -1,8 +1,8 @@
 """YodaNN's networks and efficiency (Andri et al., TCAD 2018). Nothing is fitted.
 
 Of the published figures the peak, the powers and the efficiency at the peak are in the abstracts of the paper's two
-versions. Those of the networks were not checked against the original; each agrees with the network's operations: frames a second times these
-are the throughput that the paper gives beside it.
+versions. Those of the networks were not checked against the original; each agrees with the network's operations: frames
+a second times these are the throughput that the paper gives beside it.
 """
 
 import pytest

@@ -9,15 +9,12 @@ import pytest
 
 from automl.search.exact import Factor, solve
 
-ORACLE = Path(__file__).parents[3] / "shared" / "oracles" / "hawq_v3_resnet18_ilp.json"
 BITS = (4, 8)
 
 
 @pytest.fixture(scope="module")
-def published() -> dict[str, Any]:
-    if not ORACLE.is_file():
-        pytest.skip("the published figures are not beside the project (../shared/oracles)")
-    found: dict[str, Any] = json.loads(ORACLE.read_text())
+def published(oracles: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((oracles / "hawq_v3_resnet18_ilp.json").read_text())
     return found
 
 

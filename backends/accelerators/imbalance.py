@@ -11,7 +11,7 @@ with x = b(L) s / m a slice then takes
 The first is x where lanes wait after every slice, and falls as x^2 / (2 queue) where they do not: differences of random
 walks grow with the root of time, so that a bound twice as far is hit four times as rarely and costs twice as much. The
 second is what remains however long the queues: the last lane is waited for once. Nothing here is fitted; a simulation
-of the queues is in `tests/unit/test_accelerator_imbalance.py`.
+of the queues is in `tests/unit/test_sparse_imbalance.py`.
 """
 
 import numpy as np
@@ -22,7 +22,12 @@ from backends.accelerators.workloads import FloatArray
 
 
 def busiest(
-    positions: npt.ArrayLike, density: npt.ArrayLike, lanes: npt.ArrayLike, slices: npt.ArrayLike, queue: int
+    positions: npt.ArrayLike,
+    density: npt.ArrayLike,
+    lanes: npt.ArrayLike,
+    slices: npt.ArrayLike,
+    queue: int,
+    least: int = 0,
 ) -> FloatArray:
     """Cycles a slice, arrays [N] or numbers; never less where density, positions or lanes grow in number.
 
@@ -32,14 +37,17 @@ def busiest(
         lanes: that have so many positions; a fraction where some have fewer.
         slices: one after the other.
         queue: slices that a lane may be ahead of the slowest, itself included: 1 where all wait for all.
+        least: 1 where a slice without a nonzero takes a cycle, too, else 0.
     """
     size, chance, count = (np.asarray(each, dtype=np.float64) for each in (positions, density, lanes))
-    mean = size * chance
-    spread = extreme(count) * np.sqrt(mean * (1 - chance))
+    deviation = np.sqrt(size * chance * (1 - chance))
+    mean = size * chance + least * (1 - chance) ** size
+    spread = extreme(count) * deviation
     behind = np.divide(spread**2, spread + 2 * (queue - 1) * mean, out=np.zeros_like(spread), where=spread > 0)
     last = spread / np.sqrt(np.maximum(slices, 1))
     # at most one cycle for each position that some lane has a nonzero at
-    return np.asarray(np.minimum(size * (1 - (1 - chance) ** count), mean + np.maximum(behind, last)))
+    most = np.maximum(size * (1 - (1 - chance) ** count), least)
+    return np.asarray(np.minimum(most, mean + np.maximum(behind, last)))
 
 
 def extreme(lanes: npt.ArrayLike) -> FloatArray:

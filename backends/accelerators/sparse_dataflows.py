@@ -60,9 +60,8 @@ def columns(works: Workloads, weights: FloatArray, values: FloatArray, lanes: La
     def cycles(parts: int) -> FloatArray:
         size = _shared(works.out_channels, lanes.count // parts)
         kept = size * weights if lanes.index_bits is None else entries(size, weights, lanes.index_bits)
-        taken = np.minimum(kept + np.where(weights < 1, (1 - weights) ** size, 0.0), size)
         read = _shared(works.rows, parts) * works.depth * values * works.groups * works.steps
-        busy = busiest(size, taken / size, works.out_channels / size, read, lanes.queue)
+        busy = busiest(size, kept / size, works.out_channels / size, read, lanes.queue, least=1)
         return np.asarray(read * np.maximum(busy / lanes.multipliers, 1))
 
     return _least(cycles, lanes)
@@ -76,7 +75,6 @@ def dot_products(works: Workloads, weights: FloatArray, values: FloatArray, lane
         outputs = _shared(works.out_channels, lanes.count // parts)
         together = np.where(balanced, 1, works.out_channels / outputs)
         rounds = _shared(works.rows, parts) * outputs * works.groups * works.steps
-        # a lane that waits for none but the last is as far ahead as it is on the average output
         kept = busiest(works.depth, weights * values, together, rounds, lanes.queue)
         slowest = np.zeros(len(works)) if lanes.selector is None else works.depth / lanes.selector
         return np.asarray(rounds * np.maximum(_ceil(kept / lanes.multipliers), _ceil(slowest)))

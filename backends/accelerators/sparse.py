@@ -6,6 +6,7 @@ gains nothing from others. Zero filters shrink the layer to those that are left,
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -110,6 +111,15 @@ class SparseDescription(Description):
         return self
 
 
+@dataclass(frozen=True)
+class _Bits:
+    """Mean bits of a number as stored, arrays [N]."""
+
+    weight: FloatArray
+    value: FloatArray
+    output: FloatArray
+
+
 class SparseArray(Accelerator[SparseDescription]):
     """Lanes that skip products with zeros, and wait for each other.
 
@@ -209,8 +219,8 @@ class SparseArray(Accelerator[SparseDescription]):
         widest = np.maximum(works.weight_bits, works.activation_bits)
         return np.asarray(counts[np.searchsorted(bits, widest)])
 
-    def _operands(self, works: Workloads, weights: FloatArray) -> Operands:
-        """Mean bits of a number as stored. A lane's part of a column is coded for itself, as is each row."""
+    def _stored(self, works: Workloads, weights: FloatArray) -> _Bits:
+        """A lane's part of a column is coded for itself, as is each row."""
         description = self.description
         by_columns = description.dataflow == "columns"
         size = -(-works.out_channels // (description.lanes // min(description.rows))) if by_columns else works.depth
@@ -218,20 +228,23 @@ class SparseArray(Accelerator[SparseDescription]):
         coded = stored_bits(description.weight_format, works.weight_bits, weights, size, index, shared)
         read = works.in_channels * works.read_height * works.read_width
         value = stored_bits(description.activation_format, works.activation_bits, works.activation_density, read, index)
-        return Operands(coded, value, works.activation_bits, description.accumulator_bits)
+        return _Bits(coded, value, works.activation_bits.astype(np.float64))
+
+    def _operands(self, bits: _Bits) -> Operands:
+        return Operands(bits.weight, bits.value, bits.output, self.description.accumulator_bits)
 
     def _offchip(self, works: Workloads, weights: FloatArray) -> Offchip:
         """Bits between the chip and its memory: what passes once where all that may stay on the chip fits, else the
         least of all tilings."""
-        operands = self._operands(works, weights)
+        bits = self._stored(works, weights)
         sizes = {name: self.memories[name].usable_bits for name in (*OPERANDS, "shared") if name in self.memories}
-        tiled = least_traffic(works, Buffers(**sizes), operands)
+        tiled = least_traffic(works, Buffers(**sizes), self._operands(bits))
         if not self.description.on_chip:
             return tiled
         moved = {
-            "weights": works.weights * works.steps * operands.weight,
-            "inputs": works.inputs * operands.activation,
-            "outputs": works.outputs * operands.output,
+            "weights": works.weights * works.steps * bits.weight,
+            "inputs": works.inputs * bits.value,
+            "outputs": works.outputs * bits.output,
         }
         held = self._held(works, weights)
         for name in self.description.on_chip:
@@ -244,14 +257,14 @@ class SparseArray(Accelerator[SparseDescription]):
 
     def _held(self, works: Workloads, weights: FloatArray) -> npt.NDArray[np.bool_]:
         """Whether all that may stay on the chip fits it."""
-        operands = self._operands(works, weights)
+        stored = self._stored(works, weights)
         bits = {
-            "weights": works.weights * operands.weight,
-            "inputs": works.inputs / works.steps * operands.activation,
-            "outputs": works.outputs / works.steps * operands.output,
+            "weights": works.weights * stored.weight,
+            "inputs": works.inputs / works.steps * stored.value,
+            "outputs": works.outputs / works.steps * stored.output,
         }
         fits = [bits[name] <= self.memories[name].usable_bits for name in self.description.on_chip]
-        return np.all([np.ones(len(works), dtype=np.bool_), *fits], axis=0)
+        return np.asarray(np.all([np.ones(len(works), dtype=np.bool_), *fits], axis=0))
 
     def _traffic(self, works: Workloads, weights: FloatArray) -> dict[str, Traffic]:
         """Of each level. On the chip each product reads its weight, but for those that share it in a cartesian product;
@@ -259,20 +272,20 @@ class SparseArray(Accelerator[SparseDescription]):
         description = self.description
         offchip = self._offchip(works, weights)
         found = {"dram": Traffic(offchip.read, offchip.written)}
-        operands = self._operands(works, weights)
+        stored = self._stored(works, weights)
         nothing = np.zeros(len(works))
         if "shared" in self.memories:
             sums = np.inf if description.accumulators is None else description.accumulators
-            moved = least_traffic(works, Buffers(outputs=sums * description.accumulator_bits), operands)
+            moved = least_traffic(works, Buffers(outputs=sums * description.accumulator_bits), self._operands(stored))
             found["shared"] = Traffic(moved.read, moved.written)
         worth = self._worth(works)
         reads = {
-            "weights": works.macs * worth * operands.weight / description.values,
-            "inputs": self._values_read(works) * operands.activation,
+            "weights": works.macs * worth * stored.weight / description.values,
+            "inputs": self._values_read(works) * stored.value,
         }
         found |= {name: Traffic(bits, nothing) for name, bits in reads.items() if name in self.memories}
         if "outputs" in self.memories:
-            found["outputs"] = Traffic(nothing, np.asarray(works.outputs * operands.output))
+            found["outputs"] = Traffic(nothing, np.asarray(works.outputs * stored.output))
         if "pointers" in self.memories:
             lanes = np.minimum(works.out_channels, description.lanes)
             columns = works.rows * works.depth * works.groups * works.steps * worth

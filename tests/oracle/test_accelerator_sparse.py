@@ -1,11 +1,13 @@
 """Sparse accelerators against published figures: EIE's times, and efficiencies that surveys quote.
 
-Nothing in these models was fitted. Published powers of parts (EIE's clock network, arithmetic and registers, Cambricon-X's
-selector, ESE's board) are inputs, efficiencies and powers of whole chips are not, but for ESE.
+Nothing in these models was fitted. Published powers of parts (EIE's clock network, arithmetic and registers; the
+selector of Cambricon-X) are inputs; powers of whole chips are not, but for ESE, nor are efficiencies.
 """
 
 import csv
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -31,14 +33,14 @@ VGG_19 = [(3, 64, 224), (64, 64, 224), (64, 128, 112), (128, 128, 112), (128, 25
 VGG_19 += [(256, 512, 28), *[(512, 512, 28)] * 3, *[(512, 512, 14)] * 4]
 
 
-def matrix(inputs: int, outputs: int, **other: float) -> Workload:
-    return Workload(in_channels=inputs, out_channels=outputs, **other)  # type: ignore[arg-type]
+def matrix(inputs: int, outputs: int, **other: Any) -> Workload:
+    return Workload(in_channels=inputs, out_channels=outputs, **other)
 
 
-def convolution(size: int, inputs: int, outputs: int, kernel: int, **other: float) -> Workload:
+def convolution(size: int, inputs: int, outputs: int, kernel: int, **other: Any) -> Workload:
     sides = {f"{place}_{axis}": size for place in ("in", "out") for axis in ("height", "width")}
     sides |= {"kernel_height": kernel, "kernel_width": kernel, "weight_bits": 16, "activation_bits": 16}
-    return Workload(in_channels=inputs, out_channels=outputs, **sides, **other)  # type: ignore[arg-type]
+    return Workload(in_channels=inputs, out_channels=outputs, **sides, **other)
 
 
 def run(name: str, rows: list[Workload]) -> tuple[Workloads, Usage]:
@@ -64,9 +66,9 @@ def eie(oracles: Path) -> dict[str, tuple[Workload, float, float]]:
     found = {}
     for name, least, real in zip(names[1:], theoretical[1:], actual[1:], strict=True):
         row = shapes[name.replace(" ", "")]
-        densities = {key: float(row[key]) for key in ("weight_density", "activation_density")}
-        size, numbers = (int(row["rows"]), int(row["cols"])), {"weight_bits": 4, "activation_bits": 16}
-        work = matrix(*size, zeros=Zeros.ANYWHERE, **numbers, **densities)
+        shape = matrix(int(row["rows"]), int(row["cols"]), weight_bits=4, activation_bits=16, zeros=Zeros.ANYWHERE)
+        densities: dict[str, Any] = {key: float(row[key]) for key in ("weight_density", "activation_density")}
+        work = replace(shape, **densities)
         found[name.replace(" ", "")] = (work, float(least), float(real))
     return found
 
@@ -82,7 +84,7 @@ def test_eie_takes_its_actual_time(eie: dict[str, tuple[Workload, float, float]]
 
 
 def test_eie_without_waiting_takes_its_theoretical_time(eie: dict[str, tuple[Workload, float, float]]) -> None:
-    """With queues that never fill: nonzeros and stored zeros. The table's densities are whole percents: 4 may be 4.5."""
+    """Where queues never fill: nonzeros and stored zeros. The table has densities in whole percents: 4 may be 4.5."""
     accelerator = load("eie")
     endless = SparseArray(accelerator.description.model_copy(update={"queue": 10**9}), accelerator.technology)
     works = endless.fitted(Workloads.of(work for work, _, _ in eie.values()))
@@ -109,7 +111,7 @@ def test_cambricon_x_is_as_efficient_as_published() -> None:
 def test_cambricon_x_selects_no_more_than_a_sixteenth() -> None:
     """Its selector has 256 numbers for 16 multipliers."""
     rows = [convolution(14, 512, 256, 3, weight_density=density, zeros=Zeros.ANYWHERE) for density in (0.03, 0.001)]
-    works, usage = run("cambricon_x", [convolution(14, 512, 256, 3), *rows])
+    _, usage = run("cambricon_x", [convolution(14, 512, 256, 3), *rows])
     assert (usage.compute_cycles[0] / usage.compute_cycles[1:]).tolist() == pytest.approx([16, 16])
 
 

@@ -52,7 +52,7 @@ def gain(name: str, row: Workload, **zeros: Any) -> float:
     ],
 )
 def test_who_profits_depends_on_where_zeros_are(zeros: Zeros, profits: set[str]) -> None:
-    where = {"zeros": zeros, "window": 4 if zeros == Zeros.WINDOWS else 0, "weight_density": 0.5}
+    where: dict[str, Any] = {"zeros": zeros, "window": 4 if zeros == Zeros.WINDOWS else 0, "weight_density": 0.5}
     for name in ("eie", "cambricon_x", "cambricon_s", "scnn", "nullhop", "sparse_tensor_core"):
         bits = {"weight_bits": 4, "activation_bits": 16} if name == "eie" else {}
         row = replace(LAYER if name == "eie" else MAP, **bits)
@@ -63,7 +63,7 @@ def test_who_profits_depends_on_where_zeros_are(zeros: Zeros, profits: set[str])
 
 
 def test_zeros_that_are_read_are_skipped_gated_or_neither() -> None:
-    sparse = {"activation_density": 0.5}
+    sparse: dict[str, Any] = {"activation_density": 0.5}
     assert gain("cambricon_s", MAP, **sparse) == pytest.approx(2, rel=0.15)
     assert gain("nullhop", MAP, **sparse) == pytest.approx(2)
     assert gain("cambricon_x", MAP, **sparse) == 1

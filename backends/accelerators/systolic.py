@@ -18,7 +18,6 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import numpy as np
-import numpy.typing as npt
 from pydantic import Field, model_validator
 
 from backends.accelerators.accelerator import Accelerator, Description, Usage
@@ -116,13 +115,13 @@ class SystolicArray(Accelerator[SystolicDescription]):
 
     def refusals(self, works: Workloads) -> list[str | None]:
         """Those of every accelerator, and layers whose smallest tile is larger than the memories beside the array."""
-        fits = self._offchip(self.fitted(works))[0].fits.tolist()
+        fits = self._offchip(self.fitted(works)).fits.tolist()
         reason = "its smallest tile does not fit the memories of inputs, weights and outputs"
         return [found or (None if fit else reason) for found, fit in zip(super().refusals(works), fits, strict=True)]
 
     def run(self, works: Workloads) -> Usage:
-        """Energy and traffic of the memories beside the array hold both what it reads and writes, and how it is filled
-        and emptied."""
+        """Traffic of the memories beside the array is what the array reads and writes, and each number's way in or out
+        once; a number that tiles fetch again counts again at the DRAM alone."""
         folds = self.folds(works)
         array, passes = self.description.array, self._passes(works)
         return self.used(
@@ -189,22 +188,21 @@ class SystolicArray(Accelerator[SystolicDescription]):
         return np.maximum(fill, 0.0)  # below 0 on an array of one unit
 
     def _traffic(self, works: Workloads, folds: Folds) -> dict[str, Traffic]:
-        moved, kept = self._offchip(works)
+        moved = self._offchip(works)
         weight_passes, activation_passes = self._passes(works)  # a pass reads a slice of each number
         inputs = folds.inputs / activation_passes * works.activation_bits
         weights = folds.weights / weight_passes * works.weight_bits
         results = works.outputs * works.activation_bits
         sums = works.outputs * (folds.sums - 1.0) * self.description.accumulator_bits
-        outputs = results + sums + moved.partial_sums / 2
+        filled = works.inputs * works.activation_bits, works.weights * works.weight_bits * self._padding(works)
         return {
             "dram": Traffic(moved.read, moved.written),
-            "inputs": Traffic(inputs, np.where(kept, results, moved.inputs)),
-            "weights": Traffic(weights, moved.weights),
-            "outputs": Traffic(outputs, outputs),
+            "inputs": Traffic(inputs, 1.0 * filled[0]),
+            "weights": Traffic(weights, filled[1]),
+            "outputs": Traffic(results + sums, results + sums),
         }
 
-    def _offchip(self, works: Workloads) -> tuple[Offchip, npt.NDArray[np.bool_]]:
-        """The least traffic, and where activations stay on the chip."""
+    def _offchip(self, works: Workloads) -> Offchip:
         sizes = {level: self.memories[level].usable_bits for level in ("inputs", "weights", "outputs")}
         kept = (works.inputs + works.outputs) * works.activation_bits <= sizes["inputs"]
         kept &= self.description.keeps_activations
@@ -212,7 +210,7 @@ class SystolicArray(Accelerator[SystolicDescription]):
         operands = Operands(
             works.weight_bits * self._padding(works), activation, activation, self.description.accumulator_bits
         )
-        return least_traffic(works, Buffers(**sizes), operands), kept
+        return least_traffic(works, Buffers(**sizes), operands)
 
     def _padding(self, works: Workloads) -> FloatArray:
         """Weights stored for each that a layer has."""

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 from scipy.special import ndtr
 
 from backends.accelerators.imbalance import busiest
@@ -125,7 +126,7 @@ def _by_outputs(works: Workloads, weights: FloatArray, values: FloatArray, lanes
     return np.asarray(read * busiest(most, share, works.out_channels / outputs, read, lanes.queue))
 
 
-def is_linear(works: Workloads) -> FloatArray:
+def is_linear(works: Workloads) -> npt.NDArray[np.bool_]:
     """Which layers are matrix products, such as linear layers; a 1 x 1 convolution of a map of one column is one."""
     return np.asarray((works.kernel == 1) & (works.out_width == 1) & (works.in_width == 1) & (works.stride_height == 1))
 

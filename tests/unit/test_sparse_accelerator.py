@@ -129,7 +129,7 @@ def test_a_stride_costs_no_products_that_are_thrown_away() -> None:
         ("eie", replace(LAYER, weight_bits=4, product=1), "it is a product of two computed matrices"),
         ("eie", replace(LAYER, weight_bits=4, in_channels=8192, out_channels=8192), "do not fit the chip"),
         ("eie", LAYER, "weights of 8 bits; the hardware has at most 4"),
-        ("nullhop", LAYER, "it is a linear layer"),
+        ("nullhop", replace(LAYER, product=1), "it is a product of two computed matrices"),
         ("nullhop", replace(MAP, kernel_height=11), "a kernel of 11; the hardware has at most 7"),
     ],
 )

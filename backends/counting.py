@@ -1,7 +1,16 @@
 """Counts instead of measuring: multiply-accumulates, parameters and bytes."""
 
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
 from backends.base import HardwareBackend, HardwareCost
+from backends.layer_prices import FloatArray, LayerPrices, linear_forms
 from search_spaces.graph import ModelGraph
+from search_spaces.layers import FLOAT32_BYTES, LayerSpec
+
+COUNTED = ("macs", "params", "weight_bytes")
 
 
 class CountingBackend(HardwareBackend):
@@ -18,3 +27,41 @@ class CountingBackend(HardwareBackend):
             by_layer={layer.name: float(layer.macs) for layer in graph.layers},
             backend=self.name,
         )
+
+
+class CountedPrices(LayerPrices):
+    """`COUNTED` of any policy that removes no block, the same as `CountingBackend` says of its graph.
+
+    Args:
+        graph: the network; what it keeps and how it is treated do not matter.
+    """
+
+    def __init__(self, graph: ModelGraph) -> None:
+        super().__init__(graph, len(COUNTED))
+        others = [operator for operator in graph.full_operators if operator.channel_params]
+        matrix, fixed = linear_forms([operator.extent for operator in others], len(graph.groups))
+        each = np.array([operator.channel_params for operator in others], dtype=np.int64)
+        self._other_params = matrix @ each
+        self._fixed_params = int(fixed @ each) + sum(operator.fixed_params for operator in graph.full_operators)
+
+    def figures(self, layers: Sequence[Sequence[LayerSpec]]) -> list[FloatArray | str]:
+        """Multiply-accumulates, parameters and bytes of layers."""
+        return [
+            np.array(
+                [
+                    sum(part.macs for part in parts),
+                    sum(part.params for part in parts),
+                    sum(part.weight_bytes + FLOAT32_BYTES * (part.params - part.weights) for part in parts),
+                ],
+                dtype=np.float64,
+            )
+            for parts in layers
+        ]
+
+    def price(self, kept: npt.ArrayLike, treatments: npt.ArrayLike) -> FloatArray:
+        """`COUNTED` of policies, [policies, 3]; arguments as of `by_layer`."""
+        found = self.by_layer(kept, treatments).sum(axis=1)
+        params = np.asarray(kept, dtype=np.int64) @ self._other_params + self._fixed_params
+        found[:, 1] += params
+        found[:, 2] += FLOAT32_BYTES * params
+        return found

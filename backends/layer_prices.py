@@ -1,0 +1,171 @@
+"""What a network's policies cost where the whole is a sum over layers: each layer is computed once, a policy looked up.
+
+A layer's figures depend on what is done to it and on how many channels it reads and gives. They are computed the first
+time that a layer is met so; any number of policies is then a search in a sorted array and a sum.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import numpy.typing as npt
+
+from search_spaces.errors import InputError
+from search_spaces.factorisations import factors
+from search_spaces.graph import ModelGraph
+from search_spaces.layers import Extent, LayerSpec
+from search_spaces.policy import LayerPolicy
+
+IntArray = npt.NDArray[np.int64]
+FloatArray = npt.NDArray[np.float64]
+
+UNTREATED = 0
+"""The treatment of a layer of which a policy says nothing."""
+LEFT_OUT = 1
+"""That of a layer that a policy removes."""
+
+
+class LayerPrices(ABC):
+    """Figures of a network's layers under any policy.
+
+    Args:
+        graph: the network; what it keeps and how it is treated do not matter.
+        figures: how many there are of a layer.
+    """
+
+    def __init__(self, graph: ModelGraph, figures: int) -> None:
+        self.graph = graph
+        self._figures_of_a_layer = figures
+        self._layers = graph.full_layers
+        self._treatments: dict[LayerPolicy | None, int] = {None: UNTREATED}
+        self._policies: list[LayerPolicy | None] = [None, None]
+        self._inputs, self._in_fixed = linear_forms([spec.in_extent for spec in self._layers], len(graph.groups))
+        self._outputs, self._out_fixed = linear_forms([spec.out_extent for spec in self._layers], len(graph.groups))
+        whole = np.array([group.width for group in graph.groups], dtype=np.int64)
+        self._in_base = int((whole @ self._inputs + self._in_fixed).max(initial=0)) + 1
+        self._out_base = int((whole @ self._outputs + self._out_fixed).max(initial=0)) + 1
+        self._keys: IntArray = np.empty(0, dtype=np.int64)  # of all that is known, rising
+        self._known: FloatArray = np.empty((0, figures))  # by key
+
+    @abstractmethod
+    def figures(self, layers: Sequence[Sequence[LayerSpec]]) -> Sequence[FloatArray | str]:
+        """The figures of layers, each as the parts that it was taken apart into; or why there are none, in a line."""
+
+    def alike(self, policy: LayerPolicy) -> Sequence[LayerPolicy]:
+        """Policies that are computed along with one, because they are likely to be asked for next."""
+        return ()
+
+    def treatment(self, policy: LayerPolicy | None) -> int:
+        """The number of a treatment, which `by_layer` takes; of its channels nothing counts.
+
+        Args:
+            policy: None where nothing is done to the layer.
+        """
+        treated = None if policy is None or not policy.treats else replace(policy, keep=None)
+        if treated not in self._treatments:
+            self._treatments[treated] = len(self._policies)
+            self._policies.append(treated)
+        return self._treatments[treated]
+
+    def policy(self, number: int) -> LayerPolicy | None:
+        """The treatment of a number."""
+        return self._policies[number]
+
+    def treatments(self, graph: ModelGraph) -> IntArray:
+        """Those of the layers of a network after a policy, [layers]."""
+        treated = dict(graph.treatments)
+        gone = {layer for block in graph.removed for layer in block.layers}
+        return np.array(
+            [
+                LEFT_OUT if spec.name in gone else self.treatment(treated.get(spec.name)) if treated else UNTREATED
+                for spec in self._layers
+            ],
+            dtype=np.int64,
+        )
+
+    def by_layer(self, kept: npt.ArrayLike, treatments: npt.ArrayLike) -> FloatArray:
+        """Figures of every layer, [policies, layers, figures].
+
+        Args:
+            kept: units that each channel group keeps, [policies, groups].
+            treatments: of each layer, see `treatment`, [policies, layers].
+
+        Raises:
+            InputError: one of the layers has none.
+        """
+        units, treated = np.asarray(kept, dtype=np.int64), np.asarray(treatments, dtype=np.int64)
+        inputs, outputs = units @ self._inputs + self._in_fixed, units @ self._outputs + self._out_fixed
+        layers = np.arange(len(self._layers))
+        keys = ((treated * len(self._layers) + layers) * self._in_base + inputs) * self._out_base + outputs
+        places = self._places(keys)
+        if places is None:
+            self._learn(keys, units, treated)
+            places = self._places(keys)
+            if places is None:  # what was learnt is known
+                raise AssertionError("a layer is not known that was priced")
+        found: FloatArray = self._known[places]
+        return found
+
+    def _places(self, keys: IntArray) -> IntArray | None:
+        """Rows of the costs; None where one is not known."""
+        if not len(self._keys):
+            return None
+        places = np.searchsorted(self._keys, keys)
+        np.minimum(places, len(self._keys) - 1, out=places)
+        return places if np.array_equal(self._keys[places], keys) else None
+
+    def _learn(self, keys: IntArray, units: IntArray, treated: IntArray) -> None:
+        """Computes what is missing, all of it in one go."""
+        flat = keys.ravel()
+        unknown = np.flatnonzero(~np.isin(flat, self._keys))
+        missing, first = np.unique(flat[unknown], return_index=True)
+        found: dict[int, FloatArray] = {}
+        asked: dict[int, list[LayerSpec]] = {}  # of two layers alike each may ask for the other's bits, too
+        for key, place in zip(missing.tolist(), unknown[first].tolist(), strict=True):
+            policy, layer = divmod(place, len(self._layers))
+            number = int(treated[policy, layer])
+            if number == LEFT_OUT:
+                found[key] = np.zeros(self._figures_of_a_layer)
+                continue
+            kept = units[policy].tolist()
+            treatment = self._policies[number]
+            also = () if treatment is None else map(self.treatment, self.alike(treatment))
+            for other in (number, *also):
+                shape_key = key + (other - number) * len(self._layers) * self._in_base * self._out_base
+                if shape_key not in asked:
+                    asked[shape_key] = _parts(self._layers[layer], self._policies[other], kept)
+        wanted = set(missing.tolist())
+        for key, figures in zip(asked, self.figures(list(asked.values())), strict=True):
+            if not isinstance(figures, str):
+                found[key] = figures
+            elif key in wanted:
+                raise InputError(figures)
+        for key in self._keys.tolist():
+            found.pop(key, None)
+        every = np.concatenate([self._keys, np.array(list(found), dtype=np.int64)])
+        known = np.concatenate([self._known, np.array(list(found.values())).reshape(-1, self._figures_of_a_layer)])
+        order = np.argsort(every)
+        self._keys, self._known = every[order], known[order]
+
+
+def _parts(spec: LayerSpec, policy: LayerPolicy | None, kept: Sequence[int]) -> list[LayerSpec]:
+    """A layer after a policy, as what it is taken apart into."""
+    if policy is not None:
+        spec = replace(
+            spec,
+            sparsity=policy.zeros,
+            weight_format=policy.weight_format,
+            activation_format=policy.activation_format,
+        )
+    parts = factors(spec, *policy.factors) if policy is not None and policy.factors is not None else (spec,)
+    return [part.shrunk(kept) for part in parts]
+
+
+def linear_forms(extents: Sequence[Extent], groups: int) -> tuple[IntArray, IntArray]:
+    """Sizes as a linear form in the units kept: a matrix [groups, layers] and what is added."""
+    matrix = np.zeros((groups, len(extents)), dtype=np.int64)
+    for column, extent in enumerate(extents):
+        for group, entries in extent.terms:
+            matrix[group, column] += entries
+    return matrix, np.array([extent.fixed for extent in extents], dtype=np.int64)

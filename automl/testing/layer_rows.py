@@ -122,21 +122,27 @@ def shrunk_pairs(draw: st.DrawFn, rows: st.SearchStrategy[Workload]) -> Pair:
 @st.composite
 def factorised_pairs(draw: st.DrawFn, weight_bits: int, activation_bits: int) -> tuple[list[Workload], list[Workload]]:
     """The parts of a layer, and those of the same layer at a lower rank."""
-    inputs, outputs, size, kernel = draw(CHANNELS), draw(CHANNELS), draw(SIZES), draw(st.sampled_from([1, 3, 5]))
+    inputs, outputs = draw(CHANNELS), draw(CHANNELS)
     method = draw(st.sampled_from(sorted(FACTORISATIONS)))
+    linear = method == "svd" and draw(st.booleans())
+    size, kernel = draw(SIZES), draw(st.sampled_from([1, 3, 5]))
+
+    def both(value: int) -> tuple[int, ...]:
+        return () if linear else (value, value)
+
     spec = LayerSpec(
         "layer",
-        "conv",
+        "linear" if linear else "conv",
         inputs,
         outputs,
-        kernel=(kernel, kernel),
-        stride=(1, 1),
-        padding=(kernel // 2, kernel // 2),
-        dilation=(1, 1),
+        kernel=both(kernel),
+        stride=both(1),
+        padding=both(kernel // 2),
+        dilation=both(1),
         groups=1,
-        input_size=(size, size),
-        output_size=(size, size),
-        positions=size * size,
+        input_size=both(size),
+        output_size=both(size),
+        positions=draw(st.sampled_from([1, 7])) if linear else size * size,
         bias=False,
         in_extent=FIXED,
         out_extent=FIXED,
@@ -147,11 +153,19 @@ def factorised_pairs(draw: st.DrawFn, weight_bits: int, activation_bits: int) ->
     low = found.usable(spec, tuple(draw(st.integers(1, most)) for most in high))
     assume(all(one <= other for one, other in zip(low, high, strict=True)))
     bits = draw(st.integers(1, weight_bits)), draw(st.integers(1, activation_bits))
-    chains = [
-        [
-            replace(of_layer(part), weight_bits=bits[0], activation_bits=bits[1])
-            for part in factors(spec, method, rank, must_save=False)
-        ]
-        for rank in (high, low)
-    ]
+    chains = []
+    for rank in (high, low):
+        parts = factors(spec, method, rank, must_save=False)
+        chains.append(
+            [
+                replace(
+                    of_layer(part),
+                    weight_bits=bits[0],
+                    activation_bits=bits[1],
+                    reads_part=int(part is not parts[0]),
+                    feeds_part=int(part is not parts[-1]),
+                )
+                for part in parts
+            ]
+        )
     return chains[0], chains[1]

@@ -32,9 +32,10 @@ class AcceleratorBackend(HardwareBackend):
         self._prices: dict[str, PolicyPrices] = {}
 
     def supports(self, graph: ModelGraph) -> tuple[str, ...]:
-        """Reasons why the hardware cannot run the network, layer by layer."""
+        """Reasons why the hardware cannot run the network, layer by layer, then products of attention."""
         prices = self.prices(graph)
-        return tuple(reason for reason in (prices.refusal(spec) for spec in graph.layers) if reason)
+        reasons = [*(prices.refusal(spec) for spec in graph.layers), *prices.product_refusals(graph)]
+        return tuple(reason for reason in reasons if reason)
 
     def prices(self, graph: ModelGraph) -> PolicyPrices:
         """Prices of all policies of the graph's network, remembered."""

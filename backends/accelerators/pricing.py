@@ -164,13 +164,18 @@ class PolicyPrices(LayerPrices):
         return np.array(rows)
 
     def _priced_products(self, graph: ModelGraph) -> FloatArray:
-        total = np.zeros(2)
-        for name, works in self.products(graph).items():
-            for reason in self.accelerator.refusals(works):
-                if reason is not None:
-                    raise InputError(f"{self.accelerator.description.title} cannot run the product {name!r}: {reason}")
-            total += self._costs_of(works).sum(axis=0)
-        return total
+        for reason in self.product_refusals(graph):
+            raise InputError(f"{self.accelerator.description.title} cannot run {reason}")
+        return np.asarray(sum(self._costs_of(works).sum(axis=0) for works in self.products(graph).values()))
+
+    def product_refusals(self, graph: ModelGraph) -> list[str]:
+        """Why the hardware cannot run products of attention of a network, a line for each that it cannot."""
+        return [
+            f"product {name!r}: {reason}"
+            for name, works in self.products(graph).items()
+            for reason in self.accelerator.refusals(works)
+            if reason is not None
+        ]
 
 
 def unquantised(work: Workload, spec: LayerSpec, bits: int | None) -> Workload:

@@ -65,7 +65,11 @@ def _quantity(units: Mapping[str, float], what: str, *, zero: bool = False) -> C
 
 def _split(value: object, units: Mapping[str, float], what: str) -> tuple[float, str]:
     example = next(iter(units))
-    found = re.fullmatch(r"\s*([-+]?[0-9.]+(?:[eE][-+]?[0-9]+)?)\s*(\S+)\s*", value) if isinstance(value, str) else None
+    found = (
+        re.fullmatch(r"\s*([-+]?[0-9.]+(?:[eE][-+]?[0-9]+)?)\s*([^\s\d.]\S*)\s*", value)
+        if isinstance(value, str)
+        else None
+    )
     if found is None:
         raise ValueError(f"a {what} is a number and a unit, such as '4 {example}', got {value!r}")
     try:

@@ -21,6 +21,8 @@ from search_spaces.policy import CompressionPolicy, LayerPolicy
 
 
 class TestShipped(AcceleratorConformance):
+    examples = 10  # many descriptions; tests of the classes try more
+
     @pytest.fixture(autouse=True, params=names())
     def _named(self, request: pytest.FixtureRequest) -> None:
         self.name = request.param

@@ -94,7 +94,8 @@ def _class(name: object, place: str) -> type[Accelerator[Any]]:
     try:
         found = getattr(import_module(module), attribute)
     except Exception as error:  # a user's module may fail in any way
-        raise InputError(f"{place}: class {name!r} cannot be imported: {type(error).__name__}: {error}") from error
+        said = " ".join(f"{type(error).__name__}: {error}".split())
+        raise InputError(f"{place}: class {name!r} cannot be imported: {said}") from error
     if not (isinstance(found, type) and issubclass(found, Accelerator)):
         raise InputError(f"{place}: class {name!r} is no backends.accelerators.accelerator.Accelerator")
     return found

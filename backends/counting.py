@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from backends.base import HardwareBackend, HardwareCost
-from backends.layer_prices import FloatArray, LayerPrices, linear_forms
+from backends.layer_prices import Asked, FloatArray, LayerPrices, linear_forms
 from search_spaces.graph import ModelGraph
 from search_spaces.layers import FLOAT32_BYTES, LayerSpec
 
@@ -44,24 +44,21 @@ class CountedPrices(LayerPrices):
         self._other_params = matrix @ each
         self._fixed_params = int(fixed @ each) + sum(operator.fixed_params for operator in graph.full_operators)
 
-    def figures(self, layers: Sequence[Sequence[LayerSpec]]) -> list[FloatArray | str]:
+    def figures(self, layers: Sequence[Asked]) -> list[list[FloatArray | str]]:
         """Multiply-accumulates, parameters and bytes of layers."""
-        return [
-            np.array(
-                [
-                    sum(part.macs for part in parts),
-                    sum(part.params for part in parts),
-                    sum(part.weight_bytes + FLOAT32_BYTES * (part.params - part.weights) for part in parts),
-                ],
-                dtype=np.float64,
-            )
-            for parts in layers
-        ]
+        return [[_counted(each.parts)] for each in layers]
 
     def price(self, kept: npt.ArrayLike, treatments: npt.ArrayLike) -> FloatArray:
         """`COUNTED` of policies, [policies, 3]; arguments as of `by_layer`."""
-        found = self.by_layer(kept, treatments).sum(axis=1)
+        found: FloatArray = self.by_layer(kept, treatments).sum(axis=1)
         params = np.asarray(kept, dtype=np.int64) @ self._other_params + self._fixed_params
         found[:, 1] += params
         found[:, 2] += FLOAT32_BYTES * params
         return found
+
+
+def _counted(parts: Sequence[LayerSpec]) -> FloatArray:
+    macs = sum(part.macs for part in parts)
+    params = sum(part.params for part in parts)
+    size = sum(part.weight_bytes + FLOAT32_BYTES * (part.params - part.weights) for part in parts)
+    return np.array([macs, params, size], dtype=np.float64)

@@ -6,7 +6,7 @@ time that a layer is met so; any number of policies is then a search in a sorted
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +24,19 @@ UNTREATED = 0
 """The treatment of a layer of which a policy says nothing."""
 LEFT_OUT = 1
 """That of a layer that a policy removes."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A layer whose figures are to be computed.
+
+    Attributes:
+        parts: that it was taken apart into, under the first of the policies.
+        policies: that its figures are asked of, None where nothing is done; the others differ from the first in bits.
+    """
+
+    parts: Sequence[LayerSpec]
+    policies: Sequence[LayerPolicy | None]
 
 
 class LayerPrices(ABC):
@@ -45,15 +58,17 @@ class LayerPrices(ABC):
         whole = np.array([group.width for group in graph.groups], dtype=np.int64)
         self._in_base = int((whole @ self._inputs + self._in_fixed).max(initial=0)) + 1
         self._out_base = int((whole @ self._outputs + self._out_fixed).max(initial=0)) + 1
+        self._together: dict[int, IntArray] = {}  # treatments that are computed along with one, itself the first
         self._keys: IntArray = np.empty(0, dtype=np.int64)  # of all that is known, rising
         self._known: FloatArray = np.empty((0, figures))  # by key
 
     @abstractmethod
-    def figures(self, layers: Sequence[Sequence[LayerSpec]]) -> Sequence[FloatArray | str]:
-        """The figures of layers, each as the parts that it was taken apart into; or why there are none, in a line."""
+    def figures(self, layers: Sequence[Asked]) -> Sequence[Sequence[FloatArray | str]]:
+        """The figures of layers under each policy that is asked of them; or why there are none, in a line."""
 
     def alike(self, policy: LayerPolicy) -> Sequence[LayerPolicy]:
-        """Policies that are computed along with one, because they are likely to be asked for next."""
+        """Policies that are computed along with one, because they are likely to be asked for next; they differ from it
+        in bits alone."""
         return ()
 
     def treatment(self, policy: LayerPolicy | None) -> int:
@@ -121,32 +136,45 @@ class LayerPrices(ABC):
         unknown = np.flatnonzero(~np.isin(flat, self._keys))
         missing, first = np.unique(flat[unknown], return_index=True)
         found: dict[int, FloatArray] = {}
-        asked: dict[int, list[LayerSpec]] = {}  # of two layers alike each may ask for the other's bits, too
+        asked: list[Asked] = []
+        keys_of: list[list[int]] = []
+        seen: set[int] = set()
         for key, place in zip(missing.tolist(), unknown[first].tolist(), strict=True):
             policy, layer = divmod(place, len(self._layers))
             number = int(treated[policy, layer])
             if number == LEFT_OUT:
                 found[key] = np.zeros(self._figures_of_a_layer)
-                continue
-            kept = units[policy].tolist()
-            treatment = self._policies[number]
-            also = () if treatment is None else map(self.treatment, self.alike(treatment))
-            for other in (number, *also):
-                shape_key = key + (other - number) * len(self._layers) * self._in_base * self._out_base
-                if shape_key not in asked:
-                    asked[shape_key] = _parts(self._layers[layer], self._policies[other], kept)
+            elif key not in seen:  # of two layers alike each may ask for the other's bits, too
+                together = self._computed_with(number)
+                parts = _parts(self._layers[layer], self._policies[number], units[policy].tolist())
+                asked.append(Asked(parts, [self._policies[each] for each in together]))
+                keys_of.append(
+                    (key + (together - number) * len(self._layers) * self._in_base * self._out_base).tolist()
+                )
+                seen.update(keys_of[-1])
         wanted = set(missing.tolist())
-        for key, figures in zip(asked, self.figures(list(asked.values())), strict=True):
-            if not isinstance(figures, str):
-                found[key] = figures
-            elif key in wanted:
-                raise InputError(figures)
-        for key in self._keys.tolist():
-            found.pop(key, None)
-        every = np.concatenate([self._keys, np.array(list(found), dtype=np.int64)])
-        known = np.concatenate([self._known, np.array(list(found.values())).reshape(-1, self._figures_of_a_layer)])
-        order = np.argsort(every)
-        self._keys, self._known = every[order], known[order]
+        for shape_keys, rows in zip(keys_of, self.figures(asked), strict=True):
+            for key, figures in zip(shape_keys, rows, strict=True):
+                if not isinstance(figures, str):
+                    found[key] = figures
+                elif key in wanted:
+                    raise InputError(figures)
+        self._remember(np.array(list(found), dtype=np.int64), np.array(list(found.values())))
+
+    def _remember(self, keys: IntArray, figures: FloatArray) -> None:
+        new = ~np.isin(keys, self._keys)
+        every = np.concatenate([self._keys, keys[new]])
+        order = np.argsort(every, kind="stable")
+        self._keys, self._known = every[order], np.concatenate([self._known, figures[new]])[order]
+
+    def _computed_with(self, number: int) -> IntArray:
+        """Treatments that are computed along with one, itself the first."""
+        if number not in self._together:
+            policy = self._policies[number]
+            others = {} if policy is None else dict.fromkeys(map(self.treatment, self.alike(policy)))
+            others.pop(number, None)
+            self._together[number] = np.array([number, *others])
+        return self._together[number]
 
 
 def _parts(spec: LayerSpec, policy: LayerPolicy | None, kept: Sequence[int]) -> list[LayerSpec]:

@@ -6,6 +6,7 @@ then a look-up and a sum.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,7 @@ from backends.accelerators.workloads import (
     products_of,
     steps_of,
 )
-from backends.layer_prices import LayerPrices
+from backends.layer_prices import Asked, LayerPrices
 from search_spaces.errors import InputError
 from search_spaces.graph import ModelGraph
 from search_spaces.layers import LayerSpec
@@ -79,21 +80,37 @@ class PolicyPrices(LayerPrices):
         pairs = [(w, a) for w in description.weight_bits for a in description.activation_bits if max(w, a) <= MOST_BITS]
         return [LayerPolicy(weight_bits=w, activation_bits=a) for w, a in pairs if min(w, a) > 1]
 
-    def figures(self, layers: Sequence[Sequence[LayerSpec]]) -> list[FloatArray | str]:
-        """Seconds and joules of an image, each layer as its parts; or why the hardware cannot run one of them."""
-        parts = [(number, spec) for number, chain in enumerate(layers) for spec in chain]
-        if not parts:
+    def figures(self, layers: Sequence[Asked]) -> list[list[FloatArray | str]]:
+        """Seconds and joules of an image, each layer the sum of its parts; or why the hardware cannot run one."""
+        rows: list[Workload] = []
+        unfit: list[tuple[str, str | None]] = []  # of each row: its name, and why no size of it can run
+        row_of: list[int] = []  # of each row under each policy; as those that follow
+        slot_of: list[int] = []
+        bits: list[tuple[int, int]] = []
+        slots = 0  # layers under each policy
+        for each in layers:
+            more = [(policy.weight_bits or 0, policy.activation_bits or 0) for policy in each.policies[1:] if policy]
+            for part, row in zip(each.parts, self.chain(each.parts), strict=True):
+                row_of += [len(rows)] * len(each.policies)
+                slot_of += range(slots, slots + len(each.policies))
+                bits += [(row.weight_bits, row.activation_bits), *more]
+                rows.append(row)
+                unfit.append((part.name, self._unfit(part)))
+            slots += len(each.policies)
+        if not rows:
             return []
-        works = Workloads.of(row for chain in layers for row in self.chain(chain))
-        found: list[FloatArray | str] = [np.zeros(2) for _ in layers]
-        for (number, spec), refused in zip(parts, self.accelerator.refusals(works), strict=True):
-            if reason := self._unfit(spec) or refused:
-                found[number] = f"{self.accelerator.description.title} cannot run layer {spec.name!r}: {reason}"
-        runnable = [index for index, (number, _) in enumerate(parts) if not isinstance(found[number], str)]
-        for index, cost in zip(runnable, self._costs_of(works.take(runnable)), strict=True):
-            number = parts[index][0]
-            found[number] = found[number] + cost
-        return found
+        weight_bits, activation_bits = np.array(bits).T
+        works = Workloads.of(rows).take(row_of).replace(weight_bits=weight_bits, activation_bits=activation_bits)
+        refused = {}
+        for row_number, slot, reason in zip(row_of, slot_of, self.accelerator.refusals(works), strict=True):
+            name, why = unfit[row_number]
+            if why or reason:
+                refused[slot] = f"{self.accelerator.description.title} cannot run layer {name!r}: {why or reason}"
+        runs = ~np.isin(slot_of, list(refused))
+        costs = np.zeros((slots, 2))
+        np.add.at(costs, np.array(slot_of)[runs], self._costs_of(works.take(runs)))
+        found = iter([refused.get(slot, cost) for slot, cost in enumerate(costs)])
+        return [list(islice(found, len(each.policies))) for each in layers]
 
     def _costs_of(self, works: Workloads) -> FloatArray:
         """Seconds and joules of an image, [N, 2]."""

@@ -185,7 +185,7 @@ class SystolicArray(Accelerator[SystolicDescription]):
             fill = number * np.maximum(rows - folds.stream, 0) + works.steps * (through - 1)
         else:
             fill = number * through - folds.count
-        return np.maximum(fill, 0.0)  # below 0 on an array of one unit
+        return np.asarray(np.maximum(fill, 0), dtype=np.float64)  # below 0 on an array of one unit
 
     def _traffic(self, works: Workloads, folds: Folds) -> dict[str, Traffic]:
         moved = self._offchip(works)
@@ -194,11 +194,11 @@ class SystolicArray(Accelerator[SystolicDescription]):
         weights = folds.weights / weight_passes * works.weight_bits
         results = works.outputs * works.activation_bits
         sums = works.outputs * (folds.sums - 1.0) * self.description.accumulator_bits
-        filled = works.inputs * works.activation_bits, works.weights * works.weight_bits * self._padding(works)
+        stored = np.asarray(works.weights * works.weight_bits * self._padding(works), dtype=np.float64)
         return {
             "dram": Traffic(moved.read, moved.written),
-            "inputs": Traffic(inputs, 1.0 * filled[0]),
-            "weights": Traffic(weights, filled[1]),
+            "inputs": Traffic(inputs, (works.inputs * works.activation_bits).astype(np.float64)),
+            "weights": Traffic(weights, stored),
             "outputs": Traffic(results + sums, results + sums),
         }
 

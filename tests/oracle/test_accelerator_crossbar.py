@@ -24,7 +24,7 @@ def test_peak_per_area() -> None:
 
 
 def test_peak_per_watt() -> None:
-    """6 % above: the paper charges the eDRAM at its full rate, of which a layer of the chip's size takes a ninth. With
+    """6 % above: the paper charges the eDRAM at its full rate, of which a layer of the chip's size takes a fifth. With
     the eDRAM and its bus at their full rate (27.7 mW a tile) it is the published figure."""
     isaac = load("isaac")
     works = Workloads.of([FULL])

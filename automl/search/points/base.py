@@ -1,0 +1,137 @@
+"""What searchers over points share: proposals within the budget, each made once, and all state as plain data."""
+
+from abc import abstractmethod
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from automl.search.base import Searcher, State
+from search_spaces.errors import InputError
+from search_spaces.objective import Constraint, Evaluation
+from search_spaces.policy import CompressionPolicy
+from search_spaces.space import Point, Prices, SearchSpace
+
+TRIES = 64
+"""Proposals that were made before and are thrown away, before one is made again all the same."""
+
+
+@dataclass(frozen=True)
+class PointProblem:
+    """What a searcher over points is asked.
+
+    Attributes:
+        space: whose points are proposed.
+        constraints: budgets, all of which every proposal keeps.
+        prices: what points cost.
+        seed: of everything random.
+        evaluations: how many proposals the search has evaluated; schedules stretch to it.
+    """
+
+    space: SearchSpace
+    constraints: tuple[Constraint, ...]
+    prices: Prices
+    seed: int
+    evaluations: int
+
+    def check(self) -> None:
+        """InputError where no policy of the space keeps the constraints."""
+        if (reason := self.space.unreachable(self.constraints, self.prices)) is not None:
+            raise InputError(reason)
+
+
+@dataclass
+class Result:
+    """A point that was evaluated.
+
+    Attributes:
+        point: int64 [D].
+        accuracy: larger is better; that of a failed evaluation is below every other.
+    """
+
+    point: Point
+    accuracy: float
+
+
+class PointSearcher(Searcher):
+    """Proposes points and learns from their evaluations.
+
+    A subclass says what comes next (`propose`) and, where it has more state than results and a generator, what that
+    is. A proposal is repaired, and made anew where it was made before.
+
+    Args:
+        problem: what is asked.
+
+    Attributes:
+        results: of all proposals told so far, in their order.
+        generator: of everything random.
+
+    Raises:
+        InputError: no policy of the space keeps the constraints, with the least that each can come to.
+    """
+
+    def __init__(self, problem: PointProblem) -> None:
+        problem.check()
+        self.problem = problem
+        self.space = problem.space
+        self.generator = np.random.default_rng(problem.seed)
+        self.results: list[Result] = []
+        self._pending: deque[Point] = deque()
+        self._seen: set[bytes] = set()
+
+    @abstractmethod
+    def propose(self) -> Point:
+        """The next point; it need not keep the budget, nor be new."""
+
+    def learn(self, result: Result) -> None:  # most learn from `results` alone
+        """Called with every result, after it was added to `results`."""
+
+    def ask(self) -> CompressionPolicy:
+        """The next proposal, within the budget and, where there are any left, new."""
+        point = self._repaired(self.propose())
+        for _ in range(TRIES):
+            if point.tobytes() not in self._seen:
+                break
+            point = self._repaired(self.propose())
+        for _ in range(TRIES):
+            if point.tobytes() not in self._seen:
+                break
+            point = self._repaired(self.space.mutate(point, self.generator, 2.0 / len(point)))
+        self._seen.add(point.tobytes())
+        self._pending.append(point)
+        return self.space.decode(point)
+
+    def tell(self, policy: CompressionPolicy, evaluation: Evaluation) -> float:
+        """Learn the result of the oldest proposal; its accuracy is the reward."""
+        accuracy = evaluation.accuracy if evaluation.error is None else -1.0
+        result = Result(self._pending.popleft(), accuracy)
+        self.results.append(result)
+        self.learn(result)
+        return accuracy
+
+    def state(self) -> State:
+        """Results, pending proposals and the generator."""
+        shape = (-1, len(self.space.decisions))
+        arrays = {
+            "points": np.array([each.point for each in self.results], dtype=np.int64).reshape(shape),
+            "accuracies": np.array([each.accuracy for each in self.results], dtype=np.float64),
+            "pending": np.array(list(self._pending), dtype=np.int64).reshape(shape),
+        }
+        return arrays, {"generator": self.generator.bit_generator.state}
+
+    def restore(self, arrays: Mapping[str, np.ndarray[Any, Any]], values: Mapping[str, Any]) -> None:
+        """Take over what `state` gave."""
+        points, accuracies = arrays["points"], arrays["accuracies"].tolist()
+        self.results = [Result(point.copy(), value) for point, value in zip(points, accuracies, strict=True)]
+        self._pending = deque(point.copy() for point in arrays["pending"])
+        self._seen = {point.tobytes() for point in (*points, *arrays["pending"])}
+        self.generator.bit_generator.state = values["generator"]
+
+    def best(self, count: int = 1) -> Sequence[Result]:
+        """The results of highest accuracy, of equal ones the earliest first."""
+        return sorted(self.results, key=lambda result: -result.accuracy)[:count]
+
+    def _repaired(self, point: Point) -> Point:
+        return self.space.repair(point, self.problem.constraints, self.problem.prices)

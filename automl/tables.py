@@ -70,22 +70,24 @@ def layer_table(graph: ModelGraph) -> list[Table]:
 
 def accelerator_table(usage: "AcceleratorUsage") -> Table:
     """What each layer takes on an accelerator, and what it waits for."""
+    from automl.report import units  # the report's package is slow to import
+
     seconds, joules = (sum(getattr(layer, name) for layer in usage.layers) for name in ("latency_s", "energy_j"))
     table = Table(title=f"{usage.title}: {_latency(seconds)}, {_energy(joules)} an image, modelled")
     table.add_column("layer", overflow="fold")
     levels = list(dict.fromkeys(level for layer in usage.layers for level in layer.bytes))
-    for title in ("bits", "MACs", "latency", "energy", "utilisation", *(f"{level}, bytes" for level in levels)):
+    for title in ("bits", "MACs", "latency", "energy", "in use", *levels):
         table.add_column(title, justify="right")
     table.add_column("limited by")
     for layer in usage.layers:
         table.add_row(
             layer.name,
             f"{layer.weight_bits}/{layer.activation_bits}",
-            f"{layer.macs:,.0f}",
+            units.count(layer.macs),
             _latency(layer.latency_s),
             _energy(layer.energy_j),
             f"{layer.utilisation:.1%}",
-            *(f"{layer.bytes[level]:,.0f}" if level in layer.bytes else "-" for level in levels),
+            *(units.size(layer.bytes.get(level)) for level in levels),
             layer.limit,
         )
     table.caption = f"checked: {usage.checked}"

@@ -49,7 +49,8 @@ class SystolicDescription(Description):
             every supported number takes one.
         overlapped: whether a fold is shifted in and out while others compute; it then takes max(T, r) cycles, and the
             array fills and drains once a layer.
-        weight_tile: in tiles of which size weights lie in memory, filled up with zeros; None where they lie dense.
+        weight_tile: in tiles of which size weights lie in memory, filled up with zeros; None where they lie dense. Off
+            the chip move at least these tiles, inputs and outputs once; tiles that do not fit, in every time step.
         keeps_activations: whether what a layer reads and gives stays in the memory `inputs`, where both fit it.
     """
 
@@ -194,9 +195,12 @@ class SystolicArray(Accelerator[SystolicDescription]):
         weights = folds.weights / weight_passes * works.weight_bits
         results = works.outputs * works.activation_bits
         sums = works.outputs * (folds.sums - 1.0) * self.description.accumulator_bits
-        stored = np.asarray(works.weights * works.weight_bits * self._padding(works), dtype=np.float64)
+        stored = self._stored(works)
+        again = np.where(stored <= self.memories["weights"].usable_bits, 1, works.steps)
+        once = stored * again + (works.inputs + works.outputs) * self._offchip_bits(works)
+        filling = np.maximum(once - moved.total, 0.0)  # of tiles of weights
         return {
-            "dram": Traffic(moved.read, moved.written),
+            "dram": Traffic(moved.read + filling, moved.written),
             "inputs": Traffic(inputs, (works.inputs * works.activation_bits).astype(np.float64)),
             "weights": Traffic(weights, stored),
             "outputs": Traffic(results + sums, results + sums),
@@ -204,19 +208,19 @@ class SystolicArray(Accelerator[SystolicDescription]):
 
     def _offchip(self, works: Workloads) -> Offchip:
         sizes = {level: self.memories[level].usable_bits for level in ("inputs", "weights", "outputs")}
-        kept = (works.inputs + works.outputs) * works.activation_bits <= sizes["inputs"]
-        kept &= self.description.keeps_activations
-        activation = np.where(kept, NO_BITS, works.activation_bits)
-        operands = Operands(
-            works.weight_bits * self._padding(works), activation, activation, self.description.accumulator_bits
-        )
+        activation = self._offchip_bits(works)
+        operands = Operands(works.weight_bits, activation, activation, self.description.accumulator_bits)
         return least_traffic(works, Buffers(**sizes), operands)
 
-    def _padding(self, works: Workloads) -> FloatArray:
-        """Weights stored for each that a layer has."""
-        tile = self.description.weight_tile
-        if tile is None:
-            return np.ones(len(works))
-        rows, columns = works.depth, works.out_channels
-        stored = -(-rows // tile.rows) * tile.rows * (-(-columns // tile.columns) * tile.columns)
-        return np.asarray(stored / (rows * columns))
+    def _offchip_bits(self, works: Workloads) -> FloatArray:
+        """Of a number that a layer reads or gives, where it leaves the chip."""
+        kept = (works.inputs + works.outputs) * works.activation_bits <= self.memories["inputs"].usable_bits
+        return np.where(kept & self.description.keeps_activations, NO_BITS, works.activation_bits)
+
+    def _stored(self, works: Workloads) -> FloatArray:
+        """Bits of the weights as they lie in memory, what fills their tiles up included."""
+        rows, columns, tile = works.depth, works.out_channels, self.description.weight_tile
+        if tile is not None:
+            rows, columns = -(-rows // tile.rows) * tile.rows, -(-columns // tile.columns) * tile.columns
+        matrices = works.weights // (works.depth * works.out_channels)
+        return (matrices * rows * columns * works.weight_bits).astype(np.float64)

@@ -171,8 +171,14 @@ def test_overlap_hides_the_filling_of_the_array() -> None:
 
 
 def test_weights_in_whole_tiles_move_their_zeros_too() -> None:
-    tiled = array(weight_tile={"rows": 100, "columns": 100}, memories=memories()).run(Workloads.of([CONV]))
-    assert tiled.traffic["weights"].written_bits.tolist() == [300 * 100 * 8]
+    tile, steps = {"rows": 100, "columns": 100}, replace(CONV, steps=5)
+    stored, activations = 300 * 100 * 8, (24 + 40) * 14 * 14 * 8
+    tiled = array(weight_tile=tile, memories=memories()).run(Workloads.of([CONV, steps]))
+    assert tiled.traffic["weights"].written_bits.tolist() == [stored, stored]
+    assert tiled.traffic["dram"].bits.tolist() == [stored + activations, stored + 5 * activations]
+    level = {"size": f"{stored // 8 - 1} B"}  # enough for the weights, not for the tiles
+    again = array(weight_tile=tile, memories=memories(weights=level)).run(Workloads.of([steps]))
+    assert again.traffic["dram"].bits.tolist() == [5 * (stored + activations)]
 
 
 def test_activations_stay_on_the_chip_where_they_fit() -> None:

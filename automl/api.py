@@ -166,7 +166,7 @@ def make_env(config: Config | str | Path | Mapping[str, Any], **options: Any) ->
     how = problem.config.search
     arguments = {
         "graph": problem.graph,
-        "space": problem.space,
+        "space": problem.space.channels,
         "constraint": problem.constraint,
         "evaluator": problem.evaluator(),
         "mode": how.mode,

@@ -7,7 +7,7 @@ to the config file; a config given as a mapping and `--set` have them relative t
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import yaml
 from pydantic import Field, field_validator, model_validator
@@ -60,11 +60,28 @@ class TrainingSection(Section):
 
 
 class SpaceSection(Section):
-    """What may be pruned; see `search_spaces.channel_space.ChannelSpace.build`."""
+    """What may be decided; the fields of `search_spaces.building.SpaceOptions`."""
+
+    channels: bool = True
 
     lower_bound: float = Field(default=0.2, gt=0, le=1)
     round_to: int | None = Field(default=None, ge=1)
     protect: list[str] = Field(default_factory=list)
+    weight_bits: list[Annotated[int, Field(ge=1, le=16)] | None] = Field(default_factory=list, max_length=32)
+    activation_bits: list[Annotated[int, Field(ge=1, le=16)] | None] = Field(default_factory=list, max_length=32)
+    coupled_bits: bool = False
+    sparsity: list[float | str] = Field(default_factory=list, max_length=32)
+    pattern: str = "element"
+    rank: list[float] = Field(default_factory=list, max_length=32)
+    factorisation: str = "svd"
+    layers: list[str] = Field(default_factory=lambda: ["*"])
+    ends: bool = False
+    tie: list[list[str]] = Field(default_factory=list)
+
+    @property
+    def treats(self) -> bool:
+        """Whether more than channels is decided."""
+        return bool(self.weight_bits or self.activation_bits or self.sparsity or self.rank)
 
 
 class BudgetSection(Section):

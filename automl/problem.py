@@ -32,13 +32,15 @@ from automl.run.artefacts import require_engine
 from automl.search import given_policies
 from automl.training import EpochReport, TrainingOptions
 from backends.base import HardwareBackend
+from backends.integers import formats_of
 from backends.table_backend import Latencies
 from envs.pricing import Cost
+from search_spaces.building import SpaceOptions, build_space
 from search_spaces.capture import PrunableNetwork
-from search_spaces.channel_space import ChannelSpace
 from search_spaces.graph import ModelGraph
 from search_spaces.objective import Constraint
 from search_spaces.policy import CompressionPolicy
+from search_spaces.space import SearchSpace
 
 OnEpoch = Callable[[EpochReport], None]
 
@@ -59,7 +61,7 @@ class Problem:
         trained: whether `model` has its final weights.
         network: the model, captured.
         metric: what accuracy means.
-        space: what each channel group may keep.
+        space: what is decided.
         constraint: the budget; in accuracy-guaranteed mode without one, the cost of the whole network.
         backend: what prices policies here. A problem whose latency budget stands fixed already asks no table.
         latency: the figures of a latency budget, None for another one.
@@ -71,7 +73,7 @@ class Problem:
     trained: bool
     network: PrunableNetwork
     metric: Metric
-    space: ChannelSpace
+    space: SearchSpace
     constraint: Constraint
     backend: HardwareBackend = BACKEND
     latency: LatencyBudget | None = None
@@ -123,7 +125,8 @@ class Problem:
             problem._check_reachable()
         for search in searches(config):  # an unknown algorithm, or option of one
             constraint = problem.constraint if bounded else anything(problem.graph)
-            make_search(config, problem.space, constraint, search, problem.cost if bounded else None)
+            backend = problem.backend if bounded else BACKEND
+            make_search(config, problem.space, constraint, search, backend)
         if config.priced_by_table:  # last, for it may take measuring
             problem = problem._priced(prices)
             problem._check_reachable()
@@ -167,10 +170,12 @@ class Problem:
         """The problem with its latency budget in figures: of the whole network, and of the cheapest policy."""
         if prices is None:
             raise InputError("a latency budget needs prices of operators: pass `prices` (see automl.costs.latency)")
-        graph, least = self.graph, self.space.least
+        graph = self.graph
         backend = priced_by_table(self.config.measure, graph, prices)
-        prices.latencies([*backend.recipes(graph.kept), *backend.recipes(least)])  # in one go
-        latency = LatencyBudget.of(self.config, backend.price(graph.kept), backend.price(least))
+        least = graph.apply(self.space.cheapest())
+        cheapest = (least.kept, formats_of(least))
+        prices.latencies([*backend.recipes(graph.kept), *backend.recipes(*cheapest)])  # in one go
+        latency = LatencyBudget.of(self.config, backend.price(graph.kept), backend.price(*cheapest))
         return replace(self, backend=backend, latency=latency, constraint=latency.constraint)
 
     @property
@@ -211,7 +216,7 @@ class Problem:
 
     def _calibration(self, options: CompressionOptions) -> tuple[Tensor, Tensor] | tuple[None, None]:
         """The training images that these options need, with their labels."""
-        treats = self.config.search.given  # searches only prune, and what quantises activations looks at images
+        treats = self.config.search.given or self.config.space.treats  # what quantises activations looks at images
         sampled = options.reconstruct or treats or criterion(options.importance).labelled
         wanted = max(options.calibration_images if sampled else 0, options.recalibrate_images)
         return calibration_data(self.data, wanted, options.seed) if wanted else (None, None)
@@ -235,11 +240,14 @@ class Problem:
         images, labels = self._calibration(options)
         compressor = Compressor(self.network, images, options, labels)
         compressor.kept(self.space.cheapest())  # searches and the uniform policy may prune any group
-        for policy in given_policies(self.config.search.options) if self.config.search.given else ():
+        tried = given_policies(self.config.search.options) if self.config.search.given else []
+        for policy in [*tried, *([self.space.cheapest()] if self.config.space.treats else [])]:
             compressor.compress(policy)
 
     def _check_reachable(self) -> None:
         """InputError where even the policy that keeps least costs more than the budget, with that least cost."""
+        if not self.space.channels_only and self.latency is None:
+            return  # searchers over points say so themselves, with the least that any policy comes to
         metric, limit = self.constraint.metric, self.constraint.limit
         amount = self.constraint.amount
         least = price(self.graph, self.space.cheapest(), self.backend)[metric]
@@ -254,13 +262,13 @@ class Problem:
             self.latency.checked()
 
 
-def search_space(config: Config, graph: ModelGraph) -> ChannelSpace:
-    """What the config allows to be pruned.
+def search_space(config: Config, graph: ModelGraph) -> SearchSpace:
+    """What the config allows to be decided.
 
     Raises:
         InputError: that does not fit the network, or nothing is left to prune.
     """
-    return ChannelSpace.build(graph, config.space.lower_bound, config.space.round_to, config.space.protect)
+    return build_space(graph, SpaceOptions(**config.space.model_dump()))
 
 
 def budget(config: Config, graph: ModelGraph, backend: HardwareBackend = BACKEND) -> Constraint:

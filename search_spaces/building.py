@@ -12,7 +12,7 @@ from search_spaces.factorisations import factors, fitting
 from search_spaces.graph import ModelGraph
 from search_spaces.layers import FLOAT32_BITS, LayerSpec
 from search_spaces.policy import LayerPolicy
-from search_spaces.space import CHANNELS, Decision, SearchSpace
+from search_spaces.space import Decision, SearchSpace, channel_decisions
 from search_spaces.sparsity import Sparsity, window_of
 
 
@@ -77,17 +77,12 @@ def build_space(graph: ModelGraph, options: SpaceOptions) -> SearchSpace:
         if options.channels
         else ChannelSpace.whole_of(graph)
     )
-    decisions = [*_channel_decisions(channels), *_Treatments(channels, options).decisions()]
+    decisions = [*channel_decisions(channels), *_Treatments(channels, options).decisions()]
     fixed = {} if options.ends else _ends(graph, options)
     decisions = [decision for decision in decisions if len(decision.choices) > 1]
     if not decisions:
         raise InputError("there is nothing to decide: give the space channels, bits, sparsity or ranks with a choice")
     return SearchSpace(channels, tuple(decisions), fixed)
-
-
-def _channel_decisions(channels: ChannelSpace) -> Iterator[Decision]:
-    for index, group in enumerate(channels.graph.groups):
-        yield Decision(CHANNELS, (group.name,), channels.choices(index))
 
 
 def _ends(graph: ModelGraph, options: SpaceOptions) -> dict[str, LayerPolicy]:

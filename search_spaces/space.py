@@ -93,10 +93,24 @@ class SearchSpace:
     decisions: tuple[Decision, ...]
     fixed: Mapping[str, LayerPolicy] = field(default_factory=dict)
 
+    @classmethod
+    def of_channels(cls, channels: ChannelSpace) -> "SearchSpace":
+        """The space where nothing but channels is decided."""
+        return cls(channels, channel_decisions(channels))
+
     @property
     def graph(self) -> ModelGraph:
         """The uncompressed network."""
         return self.channels.graph
+
+    @property
+    def channels_only(self) -> bool:
+        """Whether nothing is done to layers beside pruning."""
+        return not self.fixed and all(each.dimension == CHANNELS for each in self.decisions)
+
+    def cheapest(self) -> CompressionPolicy:
+        """The policy of `least`."""
+        return self.decode(self.least)
 
     @cached_property
     def counts(self) -> Point:
@@ -197,36 +211,64 @@ class SearchSpace:
         return np.where(generator.random(len(first)) < 0.5, first, second)
 
     def repair(self, point: Point, constraints: Sequence[Constraint], prices: Prices) -> Point:
-        """The point with as few steps towards the cheapest as bring it within the constraints; a feasible one as it is.
+        """The point, taken towards the cheapest by steps until it is within the constraints; a feasible one as it is.
 
-        Each step is the one that takes most off the constraint that is violated most, a share of what is over.
+        Each step is the one that leaves least of the cost that is violated most.
 
         Raises:
-            InputError: not even the cheapest policy keeps a constraint, with what it costs.
+            InputError: no policy was found that keeps the constraints, with the least that each can come to.
         """
         current = self._checked(point)
         while (violated := self._worst(prices(current[None]), constraints)) is not None:
             free = np.flatnonzero(current > 0)
             if not len(free):
-                raise InputError(self.unreachable(constraints, prices) or "the prices of the space are not monotone")
+                return self._floor_within(constraints, prices)
             tries = np.repeat(current[None], len(free), axis=0)
             tries[np.arange(len(free)), free] -= 1
-            cost = prices(tries)[violated.metric]
-            current = tries[int(np.argmin(cost))]
+            current = tries[int(np.argmin(prices(tries)[violated.metric]))]
         return current
 
+    def floor(self, constraints: Sequence[Constraint], prices: Prices) -> Point:
+        """The point that is least above the constraints, found by changing one decision at a time from `least`.
+
+        That is `least` itself but where two decisions work against each other: a layer of few channels may take fewer
+        bytes whole than in two parts, and weights of one bit fewer without an index of zeros.
+        """
+        current = self.least
+        while True:
+            tries = np.concatenate([current[None], *(self._choices_of(current, at) for at in range(len(current)))])
+            costs = prices(tries)
+            over = np.sum([np.maximum(costs[each.metric] / each.limit, 0.0) for each in constraints], axis=0)
+            best = int(np.argmin(over))
+            if over[best] >= over[0]:
+                return current
+            current = tries[best]
+
     def unreachable(self, constraints: Sequence[Constraint], prices: Prices) -> str | None:
-        """Why no policy keeps the constraints: which of them, and the least of each; None where one does."""
-        least, whole = prices(self.least[None]), prices(self.greatest[None])
-        over = [each for each in constraints if float(least[each.metric][0]) > each.limit]
-        if not over:
-            return None
+        """Why no policy keeps the constraints: which of them, and the least of each; None where each can be kept."""
+        whole = prices(self.greatest[None])
+        least = {each: float(prices(self.floor([each], prices)[None])[each.metric][0]) for each in constraints}
         said = "; ".join(
-            f"{each.amount(each.limit)} cannot be kept, the cheapest policy of the space needs "
-            f"{each.amount(float(least[each.metric][0]))} of {each.amount(float(whole[each.metric][0]))}"
-            for each in over
+            f"{each.amount(each.limit)} cannot be kept, the cheapest policy of the space needs {each.amount(cost)} of "
+            f"{each.amount(float(whole[each.metric][0]))}"
+            for each, cost in least.items()
+            if cost > each.limit
         )
-        return f"a budget of {said}; raise the budget, or let the space go lower"
+        return f"a budget of {said}; raise the budget, or let the space go lower" if said else None
+
+    def _floor_within(self, constraints: Sequence[Constraint], prices: Prices) -> Point:
+        point = self.floor(constraints, prices)
+        if self._worst(prices(point[None]), constraints) is None:
+            return point
+        together = " and ".join(each.amount(each.limit) for each in constraints)
+        reason = self.unreachable(constraints, prices)
+        raise InputError(reason or f"no policy was found that keeps {together} together; raise one of the budgets")
+
+    def _choices_of(self, point: Point, index: int) -> npt.NDArray[np.int64]:
+        """The point with every choice of one decision."""
+        found = np.repeat(point[None], self.counts[index], axis=0)
+        found[:, index] = np.arange(self.counts[index])
+        return found
 
     @staticmethod
     def _worst(cost: Mapping[str, npt.NDArray[np.float64]], constraints: Sequence[Constraint]) -> Constraint | None:
@@ -256,6 +298,13 @@ class SearchSpace:
         """Whether a policy does what the point's does, though it may be written otherwise."""
         mine, other = self.graph.apply(self.decode(point)), self.graph.apply(replace(policy, model=None))
         return (mine.kept, mine.treatments, mine.removed) == (other.kept, other.treatments, other.removed)
+
+
+def channel_decisions(channels: ChannelSpace) -> tuple[Decision, ...]:
+    """Those of the groups that have a choice."""
+    groups = enumerate(channels.graph.groups)
+    found = (Decision(CHANNELS, (group.name,), channels.choices(index)) for index, group in groups)
+    return tuple(each for each in found if len(each.choices) > 1)
 
 
 def _keep(pruned: Mapping[str, LayerPolicy], name: str) -> float | None:

@@ -56,7 +56,7 @@ class LayerBackend(HardwareBackend):
         self._graph = graph
         self._prices = prices
 
-    def recipes(self, kept: Sequence[int]) -> list[LayerRecipe]:
+    def recipes(self, kept: Sequence[int], formats: object = None) -> list[LayerRecipe]:
         return [
             LayerRecipe(
                 f"{layer.kind}({layer.in_channels}, {layer.out_channels}, {layer.kernel}, {layer.positions})",
@@ -66,7 +66,7 @@ class LayerBackend(HardwareBackend):
             for layer in self._graph.with_kept(kept).layers
         ]
 
-    def price(self, kept: Sequence[int]) -> float:
+    def price(self, kept: Sequence[int], formats: object = None) -> float:
         recipes = self.recipes(kept)
         seconds = self._prices.latencies(recipes)
         return sum(seconds[recipe.recipe] for recipe in recipes)

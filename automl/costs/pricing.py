@@ -7,10 +7,13 @@ from backends.accelerators.backend import AcceleratorBackend
 from backends.accelerators.catalogue import load
 from backends.base import HardwareBackend, HardwareCost
 from backends.counting import CountingBackend
+from backends.integers import Formats, formats_of
+from backends.point_prices import PointPrices
 from envs.pricing import Cost, TabulatedCost
 from search_spaces.graph import ModelGraph
 from search_spaces.objective import MODELLED, Metric
 from search_spaces.policy import CompressionPolicy
+from search_spaces.space import SearchSpace
 
 BACKEND = CountingBackend()
 
@@ -22,8 +25,8 @@ class LatencyBackend(Protocol):
     def estimate(self, graph: ModelGraph) -> HardwareCost:
         """Every figure of the graph, `latency_s` and each layer's part of it among them."""
 
-    def price(self, kept: Sequence[int]) -> float:
-        """Seconds where group i keeps kept[i] units; the same whenever asked."""
+    def price(self, kept: Sequence[int], formats: Formats | None = None) -> float:
+        """Seconds where group i keeps kept[i] units and layers have these formats; the same whenever asked."""
 
 
 def price(
@@ -58,6 +61,16 @@ def _modelled_cost(graph: ModelGraph, backend: AcceleratorBackend, figure: int) 
     names = [spec.name for spec in graph.full_layers]
     shares = prices.by_layer([graph.kept], [treatments])[0, :, figure].tolist()
     return TabulatedCost(price, graph, dict(zip(names, shares, strict=True)))
+
+
+def point_prices(space: SearchSpace, backend: HardwareBackend | LatencyBackend) -> PointPrices:
+    """What points of a space cost: counted, and what else the backend knows."""
+    if isinstance(backend, AcceleratorBackend):
+        return PointPrices(space, backend.prices(space.graph))
+    if isinstance(backend, LatencyBackend):
+        table = backend
+        return PointPrices(space, latency=lambda graph: table.price(graph.kept, formats_of(graph)))
+    return PointPrices(space)
 
 
 def pricing_backend(accelerator: str | Mapping[str, Any] | None) -> HardwareBackend:

@@ -63,7 +63,7 @@ def _profiled(config: Config, progress: Progress, stop: StopSignal) -> Profile:
         stop.check()
 
     graph = untrained_graph(config)
-    space = search_space(config, graph)
+    space = search_space(config, graph).channels
     with local_prices(config) as prices:
         backend = priced_by_table(config.measure, graph, prices)
         recipes = recipes_of(space, backend.recipes)

@@ -9,13 +9,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from automl.costs.latency_budget import LatencyBudget, Probe
-from automl.costs.pricing import LatencyBackend, cost_of
+from automl.costs.pricing import LatencyBackend, cost_of, point_prices
 from automl.costs.probes import Timed
 from automl.errors import TrimtabError
 from automl.run.finalists import Compiled, Finalist
 from automl.search import make_searcher
-from search_spaces.channel_space import ChannelSpace
+from backends.integers import formats_of
 from search_spaces.policy import CompressionPolicy
+from search_spaces.space import SearchSpace
 
 PROBES, TRIES = 3, 30
 """Policies that the table's error is measured on, and how many are proposed to find so many different ones."""
@@ -24,12 +25,12 @@ CANDIDATES = 3
 """Policies that are measured until one is within the budget."""
 
 
-def with_margin(latency: LatencyBudget, space: ChannelSpace, backend: LatencyBackend, timed: Timed) -> LatencyBudget:
+def with_margin(latency: LatencyBudget, space: SearchSpace, backend: LatencyBackend, timed: Timed) -> LatencyBudget:
     """The budget with what must be held back of it, found on policies such as a search proposes.
 
     Args:
         latency: the budget.
-        space: what may be pruned.
+        space: what is decided.
         backend: prices by the table.
         timed: measures.
 
@@ -44,6 +45,7 @@ def with_margin(latency: LatencyBudget, space: ChannelSpace, backend: LatencyBac
         seed=0,
         evaluations=TRIES,
         cost=cost_of(graph, backend, "latency_s"),
+        prices=None if space.channels_only else point_prices(space, backend),
     )
     found: dict[str, CompressionPolicy] = {}
     for _ in range(TRIES):
@@ -54,7 +56,8 @@ def with_margin(latency: LatencyBudget, space: ChannelSpace, backend: LatencyBac
     policies = {"baseline": CompressionPolicy()}
     policies.update((f"random-{number}", policy) for number, policy in enumerate(found.values()))
     seconds = timed(policies)
-    probes = {name: Probe(backend.price(graph.kept_units(policy)), seconds[name]) for name, policy in policies.items()}
+    graphs = {name: graph.apply(policy) for name, policy in policies.items()}
+    probes = {name: Probe(backend.price(each.kept, formats_of(each)), seconds[name]) for name, each in graphs.items()}
     return latency.with_probes(probes).checked()
 
 

@@ -1,12 +1,13 @@
 """Which searches a run makes, and the searcher of each."""
 
 from automl.config import Config
+from automl.costs.pricing import BACKEND, cost_of, point_prices
 from automl.run.store import SearchRow
 from automl.search import given_policies, make_searcher
 from automl.search.base import Searcher
-from envs.pricing import Cost
-from search_spaces.channel_space import ChannelSpace
+from backends.base import HardwareBackend
 from search_spaces.objective import Constraint
+from search_spaces.space import SearchSpace
 
 
 def searches(config: Config) -> list[SearchRow]:
@@ -31,16 +32,16 @@ def searches(config: Config) -> list[SearchRow]:
 
 
 def make_search(
-    config: Config, space: ChannelSpace, constraint: Constraint, search: SearchRow, cost: Cost | None = None
+    config: Config, space: SearchSpace, constraint: Constraint, search: SearchRow, backend: HardwareBackend = BACKEND
 ) -> Searcher:
     """A fresh searcher for one of a run's searches.
 
     Args:
         config: of the run.
-        space: what may be pruned.
+        space: what is decided.
         constraint: that the searcher keeps to.
         search: which of the run's searches.
-        cost: of the constraint's metric, where it cannot be counted.
+        backend: that prices networks; counting alone where it was not asked for more.
 
     Raises:
         InputError: there is no such algorithm, option or reward.
@@ -57,7 +58,8 @@ def make_search(
         reward=config.reward_name,
         faithful=how.faithful and own,
         options=how.options if own else {},
-        cost=cost,
+        cost=cost_of(space.graph, backend, constraint.metric),
+        prices=None if space.channels_only else point_prices(space, backend),
     )
 
 

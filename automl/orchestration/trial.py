@@ -8,7 +8,7 @@ from ray import tune
 
 from automl.config import Config
 from automl.costs.latency import priced_by_table
-from automl.costs.pricing import cost_of, price, pricing_backend
+from automl.costs.pricing import price, pricing_backend
 from automl.errors import RunStoppedError
 from automl.orchestration.dispatcher import RemoteEvaluators, ray_get
 from automl.orchestration.price_actor import RemotePrices
@@ -17,8 +17,8 @@ from automl.orchestration.searches import make_search
 from automl.run.store import SearchRow
 from backends.base import HardwareBackend
 from backends.operator_prices import RefusedOperatorError
-from search_spaces.channel_space import ChannelSpace
 from search_spaces.objective import Constraint
+from search_spaces.space import SearchSpace
 
 
 def run_trial(
@@ -26,7 +26,7 @@ def run_trial(
     *,
     searches: Mapping[str, SearchRow],
     config: Config,
-    space: ChannelSpace,
+    space: SearchSpace,
     constraint: Constraint,
     dispatcher: Any,
     prices: Any | None = None,
@@ -37,7 +37,7 @@ def run_trial(
         sample: what Tune gives a trial: {"search": name}.
         searches: by name.
         config: of the run.
-        space: what may be pruned.
+        space: what is decided.
         constraint: that the searcher keeps to.
         dispatcher: handle of the run's `DispatcherActor`.
         prices: handle of its `PriceActor`; None where the budget is counted.
@@ -49,7 +49,7 @@ def run_trial(
         backend = priced_by_table(config.measure, graph, RemotePrices(prices))
     error = None
     try:
-        searcher = make_search(config, space, constraint, search, cost_of(graph, backend, constraint.metric))
+        searcher = make_search(config, space, constraint, search, backend)
         if "torch" in sys.modules:  # an agent's, or a table's: the others do without
             import torch
 

@@ -7,14 +7,19 @@ from typing import TYPE_CHECKING, Any
 from automl.search.base import Searcher, State
 from automl.search.given import GivenSearcher, given_policies
 from automl.search.options import parse_options
+from automl.search.points.base import PointProblem
+from automl.search.points.random import RandomPoints
+from automl.search.points.uniform import UniformPoints
 from automl.search.random import RandomSearcher
 from automl.search.uniform import UniformSearcher
+from backends.point_prices import PointPrices
 from envs.channel_pruning import ChannelPruningWalk
 from envs.pricing import Cost
 from envs.reward import find_reward
 from search_spaces.channel_space import ChannelSpace
 from search_spaces.errors import InputError, did_you_mean
 from search_spaces.objective import Constraint
+from search_spaces.space import Prices, SearchSpace
 
 if TYPE_CHECKING:
     from automl.search.agents import DDPGOptions
@@ -26,7 +31,7 @@ __all__ = ["Searcher", "State", "ddpg_options", "given_policies", "make_searcher
 class _Search:
     """What `make_searcher` was asked for."""
 
-    space: ChannelSpace
+    space: SearchSpace
     constraint: Constraint
     seed: int
     evaluations: int
@@ -35,6 +40,33 @@ class _Search:
     faithful: bool
     options: Mapping[str, Any]
     cost: Cost | None
+    prices: Prices | None
+
+    @property
+    def channels(self) -> ChannelSpace:
+        """What an algorithm decides on that knows of channels alone.
+
+        Raises:
+            InputError: the space has more.
+        """
+        if not self.space.channels_only:
+            raise InputError(
+                "this algorithm decides on channels alone: leave bits, sparsity and rank out of the space, or take "
+                f"one of {', '.join(name for name, entry in _SEARCHERS.items() if entry.points)}"
+            )
+        return self.space.channels
+
+    @property
+    def points(self) -> PointProblem:
+        """The problem of an algorithm that decides on points.
+
+        Raises:
+            InputError: the mode has no budget to keep.
+        """
+        if self.mode != "resource":
+            raise InputError(f"mode {self.mode!r} is the agents' alone; searches over points keep a budget: 'resource'")
+        prices = PointPrices(self.space) if self.prices is None else self.prices
+        return PointProblem(self.space, (self.constraint,), prices, self.seed, self.evaluations)
 
 
 @dataclass(frozen=True)
@@ -61,7 +93,7 @@ def _ddpg(search: _Search) -> Searcher:
     from automl.search.ddpg import DDPGSearcher
 
     walk = ChannelPruningWalk(
-        search.space,
+        search.channels,
         search.constraint,
         mode=search.mode,
         faithful=search.faithful,
@@ -74,36 +106,55 @@ def _ddpg(search: _Search) -> Searcher:
 
 def _random(search: _Search) -> Searcher:
     parse_options(_NoOptions(), "random", search.options)
-    walk = ChannelPruningWalk(search.space, search.constraint, mode=search.mode, cost=search.cost)
+    if not search.space.channels_only:
+        return RandomPoints(search.points)
+    walk = ChannelPruningWalk(search.channels, search.constraint, mode=search.mode, cost=search.cost)
     return RandomSearcher(walk, find_reward(search.reward, search.mode), search.seed)
 
 
 def _uniform(search: _Search) -> Searcher:
     parse_options(_NoOptions(), "uniform", search.options)
-    return UniformSearcher(search.space, search.constraint, find_reward(search.reward, search.mode), search.cost)
+    if not search.space.channels_only:
+        return UniformPoints(search.points)
+    return UniformSearcher(search.channels, search.constraint, find_reward(search.reward, search.mode), search.cost)
 
 
 def _given(search: _Search) -> Searcher:
     return GivenSearcher(search.space.graph, given_policies(search.options))
 
 
-_SEARCHERS: Mapping[str, tuple[str, Callable[[_Search], Searcher]]] = {
-    "ddpg": ("AMC's agent: DDPG over the layers' keep ratios (He et al. 2018)", _ddpg),
-    "random": ("random policies of the same budget", _random),
-    "uniform": ("one keep ratio for all layers, the largest that meets the budget", _uniform),
-    "given": ("the policies of search.options.policies; `trimtab compress` takes one from a file", _given),
+@dataclass(frozen=True)
+class _Entry:
+    """A searcher.
+
+    Attributes:
+        text: what it is, in a line.
+        make: makes one.
+        points: whether it decides on bits, sparsity and ranks, too.
+    """
+
+    text: str
+    make: Callable[[_Search], Searcher]
+    points: bool = True
+
+
+_SEARCHERS: Mapping[str, _Entry] = {
+    "ddpg": _Entry("AMC's agent: DDPG over the layers' keep ratios (He et al. 2018)", _ddpg, points=False),
+    "random": _Entry("random policies of the same budget", _random),
+    "uniform": _Entry("the same level for all layers, the highest that meets the budget", _uniform),
+    "given": _Entry("the policies of search.options.policies; `trimtab compress` takes one from a file", _given),
 }
 
 
 def searcher_names() -> list[tuple[str, str]]:
     """Name and one-line description of every searcher."""
-    return [(name, description) for name, (description, _) in _SEARCHERS.items()]
+    return [(name, entry.text) for name, entry in _SEARCHERS.items()]
 
 
 def make_searcher(
     name: str,
     *,
-    space: ChannelSpace,
+    space: SearchSpace | ChannelSpace,
     constraint: Constraint,
     seed: int,
     evaluations: int,
@@ -112,12 +163,13 @@ def make_searcher(
     faithful: bool = False,
     options: Mapping[str, Any] = {},
     cost: Cost | None = None,
+    prices: Prices | None = None,
 ) -> Searcher:
     """The searcher of that name.
 
     Args:
         name: see `searcher_names`.
-        space: the numbers of units that each channel group may keep.
+        space: what is decided; where that is channels alone, their space will do.
         constraint: the budget.
         seed: of everything random.
         evaluations: how many proposals the search will have evaluated; schedules stretch to it.
@@ -126,11 +178,14 @@ def make_searcher(
         faithful: as published, where that differs from what works best; only "ddpg" has such a thing.
         options: of the searcher.
         cost: of the constraint's metric; by default what can be counted is. A latency cannot.
+        prices: of points; by default what can be counted.
 
     Raises:
         InputError: an unknown name or option, a value out of range, or a budget below the cheapest policy.
     """
     if name not in _SEARCHERS:
         raise InputError(f"there is no search algorithm {name!r}{did_you_mean(name, _SEARCHERS)}")
-    _, make = _SEARCHERS[name]
-    return make(_Search(space, constraint, seed, evaluations, mode, reward, faithful, options, cost))
+    if isinstance(space, ChannelSpace):
+        space = SearchSpace.of_channels(space)
+    search = _Search(space, constraint, seed, evaluations, mode, reward, faithful, options, cost, prices)
+    return _SEARCHERS[name].make(search)

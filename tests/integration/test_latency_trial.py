@@ -21,9 +21,10 @@ from automl.testing.problems import AdditiveEvaluator, cifar_resnet
 from search_spaces.channel_space import ChannelSpace
 from search_spaces.objective import Constraint, Evaluation
 from search_spaces.policy import CompressionPolicy
+from search_spaces.space import SearchSpace
 
 GRAPH = cifar_resnet(8)
-SPACE = ChannelSpace.build(GRAPH)
+SPACE = SearchSpace.of_channels(ChannelSpace.build(GRAPH))
 TOTAL = 12
 CONFIG = load_config(
     {

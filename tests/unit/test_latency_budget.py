@@ -16,6 +16,7 @@ from automl.run.finalists import Compiled, Finalist
 from automl.testing.problems import cifar_resnet
 from search_spaces.channel_space import ChannelSpace
 from search_spaces.policy import CompressionPolicy
+from search_spaces.space import SearchSpace
 
 SHARE = LatencyBudget(baseline_s=10.0, least_s=1.0, limit_s=5.0, ratio=0.5)
 SECONDS = LatencyBudget(baseline_s=10.0, least_s=1.0, limit_s=5.0)
@@ -77,7 +78,7 @@ def test_the_margin_comes_from_policies_such_as_a_search_proposes(tmp_path: Path
                 assert 0.2 * whole < backend.price(kept[name]) <= budget.limit_s
             return {name: (1.03 if name == "random-1" else 1.0) * backend.price(units) for name, units in kept.items()}
 
-        found = with_margin(budget, space, backend, timed)
+        found = with_margin(budget, SearchSpace.of_channels(space), backend, timed)
         assert found.margin == pytest.approx(0.03)
         assert set(found.probes) == {"baseline", "random-0", "random-1", "random-2"}
         with pytest.raises(InputError, match=r"once 3\.0% is held back for the table's error: the cheapest takes"):

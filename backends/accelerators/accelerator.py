@@ -204,6 +204,7 @@ class Accelerator(ABC, Generic[AnyDescription]):
         effective_macs: FloatArray | None = None,
         overhead_cycles: float | FloatArray = 0.0,
         compute_j: FloatArray | None = None,
+        memory_cycles: Mapping[str, FloatArray] | None = None,
     ) -> Usage:
         """Adds up: all levels work at once, the slowest sets the pace; energy is of operations, traffic and time.
 
@@ -215,10 +216,12 @@ class Accelerator(ABC, Generic[AnyDescription]):
             effective_macs: that are carried out and cost energy; by default all.
             overhead_cycles: that nothing hides, such as filling an array or launching a kernel.
             compute_j: energy of the arithmetic, where it is not MACs times the energy of one.
+            memory_cycles: by level, where they are not those of its traffic.
         """
         done = np.asarray(works.macs, dtype=np.float64) if effective_macs is None else effective_macs
-        memory_cycles = {name: self.memories[name].cycles(moved) for name, moved in traffic.items()}
-        cycles = np.max([compute_cycles, *memory_cycles.values()], axis=0) + overhead_cycles
+        level_cycles = {name: self.memories[name].cycles(moved) for name, moved in traffic.items()}
+        level_cycles |= memory_cycles or {}
+        cycles = np.max([compute_cycles, *level_cycles.values()], axis=0) + overhead_cycles
         energy = {
             COMPUTE: done * self.mac_j(works.weight_bits, works.activation_bits) if compute_j is None else compute_j
         }
@@ -226,7 +229,7 @@ class Accelerator(ABC, Generic[AnyDescription]):
         energy[STATIC] = self.description.static_power * cycles / self.description.clock
         peak = np.broadcast_to(np.asarray(peak_macs_per_cycle, dtype=np.float64), cycles.shape)
         share = np.minimum(1.0, done / np.maximum(cycles * peak, 1e-300))
-        return Usage(cycles, compute_cycles, memory_cycles, traffic, energy, share, peak)
+        return Usage(cycles, compute_cycles, level_cycles, traffic, energy, share, peak)
 
     def mac_j(self, weight_bits: IntArray, activation_bits: IntArray) -> FloatArray:
         """Joules of one multiply-accumulate of these bits."""

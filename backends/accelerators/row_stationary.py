@@ -93,8 +93,9 @@ class RowStationary(Accelerator[RowStationaryDescription]):
 
     Where one mapping is best for the array and another for the buffer, the chip is somewhat slower than the figure,
     which only so never rises when a layer shrinks; `mapping` gives the best compromise and `attained` its cycles.
-    Groups run one after the other. A kernel with more rows than the array, or longer ones than a scratch pad holds, is
-    cut, its parts taken as further channels. Fewer bits than the hardware has are stored and moved as those it has.
+    Groups run one after the other. A kernel with more rows than the array is cut, and so are rows of it that a scratch
+    pad does not hold, or that leave it too few filters; the parts are taken as further channels. Fewer bits than the
+    hardware has are stored and moved as those it has.
     """
 
     Sections: ClassVar[type[Description]] = RowStationaryDescription
@@ -136,6 +137,7 @@ class RowStationary(Accelerator[RowStationaryDescription]):
             traffic,
             peak_macs_per_cycle=array.rows * array.columns,
             compute_j=done * self.mac_j(works.weight_bits, works.activation_bits),
+            memory_cycles={"global_buffer": passes.least(passes.buffer_cycles)},
         )
 
     def mapping(self, works: Workloads) -> Mapping:
@@ -154,29 +156,28 @@ class _Passes:
     """All mappings of layers; arrays [e, r, q, N], or of size 1 along an axis that does not matter."""
 
     def __init__(self, accelerator: RowStationary, works: Workloads) -> None:
-        self.works, self._accelerator = works, accelerator
+        self.works, self._accelerator, self._buffer = works, accelerator, accelerator.memories["global_buffer"]
         description, memories = accelerator.description, accelerator.memories
         array, least = description.array, description.pass_rows
         bits = (works.weight_bits, works.activation_bits, np.full_like(works.batch, description.accumulator_bits))
         filter_words, ifmap_words, psum_words = (
             (memories[name].usable_bits // each).astype(np.int64) for name, each in zip(PADS, bits, strict=True)
         )
-        most_q = int(ifmap_words.max(initial=1))
-        self.q = _axis([count for count in COUNTS if count <= most_q], 2)
+        turns, cuts = self._turns(int(ifmap_words.max(initial=1)))
+        self.q = _axis(turns, 2)
         self.r = _axis([count for count in COUNTS if count <= array.rows * array.columns], 1)
         self.rows = np.minimum(_axis(range(least, max(least, min(array.columns, 2 * least)) + 1), 0), works.out_height)
         self.blocks = -(-works.out_height // self.rows)
 
-        # kernels that are too large, in parts that count as channels
+        # kernels in parts that count as channels: where they are too large, and where shorter rows are better
         high = -(-works.kernel_height // array.rows)
-        long = -(-works.kernel_width // ifmap_words)
-        self._parts = high * long
-        self._high, self._long = -(-works.kernel_height // high), -(-works.kernel_width // long)
+        self._high, self._long = -(-works.kernel_height // high), -(-works.kernel_width // _axis(cuts, 2))
+        self._parts = high * -(-works.kernel_width // self._long)
 
         self._folds = -(-self.rows // array.columns)
         self._sets = (array.rows // self._high) * (array.columns // np.minimum(self.rows, array.columns))
         self._tile()
-        buffer = memories["global_buffer"].usable_bits
+        buffer = self._buffer.usable_bits
         # sums of whole rows, also where rows are cut: else a larger buffer, which cuts less, would hold fewer outputs
         self.held = buffer * description.psum_share // (self.rows * works.out_width * description.accumulator_bits)
         self.m = np.minimum(self.held, works.out_channels).astype(np.int64)
@@ -189,12 +190,19 @@ class _Passes:
         in_pad = self.q * self._long <= ifmap_words
         self.fits = (self.t >= 1) & (self.q_used >= 1) & (self.p >= 1) & in_pad
 
+    def _turns(self, words: int) -> tuple[list[int], list[int]]:
+        """Channels that take turns in an element with input scratch pads of so many words, and the parts of each row
+        of the kernel: several channels of whole rows, or one of rows in parts."""
+        whole = [count for count in COUNTS if count <= words]
+        cuts = _counts(self.works.kernel_width)[1:]
+        return whole + [1] * len(cuts), [1] * len(whole) + cuts
+
     def _tile(self) -> None:
         """Columns of a piece, pieces, and channels of which two tiles fit beside the partial sums."""
         works, accelerator = self.works, self._accelerator
         share = 1 - accelerator.description.psum_share
         lines = _span(self.rows, works.kernel_height, works.stride_height, works.dilation_height)
-        room = accelerator.memories["global_buffer"].usable_bits * share / (2 * lines * works.activation_bits)
+        room = self._buffer.usable_bits * share / (2 * lines * works.activation_bits)
         span = (works.kernel_width - 1) * works.dilation_width + 1
         most = np.floor((room - span) / np.minimum(works.stride_width, span)) + 1
         self.pieces = -(-works.out_width // np.clip(most, 1, works.out_width).astype(np.int64))
@@ -230,18 +238,32 @@ class _Passes:
         return np.asarray(plane * times * lines * wide, dtype=np.float64)
 
     @property
+    def _moved(self) -> Traffic:
+        """At the global buffer, [e, r, q, N]."""
+        sums = self.psum_traffic
+        return Traffic(sums + self.input_traffic, np.broadcast_to(sums, np.shape(self.input_traffic)))
+
+    @property
     def cycles(self) -> FloatArray:
         """Of the array and the global buffer together, [e, r, q, N]."""
-        sums, inputs = self.psum_traffic, self.input_traffic
-        moved = self._accelerator.memories["global_buffer"].cycles(Traffic(sums + inputs, sums))
-        return np.maximum(self.compute_cycles, moved)
+        return np.maximum(self.compute_cycles, self.buffer_cycles)
+
+    @property
+    def buffer_cycles(self) -> FloatArray:
+        """Of the global buffer alone, [e, r, q, N]."""
+        return self._buffer.cycles(self._moved)
 
     def least_traffic(self) -> Traffic:
-        """At the global buffer, under the mapping with least of it."""
-        sums, inputs = np.broadcast_arrays(self.psum_traffic, self.input_traffic)
-        best = np.argmin(self.flat(2 * sums + inputs), axis=0)[None]
-        sums, inputs = (np.take_along_axis(self._rows(each), best, axis=0)[0] for each in (sums, inputs))
-        return Traffic(sums + inputs, sums)
+        """At the global buffer, under the mapping with which it takes least energy, of equal ones with fewest bits.
+
+        Reads and writes may differ in bandwidth and energy: its cycles may be least under another mapping.
+        """
+        moved = self._moved
+        energy = self.flat(self._buffer.energy_j(moved))
+        bits = np.where(energy <= energy.min(axis=0), self.flat(moved.bits), np.inf)
+        best = np.argmin(bits, axis=0)[None]
+        read, written = (self._rows(each) for each in (moved.read_bits, moved.written_bits))
+        return Traffic(*(np.take_along_axis(each, best, axis=0)[0] for each in (read, written)))
 
     def least(self, cost: FloatArray) -> FloatArray:
         """Of all mappings that fit, [N]."""
@@ -250,8 +272,8 @@ class _Passes:
     def fastest(self) -> IntArray:
         """Numbers of mappings, [N]."""
         cycles = self.flat(self.cycles)
-        moved = self.flat(2 * self.psum_traffic + self.input_traffic)
-        return np.asarray(np.argmin(np.where(cycles <= cycles.min(axis=0), moved, np.inf), axis=0))
+        bits = self.flat(self._moved.bits)
+        return np.asarray(np.argmin(np.where(cycles <= cycles.min(axis=0), bits, np.inf), axis=0))
 
     def mapping(self) -> Mapping:
         """The fastest."""

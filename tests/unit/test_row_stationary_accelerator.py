@@ -29,7 +29,13 @@ SMALL: dict[str, Any] = {
     "psum_share": 0.7,
     "memories": {
         "dram": {"bandwidth": "16 bit/cycle"},
-        "global_buffer": {"size": "16 KiB", "read_bandwidth": "64 bit/cycle", "write_bandwidth": "32 bit/cycle"},
+        "global_buffer": {
+            "size": "16 KiB",
+            "read_bandwidth": "64 bit/cycle",
+            "write_bandwidth": "32 bit/cycle",
+            "read_energy": "1 pJ/bit",
+            "write_energy": "3 pJ/bit",
+        },
         "filter_spad": {"size": "64 B"},
         "ifmap_spad": {"size": "8 B"},
         "psum_spad": {"size": "24 B"},
@@ -57,17 +63,17 @@ def eyeriss() -> RowStationary:
 
 
 def conv(inputs: int, outputs: int, size: int, kernel: int, **others: Any) -> Workload:
-    return Workload(
-        in_channels=inputs,
-        out_channels=outputs,
-        kernel_height=kernel,
-        kernel_width=kernel,
-        in_height=size,
-        in_width=size,
-        out_height=size,
-        out_width=size,
-        **{"weight_bits": 16, "activation_bits": 16, **others},
-    )
+    sizes = {
+        "in_channels": inputs,
+        "out_channels": outputs,
+        "kernel_height": kernel,
+        "kernel_width": kernel,
+        "in_height": size,
+        "in_width": size,
+        "out_height": size,
+        "out_width": size,
+    }
+    return Workload(**{**sizes, "weight_bits": 16, "activation_bits": 16, **others})
 
 
 LAYERS = [
@@ -207,6 +213,25 @@ def test_more_of_everything_is_faster() -> None:
     assert before.limits()[1] == "global_buffer"
     assert faster.cycles[1] < 0.6 * before.cycles[1]
     assert larger.cycles[1] < 0.6 * before.cycles[1]
+
+
+@pytest.mark.parametrize(
+    "work",
+    [
+        # fewest bits are read and written under another mapping than takes fewest cycles: writing is slower
+        Workload(in_channels=64, out_channels=33, in_height=56, out_height=56, product=1),
+        # whole rows of the kernel leave the filters of fewer outputs in an element than its parts do
+        conv(2, 48, 28, 2, kernel_width=11, dilation_width=2, in_height=29, in_width=21, out_width=1),
+    ],
+)
+def test_a_larger_input_pad_slows_no_layer(work: Workload) -> None:
+    """Layers that an earlier search slowed by 6 and 22 %."""
+    works = Workloads.of([work]).replace(weight_bits=16, activation_bits=16)
+    cycles = [
+        made(memories={**SMALL["memories"], "ifmap_spad": {"size": f"{size} B"}}).run(works).cycles[0]
+        for size in (8, 10, 16, 24, 64)
+    ]
+    assert cycles == sorted(cycles, reverse=True)
 
 
 def test_what_fits_no_buffer_is_refused() -> None:

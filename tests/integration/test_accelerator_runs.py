@@ -1,4 +1,4 @@
-"""Searches under a budget on an accelerator that exists as a description only."""
+"""A search of channels and bits under a budget on an accelerator that exists as a description only."""
 
 import json
 from pathlib import Path
@@ -10,6 +10,7 @@ from run_processes import trimtab
 
 from automl.config import load_config
 from automl.costs.pricing import pricing_backend
+from automl.problem import search_space, untrained_graph
 from automl.report import write_report
 from automl.run.store import Store
 from search_spaces.policy import CompressionPolicy
@@ -18,8 +19,9 @@ CONFIG: dict[str, Any] = {
     "model": {"name": "lenet5"},
     "data": {"name": "digits", "args": {"size": 16}},
     "baseline": {"epochs": 2, "lr": 0.05},
-    "budget": {"metric": "energy_j", "ratio": 0.5},
-    "search": {"options": {"warmup": 4}, "evaluations": 10, "evaluators": 1},
+    "space": {"weight_bits": [4, 8], "activation_bits": [8], "ends": True},
+    "budget": {"metric": "energy_j", "ratio": 0.4},
+    "search": {"algorithm": "random", "evaluations": 10, "evaluators": 1},
     "compression": {"calibration_images": 60},
     "fine_tune": {"epochs": 1},
     "measure": {"backend": "none", "accelerator": "chips/mine.yaml"},
@@ -74,7 +76,7 @@ def test_every_policy_is_priced_by_the_model_and_the_best_keeps_its_budget(run: 
     summary = json.loads((run / "summary.json").read_text())
     limit = summary["budget"]["limit"]
     assert summary["budget"]["metric"] == "energy_j"
-    assert limit == pytest.approx(0.5 * summary["baseline"]["energy_j"])
+    assert limit == pytest.approx(0.4 * summary["baseline"]["energy_j"])
     for name in ("best", "uniform", "random"):
         assert summary[name]["feasible"]
         assert 0 < summary[name]["energy_j"] <= limit
@@ -83,7 +85,10 @@ def test_every_policy_is_priced_by_the_model_and_the_best_keeps_its_budget(run: 
     store = Store.read(run / "trials.sqlite")
     found = list(store.evaluations())
     store.close()
-    assert len(found) == 21  # the agent, random search, and the uniform policy
+    assert len(found) == 11  # random search, and the uniform policy
+    space = search_space(config, untrained_graph(config))
+    assert all(space.contains(row.policy) for row in found)
+    assert len({row.policy.digest for row in found}) == 11
     assert all(row.evaluation.feasible and row.evaluation.cost["energy_j"] <= limit for row in found)
 
 
@@ -97,18 +102,22 @@ def test_layers_of_both_networks_stand_in_the_report(run: Path) -> None:
     for name, network in usage.items():
         joules = sum(layer["energy_j"] for layer in network["layers"])
         assert joules == pytest.approx(summary[name]["energy_j"])
-        assert {layer["weight_bits"] for layer in network["layers"]} == {16}
+        bits = {16} if name == "baseline" else {8}  # what is not quantised, and 4 and 8 bits
+        assert {layer["weight_bits"] for layer in network["layers"]} == bits
 
 
 def test_what_is_exported_costs_what_was_promised(run: Path) -> None:
-    from automl.problem import untrained_graph
-
     config = load_config(run / "config.yaml")
     graph = untrained_graph(config)
     policy = CompressionPolicy.load(run / "best" / "policy.json")
     cost = pricing_backend(config.measure.accelerator).estimate(graph.apply(policy))
     assert cost.energy_j == json.loads((run / "summary.json").read_text())["best"]["energy_j"]
     assert not cost.measured
+
+
+def test_the_exported_network_verifies(run: Path) -> None:
+    code, out, err = trimtab(run.parent, "verify", "run/best")
+    assert code == 0, f"{out}{err}"
 
 
 def test_a_run_that_is_done_says_so_without_its_description(run: Path) -> None:

@@ -146,35 +146,29 @@ def resume(directory: str | Path | RunDirectory, progress: Progress | None = Non
         return _drive(run, outline, silent)
 
 
-def make_env(config: Config | str | Path | Mapping[str, Any], **options: Any) -> "gymnasium.Env[Any, Any]":
+def make_env(
+    config: Config | str | Path | Mapping[str, Any], name: str = "ChannelPruning", **options: Any
+) -> "gymnasium.Env[Any, Any]":
     """The Gymnasium environment of a config's search, with an evaluator in this process.
 
     Args:
         config: a `Config`, a mapping, or the path of a YAML file.
+        name: "ChannelPruning" or "MixedPrecision".
         options: arguments of the environment that replace those of the config.
 
     Raises:
-        InputError: the config cannot work.
+        InputError: the config cannot work, or there is no such environment.
     """
     import gymnasium
 
     import envs  # noqa: F401  (registers the environments)
+    from automl.environments import ENVIRONMENTS, find_environment
     from automl.problem import Problem
 
+    arguments = ENVIRONMENTS[find_environment(name)]
     checked = config if isinstance(config, Config) else load_config(config)
     problem = Problem.build(checked, prices=local_prices(checked))
-    how = problem.config.search
-    arguments = {
-        "graph": problem.graph,
-        "space": problem.space.channels,
-        "constraint": problem.constraint,
-        "evaluator": problem.evaluator(),
-        "mode": how.mode,
-        "reward": problem.config.reward_name,
-        "faithful": how.faithful,
-        "cost": problem.cost,
-    }
-    return gymnasium.make("trimtab/ChannelPruning-v0", **{**arguments, **options})
+    return gymnasium.make(f"trimtab/{name}-v0", **arguments(problem, options))
 
 
 def export(directory: RunDirectory) -> Path:

@@ -1,8 +1,9 @@
 """How an agent walks through the layers of a network and is rewarded (Gymnasium).
 
-Importing this package registers "trimtab/ChannelPruning-v0"; the environment itself is imported when it is made.
+Importing this package registers them; an environment itself is imported when it is made.
 """
 
 import gymnasium
 
 gymnasium.register(id="trimtab/ChannelPruning-v0", entry_point="envs.channel_pruning:ChannelPruningEnv")
+gymnasium.register(id="trimtab/MixedPrecision-v0", entry_point="envs.mixed_precision:MixedPrecisionEnv")

@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import gymnasium
@@ -19,6 +20,19 @@ Observation = npt.NDArray[np.float32]
 Action = npt.NDArray[np.floating[Any]]
 
 
+@dataclass(frozen=True)
+class Revision:
+    """The episode of an agent that had proposed at once what its walk came to in the end.
+
+    Attributes:
+        observations: float32 [steps + 1, features], the state after the last step included.
+        actions: [steps, ...].
+    """
+
+    observations: Observation
+    actions: npt.NDArray[Any]
+
+
 class LayerwiseWalk(ABC):
     """One pass over the layers, without any evaluation: actions in, a compression policy out.
 
@@ -27,12 +41,12 @@ class LayerwiseWalk(ABC):
     Attributes:
         steps: decisions an episode has.
         observation_space: float32 Box in [0, 1], one-dimensional.
-        action_space: float32 Box in [-1, 1], one-dimensional.
+        action_space: float32 Box in [-1, 1], one-dimensional; or Discrete, where a walk offers that.
     """
 
     steps: int
     observation_space: spaces.Space[Observation]
-    action_space: spaces.Space[Action]
+    action_space: spaces.Space[Any]
 
     @abstractmethod
     def reset(self) -> Observation:
@@ -50,6 +64,10 @@ class LayerwiseWalk(ABC):
     def taken(self) -> Action:
         """The action that the last step came to, after bounding and rounding."""
 
+    def revised(self) -> "Revision | None":
+        """What a finished walk came to, where its end changed earlier steps; None where each came to what it took."""
+        return None
+
     @abstractmethod
     def policy(self) -> CompressionPolicy:
         """What a finished walk decided."""
@@ -59,7 +77,7 @@ class LayerwiseEnv(gymnasium.Env[Observation, Action]):
     """A walk as a Gymnasium environment: reward 0 until the last layer, then that of the policy's evaluation.
 
     Every step's info holds "taken", the action after bounding and rounding; the last one's also "policy",
-    "evaluation" and "cost".
+    "evaluation", "cost" and, where the end of the episode changed earlier steps, "revised".
 
     Args:
         walk: leads through the layers.
@@ -94,6 +112,8 @@ class LayerwiseEnv(gymnasium.Env[Observation, Action]):
             "evaluation": evaluation,
             "cost": dict(evaluation.cost),
         }
+        if (revised := self.walk.revised()) is not None:
+            info["revised"] = revised
         return observation, float(self._reward(evaluation)), True, False, info
 
 

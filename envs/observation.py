@@ -1,6 +1,7 @@
-"""The state vector that an agent sees of a layer (AMC, equation 1)."""
+"""The state vectors that agents see of a layer (AMC, equation 1; HAQ, equations 1 and 2)."""
 
 from collections.abc import Sequence
+from math import prod
 
 import numpy as np
 import numpy.typing as npt
@@ -8,6 +9,7 @@ import numpy.typing as npt
 from search_spaces.layers import LayerSpec
 
 FEATURES = ("t", "n", "c", "h", "w", "stride", "k", "FLOPs[t]", "reduced", "rest", "a[t-1]")
+BIT_FEATURES = ("k", "c_in", "c_out", "s_kernel", "s_stride", "s_feat", "n_params", "i_dw", "i_w/a", "a[k-1]")
 
 
 class LayerObservations:
@@ -38,9 +40,7 @@ class LayerObservations:
         step_code: bool = False,
     ) -> None:
         static = np.array([self._describe(t, layers[index]) for t, index in enumerate(steps)], dtype=np.float64)
-        low = static.min(axis=0)
-        spread = static.max(axis=0) - low
-        self._static = (static - low) / np.where(spread > 0.0, spread, 1.0)
+        self._static, _ = _normalised(static)
         self._codes = np.eye(len(steps)) if step_code else np.empty((len(steps), 0))
         self.size = len(FEATURES) + self._codes.shape[1]
         self._rest = [float(costs[index + 1 :].sum() / (costs.sum() or 1.0)) for index in steps]
@@ -57,3 +57,59 @@ class LayerObservations:
         stride = layer.stride[0] if layer.stride else 0  # as in AMC's code, which tells linear layers apart by it
         kernel = layer.kernel[0] if layer.kernel else 1
         return (t, layer.out_channels, layer.in_channels, height, width, stride, kernel, layer.macs)
+
+
+class BitObservations:
+    """HAQ's ten features of the layer at each step (Wang et al. 2019, equations 1 and 2), in the paper's order.
+
+    The first eight describe the layer: its number, channels read and given, kernel, stride, values of a channel that it
+    reads (a linear layer: all that it reads), weights, whether it is depthwise. They are min-max normalised over all
+    layers of the network. The last two say what is decided and what the step before came to: 1 for weights and 0 for
+    activations; bits as a share of the most there are (1 at the first step).
+
+    Args:
+        layers: of the uncompressed network in execution order.
+        faithful: as HAQ's code: a feature that all layers share is left as it is, not 0; a layer of one input channel
+            counts as depthwise; the ninth feature is 1 at the first step and for activations, 0 for other weights.
+
+    Attributes:
+        size: length of the state vector.
+        highest: no feature is above it.
+    """
+
+    size = len(BIT_FEATURES)
+
+    def __init__(self, layers: Sequence[LayerSpec], faithful: bool = False) -> None:
+        described = np.array([self._describe(k, layer, faithful) for k, layer in enumerate(layers)], dtype=np.float64)
+        self._static, same = _normalised(described)
+        if faithful:
+            self._static[:, same] = described[:, same]
+        self._faithful = faithful
+        self.highest = max(1.0, float(self._static.max()))
+
+    def observe(self, layer: int, weights: bool, first: bool, last: float) -> npt.NDArray[np.float32]:
+        """State vector of a step, float32 [size].
+
+        Args:
+            layer: that is decided on.
+            weights: whether it is its weights that are.
+            first: whether it is the first step.
+            last: what the step before came to, in [0, 1].
+        """
+        flag = first or not weights if self._faithful else weights
+        return np.append(self._static[layer], (float(flag), last)).astype(np.float32)
+
+    @staticmethod
+    def _describe(k: int, layer: LayerSpec, faithful: bool) -> tuple[float, ...]:
+        stride = layer.stride[0] if layer.stride else 0
+        kernel = layer.kernel[0] if layer.kernel else 1
+        read = prod(layer.input_size) if layer.input_size else layer.in_channels
+        depthwise = bool(layer.kernel) and layer.in_channels == layer.groups if faithful else layer.depthwise
+        return k, layer.in_channels, layer.out_channels, kernel, stride, read, layer.weights, depthwise
+
+
+def _normalised(features: npt.NDArray[np.float64]) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
+    """Each column from 0 to 1 over the rows; and which of them had no spread, and are 0."""
+    low = features.min(axis=0)
+    spread = features.max(axis=0) - low
+    return (features - low) / np.where(spread > 0.0, spread, 1.0), spread == 0.0

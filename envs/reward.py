@@ -54,6 +54,16 @@ REWARDS: Mapping[str, Reward] = {
 }
 
 
+def accuracy_change(whole: float) -> Reward:
+    """HAQ's reward (Wang et al. 2019, equation 7): a tenth of the percentage points of accuracy gained or lost.
+
+    Args:
+        whole: accuracy of the uncompressed network, in [0, 1].
+    """
+    described = "a tenth of the percentage points gained or lost; for searches under a budget (HAQ)"
+    return Reward("accuracy_change", described, False, lambda evaluation: 10.0 * (evaluation.accuracy - whole))
+
+
 def find_reward(name: str, mode: str = "resource") -> Reward:
     """The reward of that name.
 

@@ -45,7 +45,8 @@ class DDPGOptions:
             reward alone, which no error of its own can run away with.
         ranks: whether rewards are replaced by their rank among those in the buffer, which tells policies near chance
             level apart as well as those near the optimum; otherwise the moving-average baseline is subtracted.
-        taken: whether an action is stored as what it came to after bounding and rounding, not as proposed.
+        taken: whether an action is stored as what it came to after bounding and rounding, and an episode as what the
+            end of its walk made of it, not as proposed.
         distinct: whether a policy that was proposed before is proposed again; otherwise the episode is walked anew
             with more noise, because an evaluation gives the same result every time.
     """
@@ -126,6 +127,12 @@ class EpisodeReplay(ReplayBuffer):
         """Hold a step back; at the end of its episode write all of them with the last one's reward."""
         self._held.append((obs, next_obs, infos[0]["taken"] if self._options.taken else action, done, infos))
         if done[0]:
+            if self._options.taken and "revised" in infos[0]:
+                seen, did = infos[0]["revised"].observations, infos[0]["revised"].actions
+                self._held = [
+                    (seen[step][None], seen[step + 1][None], did[step][None], *held[3:])
+                    for step, held in enumerate(self._held)
+                ]
             for held_obs, held_next, held_action, held_done, held_infos in self._held:
                 super().add(held_obs, held_next, held_action, reward, held_done, held_infos)
             self._held.clear()

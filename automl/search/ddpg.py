@@ -168,6 +168,8 @@ class DDPGSearcher(Searcher):
             observations.append(observation)
             actions.append(action)
             taken.append(self._walk.taken())
+        if self._agent.options.taken and (revised := self._walk.revised()) is not None:
+            observations, taken = list(revised.observations), list(revised.actions)
         return Episode(*(np.stack(rows).astype(np.float32) for rows in (observations, actions, taken)))
 
     @property

@@ -1,0 +1,86 @@
+"""The arguments of the environments that a config's problem has."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch.utils.data import Subset
+
+from automl.compression.calibration import draw
+from automl.compression.pipeline import Compressor
+from automl.errors import InputError, did_you_mean
+from automl.evaluation import PolicyEvaluator
+from automl.problem import Problem, calibration_data, compression_options
+from backends.accelerators.backend import AcceleratorBackend
+from backends.bit_prices import BitPrice, accelerator_price, counted_price, network_price
+from backends.counting import COUNTED
+from search_spaces.objective import MODELLED
+
+
+def channel_pruning(problem: Problem, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Of "trimtab/ChannelPruning-v0"."""
+    how = problem.config.search
+    return {
+        "graph": problem.graph,
+        "space": problem.space.channels,
+        "constraint": problem.constraint,
+        "evaluator": problem.evaluator(),
+        "mode": how.mode,
+        "reward": problem.config.reward_name,
+        "faithful": how.faithful,
+        "cost": problem.cost,
+        **options,
+    }
+
+
+def mixed_precision(problem: Problem, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Of "trimtab/MixedPrecision-v0"; where it is faithful, accuracy is that of training images."""
+    space = problem.config.space
+    bits = {"weight_bits": space.weight_bits, "activation_bits": space.activation_bits, "ends": space.ends}
+    arguments = {
+        **(bits if space.weight_bits or space.activation_bits else {}),
+        "graph": problem.graph,
+        "price": bit_price(problem),
+        "limit": problem.constraint.limit,
+        "faithful": problem.config.search.faithful,
+        **options,
+    }
+    if "evaluator" not in arguments:
+        arguments["evaluator"] = _evaluator(problem, training_images=bool(arguments["faithful"]))
+    return arguments
+
+
+ENVIRONMENTS = {"ChannelPruning": channel_pruning, "MixedPrecision": mixed_precision}
+
+
+def find_environment(name: str) -> str:
+    """The name of an environment.
+
+    Raises:
+        InputError: there is none of that name.
+    """
+    if name not in ENVIRONMENTS:
+        raise InputError(f"there is no environment {name!r}{did_you_mean(name, ENVIRONMENTS)}")
+    return name
+
+
+def bit_price(problem: Problem) -> BitPrice:
+    """What bits cost in the metric of the problem's budget."""
+    graph, backend, metric = problem.graph, problem.backend, problem.constraint.metric
+    if metric in COUNTED:
+        return counted_price(graph, metric)
+    if metric in MODELLED and isinstance(backend, AcceleratorBackend):
+        return accelerator_price(backend.prices(graph), metric)
+    return network_price(graph, lambda network: backend.estimate(network).as_metrics()[metric])
+
+
+def _evaluator(problem: Problem, training_images: bool) -> PolicyEvaluator:
+    """Of policies with bits, whose activations need images; as many training images as there are held-out ones."""
+    options = compression_options(problem.config)
+    images, labels = calibration_data(problem.data, options.calibration_images, options.seed)
+    compressor = Compressor(problem.network, images, options, labels)
+    if not training_images:
+        return problem.evaluator(compressor)
+    held_out, total = len(problem.data.val), len(problem.data.train)  # type: ignore[arg-type]  # as torch declares them
+    seen = Subset(problem.data.train, draw(total, held_out, options.seed).tolist())
+    device = problem.config.search.device
+    return PolicyEvaluator(compressor, seen, problem.constraint, problem.backend, problem.metric, device)

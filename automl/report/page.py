@@ -21,7 +21,6 @@ from search_spaces.number_formats import NumberFormat
 from search_spaces.objective import MODELLED
 from search_spaces.policy import LayerPolicy
 
-METRIC_NAMES = {"modelled_latency_s": "latency", "energy_j": "energy"}
 NAMES = {
     "baseline": "baseline",
     "best": "found by {algorithm}",
@@ -197,7 +196,7 @@ def _comparison(data: RunData) -> Element | None:
     if not data.finalists:
         return None
     text = value_text(data)
-    by_table, accelerator = data.config.priced_by_table, next(iter(data.accelerator.values()), None)
+    by_table, accelerator = data.config.priced_by_table, bool(data.accelerator)
     names, explained = (NAMES_GIVEN, EXPLAINED_GIVEN) if data.given else (NAMES, EXPLAINED)
     engine, device = data.config.measure.backend, data.config.measure.device
     runtime = engine != "onnxruntime" and device is None  # else it stands there already, or did not run there
@@ -208,7 +207,7 @@ def _comparison(data: RunData) -> Element | None:
         "MACs",
         "parameters",
         "weights",
-        *([f"{METRIC_NAMES[metric]} on {accelerator.title}" for metric in MODELLED] if accelerator else []),
+        *([metric_label(metric) for metric in MODELLED] if accelerator else []),
         *(["by the table"] if by_table else []),
         (ENGINES[engine].title if engine in ENGINES else "latency") + (f" on {device.key}" if device else ""),
         *(["ONNX Runtime"] if runtime else []),

@@ -7,7 +7,7 @@ import numpy as np
 from pydantic import model_validator
 
 from backends.accelerators.energy import Technology, access_j_per_bit
-from backends.accelerators.quantities import Bandwidth, Bits, JoulesPerBit, PerCycle
+from backends.accelerators.quantities import Bandwidth, Bits, Joules, JoulesPerBit, PerCycle
 from backends.accelerators.workloads import FloatArray
 from search_spaces.sections import Section
 
@@ -17,18 +17,22 @@ class MemorySection(Section):
 
     Attributes:
         size: None for memory outside of the chip, which holds everything.
-        bandwidth: of reads and writes together; None where it limits nothing.
+        width: of one access, one of which is made a cycle where no bandwidth is given.
+        bandwidth: of reads and writes together; where neither it nor a width is given, it limits nothing.
         read_bandwidth, write_bandwidth: of each, instead.
         energy: of a bit read or written; by default the technology's for such a size.
-        read_energy, write_energy: of each, instead.
+        access_energy: of one access of that width, instead.
+        read_energy, write_energy: of a bit read and of a bit written, instead.
         double_buffered: whether one half is filled while the other is used.
     """
 
     size: Bits | None = None
+    width: Bits | None = None
     bandwidth: PerCycle | None = None
     read_bandwidth: PerCycle | None = None
     write_bandwidth: PerCycle | None = None
     energy: JoulesPerBit | None = None
+    access_energy: Joules | None = None
     read_energy: JoulesPerBit | None = None
     write_energy: JoulesPerBit | None = None
     double_buffered: bool = False
@@ -37,6 +41,12 @@ class MemorySection(Section):
     def _one_bandwidth(self) -> "MemorySection":
         if self.bandwidth is not None and (self.read_bandwidth or self.write_bandwidth):
             raise ValueError("a bandwidth is of reads and writes together, or there is one for each; give either")
+        return self
+
+    @model_validator(mode="after")
+    def _one_energy(self) -> "MemorySection":
+        if self.access_energy is not None and (self.energy is not None or self.width is None):
+            raise ValueError("an access_energy is that of one access of the level's width: give a width, and no energy")
         return self
 
 
@@ -79,11 +89,13 @@ class Memory:
     def of(cls, name: str, section: MemorySection, clock_hz: float, technology: Technology) -> "Memory":
         """From its description."""
         default = access_j_per_bit(technology, section.size) if section.energy is None else section.energy
+        if section.access_energy is not None and section.width is not None:
+            default = section.access_energy / section.width
         size = np.inf if section.size is None else section.size
         return cls(
             name=name,
             size_bits=section.size,
-            bandwidth=_per_cycle(section.bandwidth, clock_hz),
+            bandwidth=_bandwidth(section, clock_hz),
             read_bandwidth=_per_cycle(section.read_bandwidth, clock_hz),
             write_bandwidth=_per_cycle(section.write_bandwidth, clock_hz),
             read_j=default if section.read_energy is None else section.read_energy,
@@ -104,6 +116,14 @@ class Memory:
 def memories(sections: Mapping[str, MemorySection], clock_hz: float, technology: Technology) -> Mapping[str, Memory]:
     """The levels of a description, by name."""
     return {name: Memory.of(name, section, clock_hz, technology) for name, section in sections.items()}
+
+
+def _bandwidth(section: MemorySection, clock_hz: float) -> float:
+    """Of reads and writes together: an access a cycle where nothing else is said."""
+    given = section.bandwidth or section.read_bandwidth or section.write_bandwidth
+    if given is None and section.width is not None:
+        return section.width
+    return _per_cycle(section.bandwidth, clock_hz)
 
 
 def _per_cycle(bandwidth: Bandwidth | None, clock_hz: float) -> float:

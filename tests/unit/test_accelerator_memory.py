@@ -24,6 +24,8 @@ def level(**keys: Any) -> Memory:
         ({}, [0, 0]),
         ({"bandwidth": "10 bit/cycle"}, [80, 10]),
         ({"bandwidth": "1 Gbit/s"}, [80, 10]),
+        ({"width": "10 bit"}, [80, 10]),
+        ({"width": "10 bit", "bandwidth": "20 bit/cycle"}, [40, 5]),
         ({"read_bandwidth": "10 bit/cycle"}, [60, 0]),
         ({"write_bandwidth": "10 bit/cycle"}, [20, 10]),
         ({"read_bandwidth": "100 bit/cycle", "write_bandwidth": "10 bit/cycle"}, [20, 10]),
@@ -37,6 +39,7 @@ def test_cycles(keys: dict[str, str], cycles: list[float]) -> None:
     ("keys", "joules"),
     [
         ({"energy": "1 pJ/bit"}, [800, 100]),
+        ({"width": "8 B", "access_energy": "64 pJ"}, [800, 100]),
         ({"energy": "1 pJ/bit", "write_energy": "3 pJ/bit"}, [1200, 300]),
         ({"read_energy": "2 pJ/bit", "write_energy": "0 pJ/bit"}, [1200, 0]),
     ],
@@ -55,6 +58,12 @@ def test_a_double_buffered_level_leaves_half_of_it_to_a_tile() -> None:
     assert level(size="1 KiB").usable_bits == 8192
     assert level(size="1 KiB", double_buffered=True).usable_bits == 4096
     assert level().usable_bits == np.inf
+
+
+@pytest.mark.parametrize("keys", [{}, {"width": "8 B", "energy": "1 pJ/bit"}])
+def test_the_energy_of_an_access_needs_its_width_alone(keys: dict[str, str]) -> None:
+    with pytest.raises(InputError, match="give a width, and no energy"):
+        level(access_energy="64 pJ", **keys)
 
 
 def test_one_bandwidth_or_two() -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from automl.search.base import Searcher, State
 from search_spaces.errors import InputError
@@ -40,6 +41,14 @@ class PointProblem:
         """InputError where no policy of the space keeps the constraints."""
         if (reason := self.space.unreachable(self.constraints, self.prices)) is not None:
             raise InputError(reason)
+
+    def kept(self, points: npt.ArrayLike) -> npt.NDArray[np.bool_]:
+        """Which of the points [P, D] keep all constraints, [P]."""
+        costs = self.prices(np.asarray(points, dtype=np.int64))
+        found = np.ones(len(np.asarray(points)), dtype=np.bool_)
+        for each in self.constraints:
+            found &= costs[each.metric] <= each.limit
+        return found
 
 
 @dataclass

@@ -1,0 +1,10 @@
+"""Evolution over points of channels and bits."""
+
+from automl.search.points.base import PointProblem, PointSearcher
+from automl.search.points.evolution import Evolution
+from automl.testing.points import PointSearcherConformance
+
+
+class TestEvolution(PointSearcherConformance):
+    def make(self, problem: PointProblem) -> PointSearcher:
+        return Evolution(problem)

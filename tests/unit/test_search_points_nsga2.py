@@ -1,0 +1,10 @@
+"""Nsga2 over points of channels and bits."""
+
+from automl.search.points.base import PointProblem, PointSearcher
+from automl.search.points.nsga2 import Nsga2
+from automl.testing.points import PointSearcherConformance
+
+
+class TestNsga2(PointSearcherConformance):
+    def make(self, problem: PointProblem) -> PointSearcher:
+        return Nsga2(problem)

@@ -15,7 +15,7 @@ channels or a larger buffer never raise the least traffic, since every tiling th
 
 from bisect import bisect_left
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -75,6 +75,9 @@ class Offchip:
         return self.outputs + self.partial_sums / 2
 
 
+_NAMES = tuple(field.name for field in fields(Offchip))
+
+
 @dataclass(frozen=True)
 class Operands:
     """Bits of a number of each operand, arrays [N] or numbers.
@@ -96,18 +99,14 @@ def least_traffic(works: Workloads, buffers: Buffers, operands: Operands) -> Off
 
     Weights that fit the chip as a whole stay there over the steps of a recurrent layer; else each step reads them anew.
     """
-    tiles = _Tiles(works, buffers, operands)
-    best: Offchip | None = None
-    for found in tiles.tilings():
-        best = found if best is None else _less(best, found)
-    if best is None:  # there are always some
-        raise AssertionError("no tiling")
-    return best
+    found = _Tiles(works, buffers, operands).tilings()
+    best = np.argmin(np.where(found.fits, found.total, np.inf), axis=0)[None]
+    return Offchip(*(np.take_along_axis(getattr(found, name), best, axis=0)[0] for name in _NAMES))
 
 
 @dataclass(frozen=True)
 class _Rows:
-    """Tiles along P, arrays [N].
+    """Tiles along P, arrays [tilings, N].
 
     Attributes:
         bands: of whole rows of pixels.
@@ -121,7 +120,7 @@ class _Rows:
 
 
 class _Tiles:
-    """Tilings of each layer. Groups run one after the other, each with tiles of its own."""
+    """Tilings of each layer, arrays [tilings, N]. Groups run one after the other, each with tiles of its own."""
 
     def __init__(self, works: Workloads, buffers: Buffers, operands: Operands) -> None:
         # of a product each image has a second matrix of its own, as each group has
@@ -138,15 +137,16 @@ class _Tiles:
         self._read_w = np.minimum(works.in_width, (works.out_width - 1) * works.stride_width + self._span_w)
         self._window_h, self._window_w = np.minimum(self._span_h, self._lines), np.minimum(self._span_w, self._read_w)
 
-    def tilings(self) -> Iterator[Offchip]:
-        """All three orders, every number of tiles."""
-        works = self._works
-        for count in _up_to(works.out_channels):
-            yield self._outputs_still(_part(works.out_channels, count), _tiles(works.out_channels, count))
-        for count in _up_to(works.in_channels):
-            channels, n_depth = _part(works.in_channels, count), _tiles(works.in_channels, count)
-            yield from self._weights_still(channels, n_depth)
-            yield self._inputs_still(channels, n_depth)
+    def tilings(self) -> Offchip:
+        """All three orders, every number of tiles; arrays [tilings, N]."""
+        by_columns = self._outputs_still(*_parts(self._works.out_channels))
+        depths = _parts(self._works.in_channels)
+        by_depth = [*self._weights_still(*depths), self._inputs_still(*depths)]
+        shape = by_columns.fits.shape[1:]
+        # of equal tilings the first is taken: those of fewest parts before those of more
+        rest = (np.stack([getattr(each, name) for each in by_depth], axis=1).reshape(-1, *shape) for name in _NAMES)
+        first = (getattr(by_columns, name) for name in _NAMES)
+        return Offchip(*map(np.concatenate, zip(first, rest, strict=True)))
 
     def _outputs_still(self, columns: IntArray, n_columns: IntArray) -> Offchip:
         """One channel after the other passes by."""
@@ -238,28 +238,11 @@ class _Tiles:
         inputs = (works.inputs + again * works.steps) * self._activation * n_columns
         outputs = works.outputs * self._output
         sums = works.outputs * self._accumulator * 2 * (n_depth - 1)
-        return Offchip(weights, inputs, sums, outputs, fits)
+        return Offchip(*np.broadcast_arrays(weights, inputs, sums, outputs, fits))
 
 
-def _up_to(sizes: IntArray) -> list[int]:
-    """Numbers of tiles to try for the largest of these; of more no tile would be smaller."""
-    return list(COUNTS[: 1 + bisect_left(COUNTS, int(sizes.max(initial=1)))])
-
-
-def _part(size: IntArray, count: int) -> IntArray:
-    return -(-size // count)
-
-
-def _tiles(size: IntArray, count: int) -> IntArray:
-    return np.minimum(size, count)
-
-
-def _less(first: Offchip, second: Offchip) -> Offchip:
-    """The better of two, row by row."""
-    take = second.fits & (~first.fits | (second.total < first.total))
-    return Offchip(
-        *(
-            np.where(take, getattr(second, name), getattr(first, name))
-            for name in ("weights", "inputs", "partial_sums", "outputs", "fits")
-        )
-    )
+def _parts(sizes: IntArray) -> tuple[IntArray, IntArray]:
+    """What the largest part of sizes [N] is, and how many parts there are, for each of `COUNTS`, [counts, N]; with more
+    than the largest size has no part would be smaller."""
+    counts = np.array(COUNTS[: 1 + bisect_left(COUNTS, int(sizes.max(initial=1)))])[:, None]
+    return -(-sizes // counts), np.minimum(sizes, counts)

@@ -99,23 +99,27 @@ class LayerPrices(ABC):
             dtype=np.int64,
         )
 
-    def by_layer(self, kept: npt.ArrayLike, treatments: npt.ArrayLike) -> FloatArray:
+    def by_layer(
+        self, kept: npt.ArrayLike, treatments: npt.ArrayLike, layers: Sequence[int] | None = None
+    ) -> FloatArray:
         """Figures of every layer, [policies, layers, figures].
 
         Args:
             kept: units that each channel group keeps, [policies, groups].
             treatments: of each layer, see `treatment`, [policies, layers].
+            layers: numbers of those that are asked for; all of them by default.
 
         Raises:
             InputError: one of the layers has none.
         """
-        units, treated = np.asarray(kept, dtype=np.int64), np.asarray(treatments, dtype=np.int64)
-        inputs, outputs = units @ self._inputs + self._in_fixed, units @ self._outputs + self._out_fixed
-        layers = np.arange(len(self._layers))
-        keys = ((treated * len(self._layers) + layers) * self._in_base + inputs) * self._out_base + outputs
+        which = np.arange(len(self._layers)) if layers is None else np.asarray(layers, dtype=np.int64)
+        units, treated = np.asarray(kept, dtype=np.int64), np.asarray(treatments, dtype=np.int64)[:, which]
+        inputs = units @ self._inputs[:, which] + self._in_fixed[which]
+        outputs = units @ self._outputs[:, which] + self._out_fixed[which]
+        keys = ((treated * len(self._layers) + which) * self._in_base + inputs) * self._out_base + outputs
         places = self._places(keys)
         if places is None:
-            self._learn(keys, units, treated)
+            self._learn(keys, units, treated, which)
             places = self._places(keys)
             if places is None:  # what was learnt is known
                 raise AssertionError("a layer is not known that was priced")
@@ -130,7 +134,7 @@ class LayerPrices(ABC):
         np.minimum(places, len(self._keys) - 1, out=places)
         return places if np.array_equal(self._keys[places], keys) else None
 
-    def _learn(self, keys: IntArray, units: IntArray, treated: IntArray) -> None:
+    def _learn(self, keys: IntArray, units: IntArray, treated: IntArray, which: IntArray) -> None:
         """Computes what is missing, all of it in one go."""
         flat = keys.ravel()
         unknown = np.flatnonzero(~np.isin(flat, self._keys))
@@ -140,8 +144,8 @@ class LayerPrices(ABC):
         keys_of: list[list[int]] = []
         seen: set[int] = set()
         for key, place in zip(missing.tolist(), unknown[first].tolist(), strict=True):
-            policy, layer = divmod(place, len(self._layers))
-            number = int(treated[policy, layer])
+            policy, column = divmod(place, len(which))
+            layer, number = int(which[column]), int(treated[policy, column])
             if number == LEFT_OUT:
                 found[key] = np.zeros(self._figures_of_a_layer)
             elif key not in seen:  # of two layers alike each may ask for the other's bits, too

@@ -1,6 +1,6 @@
 """What the points of a search space cost, by metric: counted, on an accelerator, or by a latency table."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,12 +9,27 @@ import numpy.typing as npt
 from backends.accelerators.pricing import PolicyPrices
 from backends.counting import COUNTED, CountedPrices
 from backends.layer_prices import UNTREATED, FloatArray, IntArray
+from search_spaces.errors import InputError
 from search_spaces.graph import ModelGraph
+from search_spaces.objective import MODELLED
 from search_spaces.policy import LayerPolicy
 from search_spaces.space import CHANNELS, SearchSpace
 
 Latency = Callable[[ModelGraph], float]
 """Seconds of a network by a table of measured operators."""
+
+
+@dataclass(frozen=True)
+class Factor:
+    """A part of a cost that several decisions settle together.
+
+    Attributes:
+        decisions: their numbers, rising.
+        costs: [budgets, choices of the first, choices of the second, ...].
+    """
+
+    decisions: tuple[int, ...]
+    costs: FloatArray
 
 
 @dataclass(frozen=True)
@@ -78,6 +93,61 @@ class PointPrices:
             found |= {"modelled_latency_s": totals.latency_s, "energy_j": totals.energy_j}
         if self._latency is not None:
             found["latency_s"] = np.array([self._measured(point, self._latency) for point in chosen])
+        return found
+
+    def factors(self, metrics: Sequence[str]) -> list[Factor]:
+        """The costs as a sum: of any point, that of what each factor says of its decisions' choices.
+
+        Args:
+            metrics: counted ones, and where there is an accelerator `modelled_latency_s` and `energy_j`.
+
+        Raises:
+            InputError: the cost in a metric is no sum over layers, or the hardware cannot run one of the layers.
+        """
+        for metric in metrics:
+            if metric not in self._summed:
+                raise InputError(f"a cost in {metric!r} is no sum over layers; it is one of {', '.join(self._summed)}")
+        groups = {group: number for number, group, _ in self._channels}
+        own = {layer.index: layer.decisions.tolist() for layer in self._layers}
+        found = []
+        for index, spec in enumerate(self.space.graph.full_layers):
+            terms = (*spec.in_extent.terms, *spec.out_extent.terms)
+            decisions = sorted({groups[group] for group, _ in terms if group in groups} | {*own.get(index, ())})
+            found.append(Factor(tuple(decisions), self._table(index, decisions, metrics)))
+        return [*found, *self._rest(metrics)]
+
+    @property
+    def _summed(self) -> tuple[str, ...]:
+        return COUNTED if self._accelerator is None else (*COUNTED, *MODELLED)
+
+    def _table(self, layer: int, decisions: Sequence[int], metrics: Sequence[str]) -> FloatArray:
+        """Costs of a layer for every combination of choices, [metrics, choices of the first, ...]."""
+        shape = tuple(int(self.space.counts[number]) for number in decisions)
+        combinations = int(np.prod(shape))
+        points = np.repeat(self.space.greatest[None], combinations, axis=0)
+        points[:, list(decisions)] = np.indices(shape).reshape(len(shape), combinations).T
+        kept, treatments = self.kept(points), self.treatments(points)
+        costs = dict(zip(COUNTED, self._counted.by_layer(kept, treatments, [layer])[:, 0].T, strict=True))
+        if self._accelerator is not None:
+            modelled = self._accelerator.by_layer(kept, self._on_accelerator(treatments), [layer])
+            costs |= dict(zip(MODELLED, modelled[:, 0].T, strict=True))
+        return np.stack([costs[metric].reshape(shape) for metric in metrics])
+
+    def _rest(self, metrics: Sequence[str]) -> list[Factor]:
+        """What is no layer's: a linear function of each group's units, and a constant, which the first one bears."""
+        greatest = self.space.greatest
+        whole = self(greatest[None])
+        layers = np.sum([self._table(index, [], metrics) for index in range(len(self.space.graph.full_layers))], axis=0)
+        constant = np.array([whole[metric][0] for metric in metrics]) - layers
+        found = [Factor((), constant)]
+        for number, _, choices in self._channels:
+            points = np.repeat(greatest[None], len(choices), axis=0)
+            points[:, number] = np.arange(len(choices))
+            kept, treatments = self.kept(points), self.treatments(points)
+            others = self._counted.price(kept, treatments) - self._counted.by_layer(kept, treatments).sum(axis=1)
+            columns = dict(zip(COUNTED, (others - others[-1]).T, strict=True))
+            zero = np.zeros(len(choices))
+            found.append(Factor((number,), np.stack([columns.get(metric, zero) for metric in metrics])))
         return found
 
     def kept(self, points: IntArray) -> IntArray:

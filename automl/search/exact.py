@@ -8,31 +8,18 @@ models, exponential families, and variational inference", 2008).
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 from scipy.optimize import Bounds, LinearConstraint, milp
 from scipy.sparse import coo_array
 
+from backends.point_prices import Factor
 from search_spaces.errors import InputError, TrimtabError
 
 FloatArray = npt.NDArray[np.float64]
 GAP = 1e-9
 """Share by which what is returned may be worse than the optimum; rounding makes as much."""
-
-
-@dataclass(frozen=True)
-class Factor:
-    """A part of the cost that several decisions settle together.
-
-    Attributes:
-        decisions: their numbers, rising.
-        costs: [budgets, choices of the first, choices of the second, ...].
-    """
-
-    decisions: tuple[int, ...]
-    costs: FloatArray
 
 
 def solve(
@@ -47,7 +34,7 @@ def solve(
 
     Args:
         losses: of every decision, one for each of its choices.
-        factors: parts of the cost.
+        factors: parts of the cost; one of no decision is a constant.
         limits: of each budget, [budgets].
         forbidden: points that are not to be returned, each [decisions].
         time_limit_s: after which the best point found so far is taken.
@@ -85,6 +72,9 @@ class _Program:
             self._rows.append((np.ones(size), start + np.arange(size), 1.0, 1.0))
 
     def add(self, factor: Factor) -> None:
+        if not factor.decisions:
+            self._limits = self._limits - factor.costs
+            return
         shape = tuple(self._sizes[decision] for decision in factor.decisions)
         if factor.costs.shape != (len(self._limits), *shape) or not np.isfinite(factor.costs).all():
             raise InputError(f"a factor's costs are finite, [{len(self._limits)}, {shape}], got {factor.costs.shape}")

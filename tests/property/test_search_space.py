@@ -6,6 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from automl.testing.problems import cifar_resnet, mobilenet_v1
+from backends.accelerators.backend import AcceleratorBackend
+from backends.accelerators.catalogue import load
 from backends.point_prices import PointPrices
 from search_spaces.building import SpaceOptions, build_space
 from search_spaces.errors import InputError
@@ -48,6 +50,22 @@ def test_prices_are_those_of_the_graph(number: int, seed: int) -> None:
         graph = space.graph.apply(space.decode(point))
         counted = (graph.macs, graph.params, graph.weight_bytes)
         assert tuple(costs[metric][index] for metric in METRICS) == counted
+
+
+@pytest.mark.parametrize("number", [1, 2, 3, 4])
+def test_factors_add_up_to_the_prices(number: int) -> None:
+    space, generator = SPACES[number], np.random.default_rng(1)
+    accelerator = AcceleratorBackend("cpu", load("cpu_avx512")).prices(space.graph)
+    prices = PointPrices(space, accelerator)
+    metrics = (*METRICS, "modelled_latency_s", "energy_j")
+    factors = prices.factors(metrics)
+    for _ in range(20):
+        point = space.sample(generator)
+        costs = prices(point[None])
+        parts = [factor.costs[(slice(None), *(point[each] for each in factor.decisions))] for factor in factors]
+        assert np.sum(parts, axis=0) == pytest.approx([costs[metric][0] for metric in metrics], rel=1e-9)
+    with pytest.raises(InputError, match="'latency_s' is no sum over layers"):
+        prices.factors(["latency_s"])
 
 
 @settings(max_examples=80, deadline=None)

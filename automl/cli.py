@@ -110,6 +110,10 @@ def _parser() -> _Parser:
     report = add("report", _report, "write the report of a run again")
     report.add_argument("run", type=Path)
     report.add_argument("--picture", type=Path, metavar="FILE", help="also write its main chart as an SVG file")
+    compare = add("compare", _compare, "search algorithms, ranked over the runs that tried them")
+    compare.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="run directory, or a directory of runs")
+    compare.add_argument("--picture", type=Path, metavar="FILE", help="draw best value against effort, as SVG")
+    compare.add_argument("--json", type=Path, metavar="FILE", help="write the figures, and the whole Pareto front")
     add("export", _export, "export the best policy of a run again").add_argument("run", type=Path)
     verify = add("verify", _verify, "check an exported network: digests, outputs, accuracy")
     verify.add_argument("directory", type=Path)
@@ -282,6 +286,18 @@ def _report(options: argparse.Namespace) -> int:
     print(write_report(directory.path))
     if options.picture is not None:
         print(write_picture(directory.path, options.picture))
+    return DONE
+
+
+def _compare(options: argparse.Namespace) -> int:
+    from automl.compare import compare, comparison_tables, write_comparison, write_figures
+
+    comparison = compare(options.runs)
+    _show(*comparison_tables(comparison))
+    if options.json is not None:
+        print(write_figures(comparison, options.json))
+    if options.picture is not None:
+        print(write_comparison(comparison, options.picture))
     return DONE
 
 

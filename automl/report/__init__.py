@@ -14,7 +14,7 @@ from automl.report.roofline import roofline
 from automl.run.directory import RunDirectory, write_atomically
 from search_spaces.errors import InputError
 
-__all__ = ["write_picture", "write_report", "write_roofline"]
+__all__ = ["write_chart", "write_picture", "write_report", "write_roofline"]
 
 
 def write_report(run_dir: str | Path) -> Path:
@@ -41,7 +41,7 @@ def write_picture(run_dir: str | Path, path: str | Path) -> Path:
     chart = accuracy_against_cost(read_run(Path(run_dir)))
     if chart is None:
         raise InputError(f"{str(run_dir)!r} holds no evaluation to draw yet")
-    return _written(chart, Path(path))
+    return write_chart(chart, Path(path))
 
 
 def write_roofline(networks: Mapping[str, AcceleratorUsage], path: str | Path) -> Path:
@@ -53,14 +53,17 @@ def write_roofline(networks: Mapping[str, AcceleratorUsage], path: str | Path) -
     chart = roofline(networks)
     if chart is None:
         raise InputError("the accelerator moves nothing off its chip, so there is no roofline to draw")
-    return _written(chart, Path(path))
+    return write_chart(chart, Path(path))
 
 
-def _written(chart: Element, target: Path) -> Path:
-    """A chart as a file that stands alone."""
+def write_chart(chart: Element, target: Path) -> Path:
+    """A chart as an SVG file that stands alone; InputError where it cannot be written."""
     chart.set("xmlns", "http://www.w3.org/2000/svg")
     style = files("automl.report").joinpath("chart.css").read_text("utf-8")
     chart.insert(0, tag("rect", width="100%", height="100%", style="fill: var(--surface)"))
     chart.insert(0, tag("style", style))
-    write_atomically(target, to_xml(chart).encode())
+    try:
+        write_atomically(target, to_xml(chart).encode())
+    except OSError as error:
+        raise InputError(f"{str(target)!r} cannot be written: {error.strerror}") from None
     return target

@@ -113,6 +113,7 @@ class RunData:
         searches: in the order they are drawn.
         points: the evaluations that did not fail, by search and number.
         failed: number of evaluations that did.
+        durations: seconds that each evaluation took, failed ones included, by search and number.
         warm_up: evaluations at the start of a search that its agent acts at random in; 0 where none are known.
         shares: whether the metric is a share, shown in percent.
         accelerator: what the layers take on the config's accelerator, by finalist.
@@ -132,6 +133,7 @@ class RunData:
     summary: Mapping[str, Any] = field(default_factory=dict)
     manifest: Manifest | None = None
     accelerator: Mapping[str, AcceleratorUsage] = field(default_factory=dict)
+    durations: Mapping[str, Mapping[int, float]] = field(default_factory=dict)
 
     @property
     def given(self) -> bool:
@@ -186,6 +188,7 @@ def read_run(run_dir: Path) -> RunData:
     budget = _budget(config, summary, directory)
     searches: list[SearchRow] = []
     points: list[Point] = []
+    durations: dict[str, dict[int, float]] = {}
     failed = 0
     if directory.store_file.exists():
         store = Store.read(directory.store_file)
@@ -193,6 +196,7 @@ def read_run(run_dir: Path) -> RunData:
             searches = sorted(store.searches(), key=lambda row: (_rank(row, config), row.seed, row.name))
             for row in store.evaluations():
                 found = row.evaluation
+                durations.setdefault(row.search, {})[row.number] = found.seconds
                 if found.error is not None or config.cost_metric not in found.cost:
                     failed += 1
                     continue
@@ -215,6 +219,7 @@ def read_run(run_dir: Path) -> RunData:
         summary=summary,
         manifest=read_manifest(directory.best) if (directory.best / MANIFEST).exists() else None,
         accelerator=_accelerator(directory.accelerator_file),
+        durations=durations,
     )
 
 

@@ -59,7 +59,7 @@ def accuracy_against_cost(data: RunData) -> Element | None:
     low, high = min(costs) - margin, max(costs) + margin
     x_ticks = [tick for tick in nice_range(low, high, 6)[2] if low <= tick <= high]
     x = Scale(low, high, frame.left, frame.right)
-    bottom, top, y_ticks = nice_range(_floor(values), values[-1], 6)
+    bottom, top, y_ticks = nice_range(value_floor(values), values[-1], 6)
     y = Scale(bottom, top, frame.bottom, frame.top)
     chart = chart_of(WIDTH, 484, f"{data.metric_name} against {METRIC_TITLES.get(data.cost_metric, 'cost')}")
     axes = draw_axes(
@@ -69,7 +69,7 @@ def accuracy_against_cost(data: RunData) -> Element | None:
         x_ticks=x_ticks,
         y_ticks=y_ticks,
         x_texts=AXIS_TEXTS.get(data.cost_metric, units.ticks)(x_ticks),
-        y_texts=_tick_texts(data, y_ticks),
+        y_texts=value_ticks(data, y_ticks),
         x_title=METRIC_TITLES.get(data.cost_metric, data.cost_metric),
         y_title=f"search {data.metric_name} (held out of train, before fine-tuning)",
     )
@@ -118,7 +118,7 @@ def over_episodes(data: RunData, seed: int, width: float = WIDTH, *, rewards: bo
     )
     if not values:
         return None
-    bottom, top, y_ticks = nice_range(_floor(values), values[-1], 4)
+    bottom, top, y_ticks = nice_range(value_floor(values), values[-1], 4)
     y = Scale(bottom, top, frame.bottom, frame.top)
     name = "reward" if rewards else f"search {data.metric_name}"
     chart = chart_of(width, 292, f"{name} over the episodes of seed {seed}")
@@ -132,7 +132,7 @@ def over_episodes(data: RunData, seed: int, width: float = WIDTH, *, rewards: bo
         x_ticks=x_ticks,
         y_ticks=y_ticks,
         x_texts=[f"{tick:.0f}" for tick in x_ticks],
-        y_texts=units.ticks(y_ticks) if rewards else _tick_texts(data, y_ticks),
+        y_texts=units.ticks(y_ticks) if rewards else value_ticks(data, y_ticks),
         x_title=f"episode (seed {seed})",
         y_title=name,
     )
@@ -201,13 +201,14 @@ def _mark(finalist: Finalist | None, data: RunData) -> tuple[float, float] | Non
     return None if cost is None else (cost, finalist.search_accuracy)
 
 
-def _floor(ordered: Sequence[float]) -> float:
+def value_floor(ordered: Sequence[float]) -> float:
     """Where an axis of accuracies starts: the better half gets nearly half of it; far lower ones lie on the edge."""
     least, median, most = ordered[0], ordered[len(ordered) // 2], ordered[-1]
     return max(least, most - 2.5 * (most - median)) if most > median else least
 
 
-def _tick_texts(data: RunData, ticks: Sequence[float]) -> list[str]:
+def value_ticks(data: RunData, ticks: Sequence[float]) -> list[str]:
+    """Labels of an axis of the metric."""
     if not data.shares:
         return units.ticks(ticks)
     digits = 0 if ticks[1] - ticks[0] >= 0.0099 else 1

@@ -249,9 +249,9 @@ class Store:
         )
         for search, number, policy, accuracy, cost, violation, seconds, error, reward in rows:
             try:
-                evaluation = Evaluation(float(accuracy), json.loads(cost), float(violation), float(seconds), error)
+                evaluation = Evaluation(float(accuracy), _costs(cost), float(violation), float(seconds), error)
                 yield EvaluationRow(search, int(number), CompressionPolicy.from_json(policy), evaluation, reward)
-            except (TypeError, ValueError, InputError):
+            except (AttributeError, TypeError, ValueError, RecursionError, InputError):
                 raise InputError(f"{str(self._path)!r} is damaged: evaluation {number!r} of {search!r}") from None
 
     def _rows(self, sql: str, values: tuple[object, ...] = ()) -> Iterator[tuple[Any, ...]]:
@@ -261,3 +261,7 @@ class Store:
                 yield row
         except sqlite3.Error as error:
             raise InputError(f"{str(self._path)!r} cannot be read: {error}") from None
+
+
+def _costs(text: str) -> dict[str, float]:
+    return {str(metric): float(value) for metric, value in json.loads(text).items()}

@@ -34,10 +34,8 @@ def channel_pruning(problem: Problem, options: Mapping[str, Any]) -> dict[str, A
 
 def mixed_precision(problem: Problem, options: Mapping[str, Any]) -> dict[str, Any]:
     """Of "trimtab/MixedPrecision-v0"; where it is faithful, accuracy is that of training images."""
-    space = problem.config.space
-    bits = {"weight_bits": space.weight_bits, "activation_bits": space.activation_bits, "ends": space.ends}
     arguments = {
-        **(bits if space.weight_bits or space.activation_bits else {}),
+        **_bits(problem),
         "graph": problem.graph,
         "price": bit_price(problem),
         "limit": problem.constraint.limit,
@@ -71,6 +69,24 @@ def bit_price(problem: Problem) -> BitPrice:
     if metric in MODELLED and isinstance(backend, AcceleratorBackend):
         return accelerator_price(backend.prices(graph), metric)
     return network_price(graph, lambda network: backend.estimate(network).as_metrics()[metric])
+
+
+def _bits(problem: Problem) -> dict[str, Any]:
+    """What the config's space says of bits; nothing where it decides on none, and the environment's defaults hold.
+
+    Raises:
+        InputError: it ties decisions that the environment takes one by one.
+    """
+    space = problem.config.space
+    if not (space.weight_bits or space.activation_bits):
+        return {}
+    if space.tie or space.coupled_bits:
+        raise InputError(
+            "the environment MixedPrecision decides on each layer alone: leave out tie, coupled_bits"
+        )
+    kinds = ("weight_bits", "activation_bits")
+    layers = {name for each in problem.space.decisions if each.dimension in kinds for name in each.targets}
+    return {**{kind: getattr(space, kind) for kind in kinds}, "ends": space.ends, "layers": layers}
 
 
 def _evaluator(problem: Problem, training_images: bool) -> PolicyEvaluator:

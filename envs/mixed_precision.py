@@ -1,6 +1,6 @@
 """HAQ's environment: bits of the weights and of the activations of each layer (Wang et al., CVPR 2019)."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import numpy as np
@@ -38,6 +38,7 @@ class MixedPrecisionWalk(LayerwiseWalk):
         weight_bits, activation_bits: choices, None among them for float32; empty where all stay float32. (Under a
             budget that activations do not count in, the sweep lowers theirs as well: give them one choice.)
         ends: whether the first and the last layer are decided on like the others.
+        layers: that are decided on, None for all; what is neither among them nor an end stays float32.
         discrete: whether actions are numbers of choices.
         faithful: as HAQ's code. The ends have steps, too, though the sweep overrules them, but keep what was proposed
             where that is within the budget as it stands; the input of the first is left float32, marked -1 and priced
@@ -61,6 +62,7 @@ class MixedPrecisionWalk(LayerwiseWalk):
         weight_bits: Sequence[int | None] = BITS,
         activation_bits: Sequence[int | None] = BITS,
         ends: bool = False,
+        layers: Collection[str] | None = None,
         discrete: bool = False,
         faithful: bool = False,
     ) -> None:
@@ -68,6 +70,7 @@ class MixedPrecisionWalk(LayerwiseWalk):
         self._faithful = faithful
         self._discrete = discrete
         self._names = [layer.name for layer in graph.full_layers]
+        self._decided = self._names if layers is None else layers
         self._choices = (_checked("weight_bits", weight_bits), _checked("activation_bits", activation_bits))
         fixed = self._fixed(ends)
         self.budget = BitBudget(price, limit, self._choices, fixed, faithful=faithful)
@@ -170,14 +173,15 @@ class MixedPrecisionWalk(LayerwiseWalk):
         """Bits [layers, 2] that are not decided."""
         fixed = np.full((len(self._names), 2), DECIDED, dtype=np.int64)
         most = [choices[-1] for choices in self._choices]
+        for kind, choices in enumerate(self._choices):
+            if len(choices) == 1:
+                fixed[:, kind] = choices[0]
+        fixed[[name not in self._decided for name in self._names]] = FLOAT32_BITS
         if not ends:
             fixed[0] = most
             if self._faithful and most[ACTIVATIONS] != FLOAT32_BITS:
                 fixed[0, ACTIVATIONS] = RAW
             fixed[-1] = most
-        for kind, choices in enumerate(self._choices):
-            if len(choices) == 1:
-                fixed[:, kind] = choices[0]
         return fixed
 
 

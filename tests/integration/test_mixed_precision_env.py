@@ -52,11 +52,14 @@ def test_an_episode_keeps_the_budget_and_is_judged_by_images_of_its_kind() -> No
 
 
 def test_the_bits_of_the_configs_space_are_chosen_from() -> None:
-    space = {"channels": False, "weight_bits": [2, 8], "activation_bits": [8]}
+    space: dict[str, Any] = {"channels": False, "weight_bits": [2, 8], "activation_bits": [8]}
     env = automl.make_env({**CONFIG, "space": space, "search": {"algorithm": "random"}}, "MixedPrecision")
     _, info = episode(env)
     assert {layer.weight_bits for layer in info["policy"].layers.values()} <= {2, 8}
     assert {layer.activation_bits for layer in info["policy"].layers.values()} == {8}
+    tied = {**CONFIG, "space": {**space, "activation_bits": [2, 8], "coupled_bits": True}}
+    with pytest.raises(InputError, match="leave out tie, coupled_bits"):
+        automl.make_env({**tied, "search": {"algorithm": "random"}}, "MixedPrecision")
 
 
 def test_an_accelerators_budget_prices_the_bits() -> None:

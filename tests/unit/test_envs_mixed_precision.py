@@ -218,6 +218,14 @@ def test_weights_alone_ends_included() -> None:
     assert not layers["classifier"].treats
 
 
+def test_layers_that_are_not_asked_for_stay_float32() -> None:
+    walk = walk_of(four_layers(), layers={"pointwise", "classifier"})
+    assert walk.order == [(2, 0), (2, 1)]
+    walked(walk, [[0.0], [-1.0]])
+    assert walk.bits().tolist() == [[8, 8], [32, 32], [5, 2], [8, 8]]
+    assert not walk.policy().layers["depthwise"].treats
+
+
 def test_a_discrete_action_is_the_number_of_a_choice() -> None:
     walk = walk_of(four_layers(), weight_bits=(2, 4, 8), activation_bits=(4, 8), discrete=True)
     assert walk.action_space == spaces.Discrete(3)
@@ -307,7 +315,7 @@ def test_the_agent_learns_from_actions_that_were_taken() -> None:
     again = walk_of(graph, limit=46)
     observations = walked(again, agent.replay_buffer.actions[:4, 0])
     assert again.policy() == evaluated[0]
-    assert np.stack(observations)[1:].tolist() == agent.replay_buffer.next_observations[:4, 0].tolist()  # type: ignore[attr-defined]
+    assert np.stack(observations)[1:].tolist() == agent.replay_buffer.next_observations[:4, 0].tolist()
 
 
 @pytest.mark.parametrize(

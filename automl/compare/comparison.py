@@ -139,9 +139,9 @@ def compare(paths: Sequence[Path]) -> Comparison:
     every = [search for run in runs for search in searches_of(run)]
     if not any(search.points for search in every):
         raise InputError(f"there is no evaluation to compare yet in {', '.join(repr(str(run.path)) for run in runs)}")
-    groups: dict[str, list[Search]] = {}
-    for search in every:
-        groups.setdefault(search.run.budget, []).append(search)
+    groups: dict[str, list[tuple[str, Search]]] = {}
+    for name, search in zip(_names(every), every, strict=True):
+        groups.setdefault(search.run.budget, []).append((name, search))
     contests = [_contest(budget, group) for budget, group in groups.items()]
     contests.sort(key=lambda contest: -contest.reference[0])
     placed = [Placed(point, search) for search in every for point in search.points]
@@ -159,7 +159,8 @@ def write_figures(comparison: Comparison, path: Path) -> Path:
     return path
 
 
-def _contest(budget: str, searches: Sequence[Search]) -> Contest:
+def _contest(budget: str, named: Sequence[tuple[str, Search]]) -> Contest:
+    searches = [search for _, search in named]
     data = searches[0].run.data
     points = [point for search in searches for point in search.points]
     limits = {search.run.data.limit for search in searches} - {None}
@@ -168,7 +169,7 @@ def _contest(budget: str, searches: Sequence[Search]) -> Contest:
         reach = max((point.cost for point in points if point.feasible), default=0.0)
     values = [point.accuracy for point in points] or [0.0]
     reference, ideal = (reach, 0.0 if data.shares else min(values)), 1.0 if data.shares else max(values)
-    standings = [_standing(name, group, reference, ideal) for name, group in _by_algorithm(searches).items()]
+    standings = [_standing(name, group, reference, ideal) for name, group in _by_name(named).items()]
     standings.sort(key=lambda each: (-each.best.median, -each.hypervolume.median, each.name))
     best, *others = standings
     ranked = [best, *(replace(each, difference=paired_difference(best.searches, each.searches)) for each in others)]
@@ -195,31 +196,39 @@ def _share_of_box(search: Search, reference: tuple[float, float], ideal: float) 
     return found / box if box > 0.0 else 0.0
 
 
-def _by_algorithm(searches: Sequence[Search]) -> dict[str, list[Search]]:
-    """The searches of each algorithm by seed, those under other settings apart.
+def _by_name(named: Sequence[tuple[str, Search]]) -> dict[str, list[Search]]:
+    """The searches of each name by seed.
 
     A search that stands in several runs, as random search beside each algorithm does, is taken from where it is
     longest.
     """
-    kinds: dict[str, list[dict[str, Any]]] = {}
-    for search in searches:
-        known = kinds.setdefault(search.algorithm, [])
-        if search.settings not in known:
-            known.append(dict(search.settings))
     chosen: dict[str, dict[int, Search]] = {}
-    for search in searches:
-        group = chosen.setdefault(_named(search, kinds[search.algorithm]), {})
+    for name, search in named:
+        group = chosen.setdefault(name, {})
         if search.seed not in group or search.evaluations > group[search.seed].evaluations:
             group[search.seed] = search
     return {name: [group[seed] for seed in sorted(group)] for name, group in chosen.items()}
 
 
-def _named(search: Search, kinds: Sequence[Mapping[str, Any]]) -> str:
-    """The algorithm, with the settings that differ among its kinds."""
+def _names(searches: Sequence[Search]) -> list[str]:
+    """Each search's algorithm, with the settings that set it apart where it was run under several."""
+    kinds: dict[str, list[Mapping[str, Any]]] = {}
+    for search in searches:
+        known = kinds.setdefault(search.algorithm, [])
+        if search.settings not in known:
+            known.append(search.settings)
+    telling = {algorithm: _differing(known) for algorithm, known in kinds.items()}
+    return [", ".join([search.algorithm, *_said(search.settings, telling[search.algorithm])]) for search in searches]
+
+
+def _differing(kinds: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Keys whose values differ."""
     keys = dict.fromkeys(key for kind in kinds for key in kind)
-    telling = [key for key in keys if any(kind.get(key) != kinds[0].get(key) for kind in kinds)]
-    said = [f"{key.rpartition('.')[2]} {search.settings[key]}" for key in telling if key in search.settings]
-    return ", ".join([search.algorithm, *said])
+    return [key for key in keys if any(kind.get(key) != kinds[0].get(key) for kind in kinds)]
+
+
+def _said(settings: Mapping[str, Any], keys: Sequence[str]) -> list[str]:
+    return [f"{key.rpartition('.')[2]} {settings[key]}" for key in keys if key in settings]
 
 
 def _standing_json(standing: Standing, contest: Contest) -> dict[str, Any]:

@@ -216,6 +216,8 @@ def test_settings_and_budgets_are_told_apart(tmp_path: Path) -> None:
     assert sorted(contest.budget for contest in found.contests) == ["25 % of the MACs", "50 % of the MACs"]
     whole = next(contest for contest in found.contests if contest.budget.startswith("50"))
     assert {each.name for each in whole.standings} == {"ddpg, warmup 9", "ddpg, warmup 4", "random", "uniform"}
+    tight = next(contest for contest in found.contests if contest.budget.startswith("25"))
+    assert {each.name for each in tight.standings} == {"ddpg, warmup 4", "random", "uniform"}  # one name everywhere
 
 
 @pytest.mark.parametrize(

@@ -79,6 +79,10 @@ def build_space(graph: ModelGraph, options: SpaceOptions) -> SearchSpace:
     )
     decisions = [*channel_decisions(channels), *_Treatments(channels, options).decisions()]
     fixed = {} if options.ends else _ends(graph, options)
+    for decision in decisions:
+        if len(decision.choices) == 1:  # nothing to decide, but bits that a layer has all the same
+            fixed |= {name: decision.apply(fixed.get(name, LayerPolicy()), 0) for name in decision.targets}
+    fixed = {name: policy for name, policy in fixed.items() if policy.treats}
     decisions = [decision for decision in decisions if len(decision.choices) > 1]
     if not decisions:
         raise InputError("there is nothing to decide: give the space channels, bits, sparsity or ranks with a choice")

@@ -196,11 +196,13 @@ def test_the_revision_is_the_episode_that_would_have_proposed_the_outcome(discre
     assert walk.policy() == policy
 
 
-def test_what_is_found_is_a_policy_of_the_search_space() -> None:
+@pytest.mark.parametrize("activation_bits", [(2, 4, 8), (8,), ()], ids=["decided", "given", "float32"])
+@pytest.mark.parametrize("ends", [False, True])
+def test_what_is_found_is_a_policy_of_the_search_space(activation_bits: tuple[int, ...], ends: bool) -> None:
     graph = cifar_resnet(8)
-    bits = (2, 4, 8)
-    space = build_space(graph, SpaceOptions(channels=False, weight_bits=bits, activation_bits=bits))
-    walk = walk_of(graph, weight_bits=bits, activation_bits=bits)
+    options: dict[str, Any] = {"weight_bits": (2, 4, 8), "activation_bits": activation_bits, "ends": ends}
+    space = build_space(graph, SpaceOptions(channels=False, **options))
+    walk = walk_of(graph, **options)
     assert walk.steps == len(space.decisions)
     walk.action_space.seed(0)
     walked(walk, [walk.action_space.sample() for _ in range(walk.steps)])

@@ -4,7 +4,7 @@ from abc import abstractmethod
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -74,12 +74,16 @@ class PointSearcher(Searcher):
         problem: what is asked.
 
     Attributes:
+        keeps_budget: whether every proposal keeps the budget. A searcher that comes from above does not keep it until
+            it arrives, which is before its last proposal; it calls `repair` itself where it wants to.
         results: of all proposals told so far, in their order.
         generator: of everything random.
 
     Raises:
         InputError: no policy of the space keeps the constraints, with the least that each can come to.
     """
+
+    keeps_budget: ClassVar[bool] = True
 
     def __init__(self, problem: PointProblem) -> None:
         problem.check()
@@ -98,12 +102,12 @@ class PointSearcher(Searcher):
         """Called with every result, after it was added to `results`."""
 
     def ask(self) -> CompressionPolicy:
-        """The next proposal, within the budget and, where there are any left, new."""
-        point = self._repaired(self.propose())
+        """The next proposal, within the budget (but see `keeps_budget`) and, where there are any left, new."""
+        point = self._proposed()
         for _ in range(TRIES):
             if point.tobytes() not in self._seen:
                 break
-            point = self._repaired(self.propose())
+            point = self._proposed()
         for _ in range(TRIES):
             if point.tobytes() not in self._seen:
                 break
@@ -139,8 +143,16 @@ class PointSearcher(Searcher):
         self.generator.bit_generator.state = values["generator"]
 
     def best(self, count: int = 1) -> Sequence[Result]:
-        """The results of highest accuracy, of equal ones the earliest first."""
-        return sorted(self.results, key=lambda result: -result.accuracy)[:count]
+        """The results of highest accuracy within the budget, of equal ones the earliest first."""
+        results = self.results
+        if not self.keeps_budget and results:
+            kept = self.problem.kept([result.point for result in results])
+            results = [result for result, keeps in zip(results, kept.tolist(), strict=True) if keeps]
+        return sorted(results, key=lambda result: -result.accuracy)[:count]
+
+    def _proposed(self) -> Point:
+        point = self.propose()
+        return self._repaired(point) if self.keeps_budget else point
 
     def _repaired(self, point: Point) -> Point:
         return self.space.repair(point, self.problem.constraints, self.problem.prices)

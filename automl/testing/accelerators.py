@@ -13,7 +13,7 @@ from dataclasses import fields, replace
 from typing import Any
 
 import numpy as np
-from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import HealthCheck, Phase, assume, given, settings
 from hypothesis import strategies as st
 
 from automl.testing.checks import global_state, require
@@ -30,12 +30,14 @@ class AcceleratorConformance(ABC):
     """What every `Accelerator` promises.
 
     Attributes:
-        examples: that Hypothesis tries of each property; each is a handful of layers.
+        examples: that Hypothesis tries of each property, the same in every run; each is a handful of layers.
+        shrinks: whether a failure is told of the smallest layers that fail, which takes seconds.
         units: of a column of `Workloads` the hardware's unit, where costs are compared in whole ones only: an exception
             from "cost never rises" that the class documents.
     """
 
     examples = 25
+    shrinks = True
     units: Mapping[str, int] = {}
 
     @abstractmethod
@@ -145,9 +147,15 @@ class AcceleratorConformance(ABC):
     def _try(self, examples: st.SearchStrategy[Any], check: Callable[[Any], None]) -> None:
         # refused layers are filtered, and may be most
         health = [HealthCheck.filter_too_much, HealthCheck.too_slow]
-        settings(max_examples=self.examples, deadline=None, database=None, suppress_health_check=health)(
-            given(examples)(check)
-        )()
+        phases = [Phase.generate, Phase.shrink] if self.shrinks else [Phase.generate]
+        settings(
+            max_examples=self.examples,
+            deadline=None,
+            database=None,
+            derandomize=True,
+            phases=phases,
+            suppress_health_check=health,
+        )(given(examples)(check))()
 
     def _rows(self, accelerator: Accelerator[Any]) -> st.SearchStrategy[list[Workload]]:
         return st.lists(self.workloads(accelerator), min_size=1, max_size=6)

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import count
 from math import isfinite
 from pathlib import Path
 from xml.etree.ElementTree import Element
@@ -36,6 +37,11 @@ class _Curve:
     def end(self) -> float:
         return self.spread[-1][0]
 
+    @property
+    def level(self) -> float:
+        """The median in the end."""
+        return self.spread[-1][1].median
+
     def at(self, effort: float) -> Quartiles | None:
         reached = [quartiles for place, quartiles in self.spread if place <= effort]
         return reached[-1] if reached else None
@@ -45,7 +51,7 @@ def best_against_effort(comparison: Comparison) -> Element:
     """Two panels for each budget: the median over seeds as a line, the quartiles as a band around it."""
     data = comparison.runs[0].data
     standings = {each.name: each for contest in comparison.contests for each in contest.standings}
-    kinds = _kinds(list(standings))
+    kinds = _kinds(standings)
     legend, height = _legend(standings, kinds)
     row = HEAD + PANEL + FOOT
     chart = chart_of(WIDTH, height + row * len(comparison.contests), f"best search {data.metric_name} against effort")
@@ -87,6 +93,11 @@ def _row(contest: Contest, data: RunData, kinds: Mapping[str, str], top: float) 
             y_title=None,
         )
         append(group, axes)
+        below = [curve for curve in drawn if curve.standing.seedless and y.low > curve.level]
+        notes = [f"{curve.standing.name}, {_text(curve.level, data)}" for curve in below]
+        if notes:
+            note = f"below the axis: {'; '.join(notes)}"
+            append(group, tag("text", note, class_="tick", x=frame.left + 6, y=frame.bottom - 6))
         for curve in reversed(drawn):  # the best on top
             append(group, _drawn(curve, data, kinds[curve.standing.name], x, y))
     title = f"best feasible search {data.metric_name}: median and quartiles over seeds"
@@ -97,12 +108,15 @@ def _row(contest: Contest, data: RunData, kinds: Mapping[str, str], top: float) 
 def _values_axis(curves: Sequence[_Curve], top: float) -> tuple[Scale, list[float]]:
     """The vertical scale and its ticks: what is far below the better half of the medians lies on its edge."""
     longest = max(curve.end for curve in curves)
-    sampled = [curve.at(longest * index / SAMPLES) for curve in curves for index in range(1, SAMPLES + 1)]
+    rising = [curve for curve in curves if not curve.standing.seedless] or curves
+    sampled = [curve.at(longest * index / SAMPLES) for curve in rising for index in range(1, SAMPLES + 1)]
     values = sorted(each.median for each in sampled if each is not None and isfinite(each.median))
     values = values or [0.0]
     uppers = [curve.spread[-1][1].upper for curve in curves]
     most = max(value for value in (*uppers, values[-1]) if isfinite(value))
-    bottom, high, ticks = nice_range(value_floor(values), most, 5)
+    floor = value_floor(values)
+    levels = [curve.level for curve in curves if curve.standing.seedless and curve.level > 2 * floor - most]
+    bottom, high, ticks = nice_range(min([floor, *levels]), most, 5)
     return Scale(bottom, high, top + HEAD + PANEL, top + HEAD), ticks
 
 
@@ -114,9 +128,9 @@ def _drawn(curve: _Curve, data: RunData, kind: str, x: Scale, y: Scale) -> Eleme
     reached = [each for each in reached if each[1].median >= y.low] or reached[-1:]  # what lies below is not drawn
     group = tag("g", tag("title", _hint(curve.standing, data)))
     if curve.standing.seedless:
-        height = y(reached[-1][1].median)
+        height = y(curve.level)
         append(group, polyline([(x.start, height), (x.end, height)], f"best level {kind}"))
-        return group
+        return group if curve.level >= y.low else None
     end = x(curve.end)
     if len(curve.standing.searches) > 1:
         append(group, _band(reached, end, kind, x, y))
@@ -144,17 +158,26 @@ def _stairs(points: Sequence[tuple[float, float]], end: float) -> list[tuple[flo
 
 
 def _hint(standing: Standing, data: RunData) -> str:
-    text, best = value_text(data), standing.best
-    figures = [text(value) if isfinite(value) else "none" for value in (best.median, best.lower, best.upper)]
+    best = standing.best
+    figures = [_text(value, data) for value in (best.median, best.lower, best.upper)]
     if len(standing.searches) == 1:
         return f"{standing.name}: {figures[0]}"
     return f"{standing.name}: {figures[0]}, quartiles {figures[1]} to {figures[2]}, {len(standing.searches)} seeds"
 
 
-def _kinds(names: Sequence[str]) -> dict[str, str]:
-    """Colour and dash of each name, in the order of rank."""
-    others = [name for name in names if name not in OWN_COLOURS]
-    return {name: name if name in OWN_COLOURS else _hue(others.index(name)) for name in names}
+def _text(value: float, data: RunData) -> str:
+    return value_text(data)(value) if isfinite(value) else "none"
+
+
+def _kinds(standings: Mapping[str, Standing]) -> dict[str, str]:
+    """Colour and dash of each name, in the order of rank; the first of random search and the like have their own."""
+    kinds: dict[str, str] = {}
+    hues = count()
+    for name, standing in standings.items():
+        algorithm = standing.searches[0].algorithm
+        own = algorithm in OWN_COLOURS and algorithm not in kinds.values()
+        kinds[name] = algorithm if own else _hue(next(hues))
+    return kinds
 
 
 def _hue(index: int) -> str:

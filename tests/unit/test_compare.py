@@ -32,8 +32,8 @@ SEEDS = (0, 1, 4)
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two runs of one problem, beside what compares with neither."""
     home = tmp_path_factory.mktemp("compare")
-    make_run(home / "runs" / "first", seeds=SEEDS, evaluations=24)
-    make_run(home / "runs" / "more", seeds=(1, 2), evaluations=24)
+    make_run(home / "runs" / "first", seeds=SEEDS, evaluations=12)
+    make_run(home / "runs" / "more", seeds=(1, 2), evaluations=12)
     (home / "empty").mkdir()
     return home
 
@@ -160,8 +160,8 @@ def test_figures_are_those_of_the_runs(home: Path) -> None:
         assert [search.seed for search in standing.searches] == [0, 1, 2, 4]
         assert [search.best for search in standing.searches] == best
         assert standing.best.median == median(best)
-        assert standing.evaluations == 24
-        assert standing.seconds == pytest.approx(24 * 0.8)
+        assert standing.evaluations == 12
+        assert standing.seconds == pytest.approx(12 * 0.8)
         limit = FULL["macs"] / 2
         volumes = [
             hypervolume([(cost, accuracy) for accuracy, cost, feasible in each if feasible], (limit, 0.0)) / limit
@@ -376,6 +376,23 @@ def test_lines_of_the_picture_rise_and_lie_within_their_bands(home: Path, tmp_pa
         upper, lower = band[:half], band[half:][::-1]
         assert [px for px, _ in upper] == [px for px, _ in lower] == [px for px, _ in line]
         assert all(high <= middle <= low for (_, high), (_, middle), (_, low) in zip(upper, line, lower, strict=True))
+
+
+@pytest.mark.parametrize("accuracy", [0.78, 0.1])
+def test_a_level_is_drawn_where_it_is_or_told(accuracy: float, tmp_path: Path) -> None:
+    directory = make_run(tmp_path / "run", seeds=(0, 1), evaluations=12)
+    _sql(f"UPDATE evaluations SET accuracy = {accuracy} WHERE search = 'uniform'")(directory)
+    chart = ElementTree.parse(write_comparison(compare([directory.path]), tmp_path / "chart.svg")).getroot()
+    _legend, *drawn = _paths(chart, "level")
+    notes = [each.text for each in chart.iter() if (each.text or "").startswith("below the axis")]
+    if accuracy == 0.1:  # far below all others
+        assert (drawn, notes) == ([], ["below the axis: uniform, 10.00 %"] * 2)
+        return
+    assert (len(drawn), notes) == (2, [])
+    ticks = {each.text: float(each.get("y") or 0) - 4 for each in chart.iter() if "%" in (each.text or "")}
+    below, above = ticks["75 %"], ticks["80 %"]
+    for (_, start), (_, end) in drawn:
+        assert start == end == pytest.approx(below + (accuracy - 0.75) / 0.05 * (above - below), abs=0.1)
 
 
 def test_no_feasible_policy_anywhere_is_drawn_and_written(tmp_path: Path) -> None:

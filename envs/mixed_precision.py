@@ -40,6 +40,7 @@ class MixedPrecisionWalk(LayerwiseWalk):
         ends: whether the first and the last layer are decided on like the others.
         layers: that are decided on, None for all; what is neither among them nor an end stays float32.
         discrete: whether actions are numbers of choices.
+        step_code: whether the state tells the number of the step, too, one-hot after HAQ's features.
         faithful: as HAQ's code. The ends have steps, too, though the sweep overrules them, but keep what was proposed
             where that is within the budget as it stands; the input of the first is left float32, marked -1 and priced
             as 7 bits. A step has taken what was proposed, whatever the sweep made of it. For the state see
@@ -64,6 +65,7 @@ class MixedPrecisionWalk(LayerwiseWalk):
         ends: bool = False,
         layers: Collection[str] | None = None,
         discrete: bool = False,
+        step_code: bool = False,
         faithful: bool = False,
     ) -> None:
         self._graph = graph
@@ -79,7 +81,7 @@ class MixedPrecisionWalk(LayerwiseWalk):
         if not self.order:
             raise InputError("there is nothing to decide: give weight_bits or activation_bits more than one choice")
         self.steps = len(self.order)
-        self._observations = BitObservations(graph.full_layers, faithful)
+        self._observations = BitObservations(graph.full_layers, self.steps if step_code else 0, faithful)
         self.observation_space = spaces.Box(0.0, self._observations.highest, (self._observations.size,), np.float32)
         self.action_space = (
             spaces.Discrete(max(map(len, self._choices))) if discrete else spaces.Box(-1.0, 1.0, (1,), np.float32)
@@ -161,7 +163,7 @@ class MixedPrecisionWalk(LayerwiseWalk):
             layer, kind = self.order[step - 1]
             last = bits[layer, kind] / self._choices[kind][-1]
         layer, kind = self.order[step]
-        return self._observations.observe(layer, kind == WEIGHTS, step == 0, float(last))
+        return self._observations.observe(step, layer, kind == WEIGHTS, float(last))
 
     def _number(self, action: Action | int) -> int:
         number = np.asarray(action)

@@ -65,10 +65,12 @@ class BitObservations:
     The first eight describe the layer: its number, channels read and given, kernel, stride, values of a channel that it
     reads (a linear layer: all that it reads), weights, whether it is depthwise. They are min-max normalised over all
     layers of the network. The last two say what is decided and what the step before came to: 1 for weights and 0 for
-    activations; bits as a share of the most there are (1 at the first step).
+    activations; bits as a share of the most there are (1 at the first step). The number of the step may follow, as in
+    `LayerObservations`.
 
     Args:
         layers: of the uncompressed network in execution order.
+        steps: of an episode, where its one-hot number is to be appended; else 0.
         faithful: as HAQ's code: a feature that all layers share is left as it is, not 0; a layer of one input channel
             counts as depthwise; the ninth feature is 1 at the first step and for activations, 0 for other weights.
 
@@ -77,27 +79,28 @@ class BitObservations:
         highest: no feature is above it.
     """
 
-    size = len(BIT_FEATURES)
-
-    def __init__(self, layers: Sequence[LayerSpec], faithful: bool = False) -> None:
+    def __init__(self, layers: Sequence[LayerSpec], steps: int = 0, faithful: bool = False) -> None:
         described = np.array([self._describe(k, layer, faithful) for k, layer in enumerate(layers)], dtype=np.float64)
         self._static, same = _normalised(described)
         if faithful:
             self._static[:, same] = described[:, same]
         self._faithful = faithful
+        self._codes = np.eye(steps)
+        self.size = len(BIT_FEATURES) + steps
         self.highest = max(1.0, float(self._static.max()))
 
-    def observe(self, layer: int, weights: bool, first: bool, last: float) -> npt.NDArray[np.float32]:
+    def observe(self, step: int, layer: int, weights: bool, last: float) -> npt.NDArray[np.float32]:
         """State vector of a step, float32 [size].
 
         Args:
+            step: its number.
             layer: that is decided on.
             weights: whether it is its weights that are.
-            first: whether it is the first step.
             last: what the step before came to, in [0, 1].
         """
-        flag = first or not weights if self._faithful else weights
-        return np.append(self._static[layer], (float(flag), last)).astype(np.float32)
+        flag = step == 0 or not weights if self._faithful else weights
+        code = self._codes[step] if len(self._codes) else ()
+        return np.concatenate((self._static[layer], (float(flag), last), code)).astype(np.float32)
 
     @staticmethod
     def _describe(k: int, layer: LayerSpec, faithful: bool) -> tuple[float, ...]:

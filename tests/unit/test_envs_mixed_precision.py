@@ -101,6 +101,13 @@ def test_faithful_the_state_is_that_of_haqs_code() -> None:
     assert np.stack(observations) == pytest.approx(np.array(expected), abs=1e-6)
 
 
+def test_the_number_of_the_step_follows_where_it_is_asked_for() -> None:
+    plain, coded = (walk_of(four_layers(), step_code=code) for code in (False, True))
+    actions = [[0.5]] * 4
+    expected = np.hstack([np.stack(walked(plain, actions)), np.eye(4)[[0, 1, 2, 3, 3]]])
+    assert np.stack(walked(coded, actions)).tolist() == expected.tolist()
+
+
 def test_a_feature_that_all_layers_share_is_0_or_faithful_as_it_is() -> None:
     builder = GraphBuilder(channels=1)
     builder.conv("first", 8)
@@ -108,9 +115,9 @@ def test_a_feature_that_all_layers_share_is_0_or_faithful_as_it_is() -> None:
     layers = builder.build().layers
     kernel, stride, depthwise = 3, 4, 7
     ours, theirs = BitObservations(layers), BitObservations(layers, faithful=True)
-    seen = ours.observe(0, True, True, 1.0)
+    seen = ours.observe(0, 0, True, 1.0)
     assert seen[[kernel, stride, depthwise]].tolist() == [0.0, 0.0, 0.0]
-    seen = theirs.observe(0, True, True, 1.0)
+    seen = theirs.observe(0, 0, True, 1.0)
     # a layer that reads one channel in one group is taken for a depthwise one
     assert seen[[kernel, stride, depthwise]].tolist() == [3.0, 1.0, 1.0]
     assert (ours.highest, theirs.highest) == (1.0, 32.0 * 32.0)

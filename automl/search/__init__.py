@@ -7,7 +7,10 @@ from typing import TYPE_CHECKING, Any
 from automl.search.base import Searcher, State
 from automl.search.given import GivenSearcher, given_policies
 from automl.search.options import parse_options
+from automl.search.points.annealing import Annealing, AnnealingOptions
 from automl.search.points.base import PointProblem
+from automl.search.points.evolution import Evolution, EvolutionOptions
+from automl.search.points.nsga2 import Nsga2, Nsga2Options
 from automl.search.points.random import RandomPoints
 from automl.search.points.uniform import UniformPoints
 from automl.search.random import RandomSearcher
@@ -119,6 +122,18 @@ def _uniform(search: _Search) -> Searcher:
     return UniformSearcher(search.channels, search.constraint, find_reward(search.reward, search.mode), search.cost)
 
 
+def _evolution(search: _Search) -> Searcher:
+    return Evolution(search.points, parse_options(EvolutionOptions(), "evolution", search.options))
+
+
+def _nsga2(search: _Search) -> Searcher:
+    return Nsga2(search.points, parse_options(Nsga2Options(), "nsga2", search.options))
+
+
+def _annealing(search: _Search) -> Searcher:
+    return Annealing(search.points, parse_options(AnnealingOptions(), "annealing", search.options))
+
+
 def _given(search: _Search) -> Searcher:
     return GivenSearcher(search.space.graph, given_policies(search.options))
 
@@ -142,6 +157,9 @@ _SEARCHERS: Mapping[str, _Entry] = {
     "ddpg": _Entry("AMC's agent: DDPG over the layers' keep ratios (He et al. 2018)", _ddpg, points=False),
     "random": _Entry("random policies of the same budget", _random),
     "uniform": _Entry("the same level for all layers, the highest that meets the budget", _uniform),
+    "evolution": _Entry("regularised evolution over channels, bits, zeros and ranks (Real et al. 2019)", _evolution),
+    "nsga2": _Entry("NSGA-II with the space's own moves: accuracy and cost at once (Deb et al. 2002)", _nsga2),
+    "annealing": _Entry("simulated annealing over neighbouring policies (Kirkpatrick et al. 1983)", _annealing),
     "given": _Entry("the policies of search.options.policies; `trimtab compress` takes one from a file", _given),
 }
 

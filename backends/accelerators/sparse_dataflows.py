@@ -69,7 +69,10 @@ def columns(works: Workloads, weights: FloatArray, values: FloatArray, lanes: La
 
 
 def dot_products(works: Workloads, weights: FloatArray, values: FloatArray, lanes: Lanes) -> FloatArray:
-    """Rounded up to whole cycles for each output."""
+    """Rounded up to whole cycles for each output, where nonzeros fall at random by the mean of what rounding up adds.
+
+    Rounding the mean of the busiest lane itself up would make more lanes slower than fewer, of which some stand idle.
+    """
     balanced = lanes.shared_index | (works.zeros == Zeros.WINDOWS)
 
     def cycles(parts: int) -> FloatArray:
@@ -78,7 +81,10 @@ def dot_products(works: Workloads, weights: FloatArray, values: FloatArray, lane
         rounds = _shared(works.rows, parts) * outputs * works.groups * works.steps
         kept = busiest(works.depth, weights * values, together, rounds, lanes.queue)
         slowest = np.zeros(len(works)) if lanes.selector is None else works.depth / lanes.selector
-        return np.asarray(rounds * np.maximum(_ceil(kept / lanes.multipliers), _ceil(slowest)))
+        mean = np.maximum(kept / lanes.multipliers + (1 - 1 / lanes.multipliers) / 2, 1)
+        at_random = np.minimum(mean, _ceil(works.depth / lanes.multipliers))
+        busy = np.where(balanced | (weights * values == 1), _ceil(kept / lanes.multipliers), at_random)
+        return np.asarray(rounds * np.maximum(busy, _ceil(slowest)))
 
     return _least(cycles, lanes)
 

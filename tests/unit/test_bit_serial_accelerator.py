@@ -29,21 +29,29 @@ CONV = Workload(
 
 
 class TestEdge(AcceleratorConformance):
+    examples = 10
+
     def make(self) -> Accelerator[Any]:
         return load("bismo_edge")
 
 
 class TestCloud(AcceleratorConformance):
+    examples = 10
+
     def make(self) -> Accelerator[Any]:
         return load("haq_bismo")
 
 
 class TestStripes(AcceleratorConformance):
+    examples = 10
+
     def make(self) -> Accelerator[Any]:
         return load("stripes")
 
 
 class TestUnpu(AcceleratorConformance):
+    examples = 10
+
     def make(self) -> Accelerator[Any]:
         return load("unpu")
 

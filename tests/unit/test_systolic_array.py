@@ -66,6 +66,8 @@ def memories(**changes: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
 
 
 class TestSlowMemories(AcceleratorConformance):
+    examples = 10  # of each dataflow
+
     @pytest.fixture(autouse=True, params=FLOWS)
     def _flow(self, request: pytest.FixtureRequest) -> None:
         self.flow = request.param

@@ -107,7 +107,7 @@ class OptunaPoints(PointSearcher):
             decision.name: IntDistribution(0, len(decision.choices) - 1) for decision in self.space.decisions
         }
         self._told: list[int] = []  # how many results were known at each proposal
-        self._proposed: Point | None = None  # by the sampler, for the proposal that is being made
+        self._drawn: Point | None = None  # by the sampler, for the proposal that is being made
         self._begin()
 
     @abstractmethod
@@ -116,17 +116,17 @@ class OptunaPoints(PointSearcher):
 
     def propose(self) -> Point:
         """A random point at first, then what the sampler says, balanced; if that will not do, a point near by."""
-        if self._proposed is not None:
-            return exchange(self.problem, self._proposed, self.generator)
+        if self._drawn is not None:
+            return exchange(self.problem, self._drawn, self.generator)
         starting = len(self.results) < self.options.startup
         sampled = self._sample(len(self._told)) if self.generational or not starting else None
         chosen = random_point(self.space, self.generator) if starting or sampled is None else sampled
-        self._proposed = balance(self.problem, chosen, self.generator)
-        return self._proposed
+        self._drawn = balance(self.problem, chosen, self.generator)
+        return self._drawn
 
     def ask(self) -> CompressionPolicy:
         """The next proposal, which the study is told of."""
-        self._proposed = None
+        self._drawn = None
         policy = super().ask()
         self._told.append(len(self.results))
         self._add(self._pending[-1])
@@ -200,13 +200,16 @@ class OptunaPoints(PointSearcher):
 
 
 class TPEPoints(OptunaPoints):
-    """Tree-structured Parzen estimators, multivariate (Bergstra et al., NeurIPS 2011; Falkner et al., ICML 2018)."""
+    """Tree-structured Parzen estimators, one for each decision (Bergstra et al., NeurIPS 2011).
+
+    Optuna's default is a joint one, which stays near its best points: balanced ones it does not get away from.
+    """
 
     def sampler(self, seed: int) -> "BaseSampler":
         """Pending points are taken for bad ones, so that they are not proposed again."""
         from optuna.samplers import TPESampler
 
-        return TPESampler(seed=seed, n_startup_trials=self.options.startup)
+        return TPESampler(seed=seed, n_startup_trials=self.options.startup, multivariate=False)
 
 
 class CMAESPoints(OptunaPoints):

@@ -104,7 +104,7 @@ class Greedy(PointSearcher):
             for point in (self._round.start, *self._round.cuts):
                 if point.tobytes() not in self._seen:
                     return point
-            return self._within(self._round.start)
+            return exchange(self.problem, self._repaired(self._round.start), self.generator)
         if self._arrived.tobytes() not in self._seen:
             return self._arrived
         around = self._arrived if self._best is None else self._best.point

@@ -36,13 +36,18 @@ def balance(
         current[generator.choice(free)] -= 1
     top = problem.space.counts - 1
     upward = np.flatnonzero((current < top) & others)
-    while len(upward):
+    if len(upward):
         tries = np.repeat(current[None], len(upward), axis=0)
         tries[np.arange(len(upward)), upward] += 1
-        upward = upward[problem.kept(tries)]  # what is too dear now stays so
-        if len(upward):
-            current[generator.choice(upward)] += 1
-            upward = upward[current[upward] < top[upward]]
+        upward = upward[problem.kept(tries)]
+    while len(upward):  # what is too dear now stays so; one at a time, because a measured price takes its time
+        place = generator.choice(upward)
+        current[place] += 1
+        kept = problem.kept(current[None])[0]
+        if not kept:
+            current[place] -= 1
+        if not kept or current[place] == top[place]:
+            upward = upward[upward != place]
     return current
 
 

@@ -81,9 +81,7 @@ def _bits(problem: Problem) -> dict[str, Any]:
     if not (space.weight_bits or space.activation_bits):
         return {}
     if space.tie or space.coupled_bits:
-        raise InputError(
-            "the environment MixedPrecision decides on each layer alone: leave out tie, coupled_bits"
-        )
+        raise InputError("the environment MixedPrecision decides on each layer alone: leave out tie, coupled_bits")
     kinds = ("weight_bits", "activation_bits")
     layers = {name for each in problem.space.decisions if each.dimension in kinds for name in each.targets}
     return {**{kind: getattr(space, kind) for kind in kinds}, "ends": space.ends, "layers": layers}

@@ -10,6 +10,7 @@ from automl.search.options import parse_options
 from automl.search.points.annealing import Annealing, AnnealingOptions
 from automl.search.points.base import PointProblem
 from automl.search.points.evolution import Evolution, EvolutionOptions
+from automl.search.points.greedy import Greedy, GreedyOptions
 from automl.search.points.nsga2 import Nsga2, Nsga2Options
 from automl.search.points.random import RandomPoints
 from automl.search.points.uniform import UniformPoints
@@ -134,6 +135,34 @@ def _annealing(search: _Search) -> Searcher:
     return Annealing(search.points, parse_options(AnnealingOptions(), "annealing", search.options))
 
 
+def _greedy(search: _Search) -> Searcher:
+    return Greedy(search.points, parse_options(GreedyOptions(), "greedy", search.options))
+
+
+def _tpe(search: _Search) -> Searcher:
+    from automl.search.points.optuna import OptunaOptions, TPEPoints  # Optuna only where it is needed
+
+    return TPEPoints(search.points, parse_options(OptunaOptions(), "tpe", search.options))
+
+
+def _cma_es(search: _Search) -> Searcher:
+    from automl.search.points.optuna import CMAESPoints, OptunaOptions
+
+    return CMAESPoints(search.points, parse_options(OptunaOptions(), "cma_es", search.options))
+
+
+def _optuna_nsga2(search: _Search) -> Searcher:
+    from automl.search.points.optuna import NSGA2Options, NSGA2Points
+
+    return NSGA2Points(search.points, parse_options(NSGA2Options(), "optuna_nsga2", search.options))
+
+
+def _gp(search: _Search) -> Searcher:
+    from automl.search.points.optuna import GPOptions, GPPoints
+
+    return GPPoints(search.points, parse_options(GPOptions(), "gp", search.options))
+
+
 def _given(search: _Search) -> Searcher:
     return GivenSearcher(search.space.graph, given_policies(search.options))
 
@@ -160,6 +189,11 @@ _SEARCHERS: Mapping[str, _Entry] = {
     "evolution": _Entry("regularised evolution over channels, bits, zeros and ranks (Real et al. 2019)", _evolution),
     "nsga2": _Entry("NSGA-II with the space's own moves: accuracy and cost at once (Deb et al. 2002)", _nsga2),
     "annealing": _Entry("simulated annealing over neighbouring policies (Kirkpatrick et al. 1983)", _annealing),
+    "greedy": _Entry("NetAdapt: from the whole network down by the cheapest cuts (Yang et al. 2018)", _greedy),
+    "tpe": _Entry("Optuna's tree-structured Parzen estimator (Bergstra et al. 2011)", _tpe),
+    "cma_es": _Entry("Optuna's CMA-ES (Hansen 2016)", _cma_es),
+    "optuna_nsga2": _Entry("Optuna's NSGA-II", _optuna_nsga2),
+    "gp": _Entry("Optuna's Gaussian process; the most thought for each proposal", _gp),
     "given": _Entry("the policies of search.options.policies; `trimtab compress` takes one from a file", _given),
 }
 

@@ -14,7 +14,8 @@ demo: $(VENV)/.demo
 	$(BIN)/trimtab verify $(RUN)/best
 
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest tests/integration
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile tests/unit tests/property tests/oracle
 
 test-slow: $(VENV)/.dev
 	$(BIN)/python -m pytest -m slow

@@ -115,6 +115,7 @@ def test_what_is_exported_costs_what_was_promised(run: Path) -> None:
     assert not cost.measured
 
 
+@pytest.mark.slow
 def test_the_exported_network_verifies(run: Path) -> None:
     code, out, err = trimtab(run.parent, "verify", "run/best")
     assert code == 0, f"{out}{err}"

@@ -56,9 +56,11 @@ def ways() -> dict[str, Cpu]:
 
 
 WAYS = ways()
+OFTEN = ("native", "avx2 madd", "narrow plain")
+"""Ways that differ most; the others are tried by the slow tests."""
 
 
-@pytest.fixture(params=WAYS)
+@pytest.fixture(params=[pytest.param(name, marks=[] if name in OFTEN else pytest.mark.slow) for name in WAYS])
 def cpu(request) -> Cpu:
     return WAYS[request.param]
 

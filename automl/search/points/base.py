@@ -15,6 +15,8 @@ from search_spaces.objective import Constraint, Evaluation
 from search_spaces.policy import CompressionPolicy
 from search_spaces.space import Point, Prices, SearchSpace
 
+FAILED_BY = 1e-3
+"""How far a failed evaluation is below the worst result: enough to be avoided, too little to hide other differences."""
 TRIES = 64
 """Proposals that were made before and are thrown away, before one is made again all the same."""
 
@@ -117,8 +119,10 @@ class PointSearcher(Searcher):
         return self.space.decode(point)
 
     def tell(self, policy: CompressionPolicy, evaluation: Evaluation) -> float:
-        """Learn the result of the oldest proposal; its accuracy is the reward."""
-        accuracy = evaluation.accuracy if evaluation.error is None else -1.0
+        """Learn the result of the oldest proposal; its accuracy is the reward, of a failed one less than any so far."""
+        accuracy = evaluation.accuracy
+        if evaluation.error is not None:
+            accuracy = min([0.0, *(each.accuracy for each in self.results)]) - FAILED_BY
         result = Result(self._pending.popleft(), accuracy)
         self.results.append(result)
         self.learn(result)

@@ -235,7 +235,8 @@ def _layers(options: argparse.Namespace) -> int:
         _show(*layer_table(compressed or graph))
         return DONE
 
-    from automl.costs.accelerator import accelerator_backend, usage_of
+    from automl.costs.accelerator import usage_of
+    from automl.costs.pricing import accelerator_backend
 
     backend = accelerator_backend(options.backend)
     usage = usage_of(backend, compressed or graph)

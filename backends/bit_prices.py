@@ -16,6 +16,7 @@ from backends.layer_prices import FloatArray, IntArray, LayerPrices
 from search_spaces.errors import InputError
 from search_spaces.graph import ModelGraph
 from search_spaces.layers import FLOAT32_BITS
+from search_spaces.objective import MODELLED
 from search_spaces.policy import CompressionPolicy, LayerPolicy
 
 BitPrice = Callable[[IntArray], FloatArray]
@@ -103,7 +104,7 @@ def counted_price(graph: ModelGraph, metric: str = "weight_bytes") -> BitPrice:
 
 def accelerator_price(prices: PolicyPrices, metric: str = "modelled_latency_s") -> BitPrice:
     """Seconds ("modelled_latency_s") or joules ("energy_j") of an image on an accelerator."""
-    if metric not in ("modelled_latency_s", "energy_j"):
+    if metric not in MODELLED:
         raise InputError(f"an accelerator tells modelled_latency_s and energy_j, got {metric!r}")
     energy = metric == "energy_j"
 

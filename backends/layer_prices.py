@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from search_spaces.errors import InputError
 from search_spaces.factorisations import factors
-from search_spaces.graph import ModelGraph
+from search_spaces.graph import ModelGraph, formatted
 from search_spaces.layers import Extent, LayerSpec
 from search_spaces.policy import LayerPolicy
 
@@ -183,13 +183,7 @@ class LayerPrices(ABC):
 
 def _parts(spec: LayerSpec, policy: LayerPolicy | None, kept: Sequence[int]) -> list[LayerSpec]:
     """A layer after a policy, as what it is taken apart into."""
-    if policy is not None:
-        spec = replace(
-            spec,
-            sparsity=policy.zeros,
-            weight_format=policy.weight_format,
-            activation_format=policy.activation_format,
-        )
+    spec = formatted(spec, policy)
     parts = factors(spec, *policy.factors) if policy is not None and policy.factors is not None else (spec,)
     return [part.shrunk(kept) for part in parts]
 

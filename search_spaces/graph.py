@@ -288,7 +288,10 @@ class ModelGraph:
             return self.full_layers
         gone = {layer for block in self.removed for layer in block.layers}
         specs = (spec for spec in self.full_layers if spec.name not in gone)
-        return tuple(part for spec in specs for part in self.parts.get(spec.name, (self._formatted(spec),)))
+        policies = dict(self.treatments)
+        return tuple(
+            part for spec in specs for part in self.parts.get(spec.name, (formatted(spec, policies.get(spec.name)),))
+        )
 
     @cached_property
     def _present(self) -> tuple[Operator, ...]:
@@ -313,21 +316,10 @@ class ModelGraph:
         """With all channels, by name of the layer that was taken apart."""
         whole = {spec.name: spec for spec in self.full_layers} if self.treatments else {}
         return {
-            name: factors(self._formatted(whole[name]), *policy.factors)
+            name: factors(formatted(whole[name], policy), *policy.factors)
             for name, policy in self.treatments
             if policy.factors is not None
         }
-
-    def _formatted(self, spec: LayerSpec) -> LayerSpec:
-        policy = dict(self.treatments).get(spec.name)
-        if policy is None:
-            return spec
-        return replace(
-            spec,
-            sparsity=policy.zeros,
-            weight_format=policy.weight_format,
-            activation_format=policy.activation_format,
-        )
 
     @cached_property
     def _layer_by_name(self) -> Mapping[str, LayerSpec]:
@@ -350,6 +342,18 @@ class ModelGraph:
             names = ", ".join(repr(self.groups[group].name) for group, _ in extent.terms) or "none that can be pruned"
             raise InputError(f"the channels of {name!r} belong to several channel groups: {names}; name those instead")
         return extent.terms[0][0]
+
+
+def formatted(spec: LayerSpec, policy: LayerPolicy | None) -> LayerSpec:
+    """A layer with the zeros and number formats of a policy; as it is where there is none."""
+    if policy is None:
+        return spec
+    return replace(
+        spec,
+        sparsity=policy.zeros,
+        weight_format=policy.weight_format,
+        activation_format=policy.activation_format,
+    )
 
 
 def _with_input_factor(recurrent: Operator, factor: LayerSpec, source: Operator) -> list[Operator]:

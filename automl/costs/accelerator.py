@@ -4,9 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from automl.costs.pricing import pricing_backend
 from backends.accelerators.backend import AcceleratorBackend
-from search_spaces.errors import InputError
 from search_spaces.graph import ModelGraph
 
 OFF_CHIP = "dram"
@@ -68,14 +66,6 @@ class AcceleratorUsage:
             KeyError, TypeError: it is something else.
         """
         return cls(**{**values, "layers": [LayerUsage(**layer) for layer in values["layers"]]})
-
-
-def accelerator_backend(accelerator: str | Mapping[str, Any]) -> AcceleratorBackend:
-    """The model of an accelerator; see `pricing_backend`."""
-    backend = pricing_backend(accelerator)
-    if not isinstance(backend, AcceleratorBackend):
-        raise InputError("an accelerator is needed, got none")
-    return backend
 
 
 def usage_of(backend: AcceleratorBackend, graph: ModelGraph) -> AcceleratorUsage:

@@ -82,7 +82,10 @@ def pricing_backend(accelerator: str | Mapping[str, Any] | None) -> HardwareBack
     Raises:
         InputError: there is no such accelerator, or its description breaks a rule.
     """
-    if accelerator is None:
-        return BACKEND
+    return BACKEND if accelerator is None else accelerator_backend(accelerator)
+
+
+def accelerator_backend(accelerator: str | Mapping[str, Any]) -> AcceleratorBackend:
+    """The model of an accelerator; see `pricing_backend`."""
     found = load(accelerator)
     return AcceleratorBackend(accelerator if isinstance(accelerator, str) else found.description.title, found)

@@ -4,12 +4,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from automl.costs.accelerator import accelerator_backend, usage_of
-from automl.costs.pricing import price, pricing_backend
+from automl.costs.accelerator import usage_of
+from automl.costs.pricing import accelerator_backend, price, pricing_backend
 from automl.problem import Problem
 from automl.run.directory import RunDirectory
 from automl.run.finalists import NAMES, Finalist, read_result
 from automl.run.store import Store
+from backends.base import HardwareBackend
 from search_spaces.objective import UNITS
 from search_spaces.policy import LayerPolicy, layer_to_json
 
@@ -34,6 +35,7 @@ def build_summary(
     """
     config = problem.config
     by_name = {finalist.name: finalist for finalist in finalists}
+    backend = pricing_backend(config.measure.accelerator)
     store = Store.read(directory.store_file)
     try:
         counts = store.counts()
@@ -45,7 +47,7 @@ def build_summary(
         "evaluations": config.search.evaluations,
         "wall_s": round(wall_s, 3),
         "budget": _budget(problem, latencies),
-        **{name: _network(problem, directory, by_name.get(name), latencies) for name in NAMES},
+        **{name: _network(problem, directory, by_name.get(name), latencies, backend) for name in NAMES},
         "algorithm": config.search.algorithm,
         "metric": problem.metric.name,
         "searches": dict(sorted(counts.items())),
@@ -118,13 +120,17 @@ def _verdict(
 
 
 def _network(
-    problem: Problem, directory: RunDirectory, finalist: Finalist | None, latencies: Mapping[str, Any]
+    problem: Problem,
+    directory: RunDirectory,
+    finalist: Finalist | None,
+    latencies: Mapping[str, Any],
+    backend: HardwareBackend,
 ) -> dict[str, Any] | None:
     if finalist is None:
         return None
     folder = directory.finalists / finalist.name
     result = read_result(folder, finalist) or {}
-    cost = price(problem.graph, finalist.policy, pricing_backend(problem.config.measure.accelerator))
+    cost = price(problem.graph, finalist.policy, backend)
     timed = latencies.get("networks", {}).get(finalist.name, {})
     own, runtime = timed.get(problem.config.measure.backend), timed.get("onnxruntime")
     return {

@@ -2,16 +2,13 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from automl.search.base import Searcher, State
 from automl.search.given import GivenSearcher, given_policies
 from automl.search.options import parse_options
-from automl.search.points.annealing import Annealing, AnnealingOptions
 from automl.search.points.base import PointProblem
-from automl.search.points.evolution import Evolution, EvolutionOptions
-from automl.search.points.greedy import Greedy, GreedyOptions
-from automl.search.points.nsga2 import Nsga2, Nsga2Options
 from automl.search.points.random import RandomPoints
 from automl.search.points.uniform import UniformPoints
 from automl.search.random import RandomSearcher
@@ -123,44 +120,16 @@ def _uniform(search: _Search) -> Searcher:
     return UniformSearcher(search.channels, search.constraint, find_reward(search.reward, search.mode), search.cost)
 
 
-def _evolution(search: _Search) -> Searcher:
-    return Evolution(search.points, parse_options(EvolutionOptions(), "evolution", search.options))
+def _over_points(name: str, module: str, searcher: str, options: str) -> Callable[[_Search], Searcher]:
+    """What makes a searcher over points; its module is imported when it is asked for, and Optuna with it."""
 
+    def make(search: _Search) -> Searcher:
+        found = import_module(f"automl.search.points.{module}")
+        given = parse_options(getattr(found, options)(), name, search.options)
+        made: Searcher = getattr(found, searcher)(search.points, given)
+        return made
 
-def _nsga2(search: _Search) -> Searcher:
-    return Nsga2(search.points, parse_options(Nsga2Options(), "nsga2", search.options))
-
-
-def _annealing(search: _Search) -> Searcher:
-    return Annealing(search.points, parse_options(AnnealingOptions(), "annealing", search.options))
-
-
-def _greedy(search: _Search) -> Searcher:
-    return Greedy(search.points, parse_options(GreedyOptions(), "greedy", search.options))
-
-
-def _tpe(search: _Search) -> Searcher:
-    from automl.search.points.optuna import OptunaOptions, TPEPoints  # Optuna only where it is needed
-
-    return TPEPoints(search.points, parse_options(OptunaOptions(), "tpe", search.options))
-
-
-def _cma_es(search: _Search) -> Searcher:
-    from automl.search.points.optuna import CMAESPoints, OptunaOptions
-
-    return CMAESPoints(search.points, parse_options(OptunaOptions(), "cma_es", search.options))
-
-
-def _optuna_nsga2(search: _Search) -> Searcher:
-    from automl.search.points.optuna import NSGA2Options, NSGA2Points
-
-    return NSGA2Points(search.points, parse_options(NSGA2Options(), "optuna_nsga2", search.options))
-
-
-def _gp(search: _Search) -> Searcher:
-    from automl.search.points.optuna import GPOptions, GPPoints
-
-    return GPPoints(search.points, parse_options(GPOptions(), "gp", search.options))
+    return make
 
 
 def _given(search: _Search) -> Searcher:
@@ -186,14 +155,32 @@ _SEARCHERS: Mapping[str, _Entry] = {
     "ddpg": _Entry("AMC's agent: DDPG over the layers' keep ratios (He et al. 2018)", _ddpg, points=False),
     "random": _Entry("random policies of the same budget", _random),
     "uniform": _Entry("the same level for all layers, the highest that meets the budget", _uniform),
-    "evolution": _Entry("regularised evolution over channels, bits, zeros and ranks (Real et al. 2019)", _evolution),
-    "nsga2": _Entry("NSGA-II with the space's own moves: accuracy and cost at once (Deb et al. 2002)", _nsga2),
-    "annealing": _Entry("simulated annealing over neighbouring policies (Kirkpatrick et al. 1983)", _annealing),
-    "greedy": _Entry("NetAdapt: from the whole network down by the cheapest cuts (Yang et al. 2018)", _greedy),
-    "tpe": _Entry("Optuna's tree-structured Parzen estimator (Bergstra et al. 2011)", _tpe),
-    "cma_es": _Entry("Optuna's CMA-ES (Hansen 2016)", _cma_es),
-    "optuna_nsga2": _Entry("Optuna's NSGA-II", _optuna_nsga2),
-    "gp": _Entry("Optuna's Gaussian process; the most thought for each proposal", _gp),
+    "evolution": _Entry(
+        "regularised evolution over channels, bits, zeros and ranks (Real et al. 2019)",
+        _over_points("evolution", "evolution", "Evolution", "EvolutionOptions"),
+    ),
+    "nsga2": _Entry(
+        "NSGA-II with the space's own moves: accuracy and cost at once (Deb et al. 2002)",
+        _over_points("nsga2", "nsga2", "Nsga2", "Nsga2Options"),
+    ),
+    "annealing": _Entry(
+        "simulated annealing over neighbouring policies (Kirkpatrick et al. 1983)",
+        _over_points("annealing", "annealing", "Annealing", "AnnealingOptions"),
+    ),
+    "greedy": _Entry(
+        "NetAdapt: from the whole network down by the cheapest cuts (Yang et al. 2018)",
+        _over_points("greedy", "greedy", "Greedy", "GreedyOptions"),
+    ),
+    "tpe": _Entry(
+        "Optuna's tree-structured Parzen estimator (Bergstra et al. 2011)",
+        _over_points("tpe", "optuna", "TPEPoints", "OptunaOptions"),
+    ),
+    "cma_es": _Entry("Optuna's CMA-ES (Hansen 2016)", _over_points("cma_es", "optuna", "CMAESPoints", "OptunaOptions")),
+    "optuna_nsga2": _Entry("Optuna's NSGA-II", _over_points("optuna_nsga2", "optuna", "NSGA2Points", "NSGA2Options")),
+    "gp": _Entry(
+        "Optuna's Gaussian process; the most thought for each proposal",
+        _over_points("gp", "optuna", "GPPoints", "GPOptions"),
+    ),
     "given": _Entry("the policies of search.options.policies; `trimtab compress` takes one from a file", _given),
 }
 

@@ -56,9 +56,8 @@ class AcceleratorBackend(HardwareBackend):
         found = []
         for graph in graphs:
             prices = self.prices(graph)
-            kept, treatments = [graph.kept], [prices.treatments(graph)]
             try:
-                shares, totals = prices.by_layer(kept, treatments)[0], prices.price(kept, treatments)
+                totals = prices.price([graph.kept], [prices.treatments(graph)])
             except InputError as error:
                 raise InputError(f"backend {self.name!r} cannot price the network: {error}") from None
             names = [spec.name for spec in graph.full_layers]
@@ -69,7 +68,7 @@ class AcceleratorBackend(HardwareBackend):
                     weight_bytes=graph.weight_bytes,
                     latency_s=float(totals.latency_s[0]),
                     energy_j=float(totals.energy_j[0]),
-                    by_layer=dict(zip(names, shares[:, 0].tolist(), strict=True)),
+                    by_layer=dict(zip(names, totals.by_layer[0, :, 0].tolist(), strict=True)),
                     backend=self.name,
                 )
             )

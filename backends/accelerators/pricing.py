@@ -32,10 +32,11 @@ from search_spaces.policy import LayerPolicy
 
 @dataclass(frozen=True)
 class Totals:
-    """What policies cost, arrays [policies], of one image."""
+    """What policies cost, arrays [policies], of one image; `by_layer` [policies, layers, 2] without attention."""
 
     latency_s: FloatArray
     energy_j: FloatArray
+    by_layer: FloatArray
 
 
 class PolicyPrices(LayerPrices):
@@ -69,7 +70,7 @@ class PolicyPrices(LayerPrices):
         """
         costs = self.by_layer(kept, treatments)
         totals = costs.sum(axis=1) + self._attention(np.asarray(kept, dtype=np.int64))
-        return Totals(totals[:, 0], totals[:, 1])
+        return Totals(totals[:, 0], totals[:, 1], costs)
 
     def alike(self, policy: LayerPolicy) -> list[LayerPolicy]:
         """Where a layer has nothing but bits, those of all other bits the hardware has: a table of them."""

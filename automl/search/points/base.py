@@ -106,14 +106,13 @@ class PointSearcher(Searcher):
     def ask(self) -> CompressionPolicy:
         """The next proposal, within the budget (but see `keeps_budget`) and, where there are any left, new."""
         point = self._proposed()
-        for _ in range(TRIES):
+        for attempt in range(2 * TRIES):
             if point.tobytes() not in self._seen:
                 break
-            point = self._proposed()
-        for _ in range(TRIES):
-            if point.tobytes() not in self._seen:
-                break
-            point = self._repaired(self.space.mutate(point, self.generator, 2.0 / len(point)))
+            if attempt < TRIES:
+                point = self._proposed()
+            else:
+                point = self._repaired(self.space.mutate(point, self.generator, 2.0 / len(point)))
         self._seen.add(point.tobytes())
         self._pending.append(point)
         return self.space.decode(point)

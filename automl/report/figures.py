@@ -24,7 +24,6 @@ AXIS_TEXTS = {
     "modelled_latency_s": units.milliseconds,
     "energy_j": units.millijoules,
 }
-ROW = 18.0
 Text = Callable[[float], str]
 
 
@@ -151,31 +150,6 @@ def over_episodes(data: RunData, seed: int, width: float = WIDTH, *, rewards: bo
             ends.append((line[-1][1], row.algorithm, kind))
     for height, label, kind in _spread(sorted(ends), 14):
         append(chart, tag("text", label, class_=f"label {kind}", x=frame.right + 6, y=height + 4))
-    return chart
-
-
-def kept_by_group(data: RunData) -> Element | None:
-    """What the best policy keeps of each channel group, in the order of the network."""
-    if not data.layers:
-        return None
-    longest = max(len(group.name) for group in data.layers)
-    left = min(300.0, 24 + 6.6 * longest)
-    right = WIDTH - 130
-    widest = max(group.width for group in data.layers)
-    chart = chart_of(WIDTH, 30 + ROW * len(data.layers) + 8, "channels kept by group")
-    append(chart, tag("text", "channel group", class_="axis-title", x=left - 10, y=14, text_anchor="end"))
-    append(chart, tag("text", "kept of all channels", class_="axis-title", x=left, y=14))
-    x = Scale(0, widest, left, right)
-    for index, group in enumerate(data.layers):
-        top = 26 + index * ROW
-        share = f"{group.kept} of {group.width}, {100 * group.kept / group.width:.0f} %"
-        name = group.name if len(group.name) <= 42 else "…" + group.name[-41:]
-        row = tag("g", tag("title", f"{group.name}: keeps {share}"))
-        append(row, tag("text", name, class_="tick", x=left - 10, y=top + 11, text_anchor="end"))
-        append(row, tag("rect", class_="width", x=left, y=top, width=x(group.width) - left, height=ROW - 5, rx=2))
-        append(row, tag("rect", class_="kept", x=left, y=top, width=x(group.kept) - left, height=ROW - 5, rx=2))
-        append(row, tag("text", share, class_="tick", x=x(group.width) + 8, y=top + 11))
-        append(chart, row)
     return chart
 
 

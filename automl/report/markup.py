@@ -3,6 +3,8 @@
 from xml.etree import ElementTree
 from xml.etree.ElementTree import Element
 
+from automl.report.units import UNKNOWN
+
 Child = Element | str | None
 
 
@@ -32,6 +34,18 @@ def append(element: Element, child: Child) -> None:
         element[-1].tail = (element[-1].tail or "") + text
     else:
         element.text = (element.text or "") + text
+
+
+def cell(value: str | None, note: str = "") -> Element:
+    """A cell of a table, a dash where nothing is known; the note stands below it in small print."""
+    return tag("td", value or UNKNOWN, tag("small", note) if note and note != UNKNOWN else None)
+
+
+def section(title: str, content: Element | None, note: str | None) -> Element | None:
+    """A part of the page under a heading; None where it has no content."""
+    if content is None:
+        return None
+    return tag("section", tag("h2", title), content, tag("p", note, class_="note") if note else None)
 
 
 def number(value: float) -> str:

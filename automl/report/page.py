@@ -10,16 +10,14 @@ from automl.report.figures import (
     WIDTH,
     accuracy_against_cost,
     cost_text,
-    kept_by_group,
     over_episodes,
     value_text,
 )
-from automl.report.markup import Child, append, tag
+from automl.report.layers import kept_channels, treatments
+from automl.report.markup import Child, append, cell, section, tag
 from automl.report.method import method, metric_label
 from automl.report.roofline import roofline
-from search_spaces.number_formats import NumberFormat
 from search_spaces.objective import MODELLED
-from search_spaces.policy import LayerPolicy
 
 NAMES = {
     "baseline": "baseline",
@@ -59,7 +57,7 @@ def build_page(data: RunData) -> Element:
         tag("style", style),
     )
     body = tag("main", _header(data, title), *_notices(data), *_tiles(data))
-    parts = (_comparison, _scatter, _episodes, _layers, _treatments, _roofline, _method, _config)
+    parts = (_comparison, _scatter, _episodes, kept_channels, treatments, _roofline, _method, _config)
     for part in parts:
         append(body, part(data))
     return tag("html", head, tag("body", body), lang="en")
@@ -219,20 +217,20 @@ def _comparison(data: RunData) -> Element | None:
         label = names[name].format(algorithm=data.config.search.algorithm)
         cells: list[Child] = [
             tag("th", label, tag("small", explained[name]), scope="row"),
-            _cell(None if found.accuracy is None else text(found.accuracy)),
-            _cell(None if found.search_accuracy is None else text(found.search_accuracy)),
-            _cell(units.count(found.macs), units.ratio(found.macs, baseline.macs if baseline else None)),
-            _cell(units.count(found.params), units.ratio(found.params, baseline.params if baseline else None)),
-            _cell(units.size(found.weight_bytes)),
+            cell(None if found.accuracy is None else text(found.accuracy)),
+            cell(None if found.search_accuracy is None else text(found.search_accuracy)),
+            cell(units.count(found.macs), units.ratio(found.macs, baseline.macs if baseline else None)),
+            cell(units.count(found.params), units.ratio(found.params, baseline.params if baseline else None)),
+            cell(units.size(found.weight_bytes)),
             *(_modelled_cells(found, baseline) if accelerator else []),
-            *([_cell(units.seconds(found.table_latency_s))] if by_table else []),
-            _cell(units.seconds(found.latency_s), _off(found.table_error) if by_table else _modelled(found)),
-            *([_cell(units.seconds(found.onnxruntime_latency_s))] if runtime else []),
-            _cell({True: "yes", False: "no", None: units.UNKNOWN}[found.feasible]),
+            *([cell(units.seconds(found.table_latency_s))] if by_table else []),
+            cell(units.seconds(found.latency_s), _off(found.table_error) if by_table else _modelled(found)),
+            *([cell(units.seconds(found.onnxruntime_latency_s))] if runtime else []),
+            cell({True: "yes", False: "no", None: units.UNKNOWN}[found.feasible]),
         ]
         rows.append(tag("tr", *cells, class_="chosen" if name == "best" else None))
     table = tag("div", tag("table", *rows), class_="scroll")
-    return _section(
+    return section(
         "The networks side by side",
         table,
         "Test figures are after fine-tuning, search figures before it (of the network trained from scratch: after "
@@ -245,10 +243,8 @@ def _modelled_cells(found: Finalist, baseline: Finalist | None) -> list[Element]
     """Seconds and joules on the accelerator, with their shares of the baseline's."""
     before = baseline or found
     return [
-        _cell(
-            units.seconds(found.modelled_latency_s), units.ratio(found.modelled_latency_s, before.modelled_latency_s)
-        ),
-        _cell(units.joules(found.energy_j), units.ratio(found.energy_j, before.energy_j)),
+        cell(units.seconds(found.modelled_latency_s), units.ratio(found.modelled_latency_s, before.modelled_latency_s)),
+        cell(units.joules(found.energy_j), units.ratio(found.energy_j, before.energy_j)),
     ]
 
 
@@ -260,14 +256,10 @@ def _off(error: float | None) -> str:
     return "" if error is None else f"{100 * error:+.1f} %".replace("-", "−")
 
 
-def _cell(value: str | None, note: str = "") -> Element:
-    return tag("td", value or units.UNKNOWN, tag("small", note) if note and note != units.UNKNOWN else None)
-
-
 def _scatter(data: RunData) -> Element | None:
     if data.given and len(data.points) < 3:  # the table of networks says the same
         return None
-    return _section(
+    return section(
         "Accuracy against cost",
         accuracy_against_cost(data),
         "Each mark is one evaluated policy, without fine-tuning. The line is the Pareto front: nothing cheaper is as "
@@ -290,19 +282,11 @@ def _episodes(data: RunData) -> Element | None:
     if not charts:
         return None
     grid = tag("div", *charts, class_="grid" if width < WIDTH else None)
-    return _section(
+    return section(
         "Over the episodes",
         grid,
         "Marks are the episodes of the agent, lines the best feasible policy so far: of the agent and of random search "
         "with as many evaluations.",
-    )
-
-
-def _layers(data: RunData) -> Element | None:
-    return _section(
-        "What each layer keeps",
-        kept_by_group(data),
-        "A channel group is a set of layers whose channels can only be removed together, named after the first.",
     )
 
 
@@ -313,7 +297,7 @@ def _roofline(data: RunData) -> Element | None:
     if not networks:
         return None
     title = next(iter(networks.values())).title
-    return _section(
+    return section(
         f"Layers on {title}",
         roofline(networks),
         "Modelled. On the slope a layer waits for memory off the chip, on the roof for arithmetic, below both for a "
@@ -321,53 +305,12 @@ def _roofline(data: RunData) -> Element | None:
     )
 
 
-def _treatments(data: RunData) -> Element | None:
-    """A table of what is done beside pruning, with the columns that say something."""
-    if not data.treatments:
-        return None
-    columns = {
-        "rank": [_rank(each.policy) for each in data.treatments],
-        "zeros": [_zeros(each.policy) for each in data.treatments],
-        "weights": [_format(each.policy.weight_format) for each in data.treatments],
-        "activations": [_format(each.policy.activation_format) for each in data.treatments],
-    }
-    columns = {title: texts for title, texts in columns.items() if any(texts)}
-    table = tag("table", tag("tr", *(tag("th", title, scope="col") for title in ("layer", *columns, "stored"))))
-    for index, each in enumerate(data.treatments):
-        gone = tag("small", "left out") if each.policy.remove else None
-        cells = [tag("td", texts[index]) for texts in columns.values()]
-        share = units.ratio(each.weight_bytes, each.whole_bytes)
-        stored = _cell(units.size(each.weight_bytes), f"{share} of {units.size(each.whole_bytes)}")
-        append(table, tag("tr", tag("th", each.name, gone, scope="row"), *cells, stored))
-    return _section(
-        "What else is done to layers",
-        tag("div", table, class_="scroll"),
-        "Stored: bytes of a layer's weights, with scales and the index of zeros, after its channels were removed, "
-        "beside those of the whole layer. The bias stays float32 and is not counted.",
-    )
-
-
-def _rank(policy: LayerPolicy) -> str:
-    if policy.factors is None:
-        return ""
-    name, rank = policy.factors
-    return f"{' × '.join(map(str, rank))} {name}"
-
-
-def _zeros(policy: LayerPolicy) -> str:
-    return "" if policy.zeros is None else f"{units.percent(policy.zeros.share, 0)} {policy.zeros.pattern}"
-
-
-def _format(format: NumberFormat | None) -> str:
-    return "" if format is None else f"{format.bits} bits {format.scheme}, {format.granularity}"
-
-
 def _method(data: RunData) -> Element | None:
     listing = tag("dl")
     for name, text in method(data):
         append(listing, tag("dt", name))
         append(listing, tag("dd", text))
-    return _section("How it was measured", listing, None)
+    return section("How it was measured", listing, None)
 
 
 def _config(data: RunData) -> Element:
@@ -375,12 +318,6 @@ def _config(data: RunData) -> Element:
         "section",
         tag("details", tag("summary", "Resolved config"), tag("pre", data.config_text)),
     )
-
-
-def _section(title: str, content: Element | None, note: str | None) -> Element | None:
-    if content is None:
-        return None
-    return tag("section", tag("h2", title), content, tag("p", note, class_="note") if note else None)
 
 
 def _budget_text(data: RunData) -> str:

@@ -10,6 +10,7 @@ from search_spaces.layers import LayerSpec
 
 FEATURES = ("t", "n", "c", "h", "w", "stride", "k", "FLOPs[t]", "reduced", "rest", "a[t-1]")
 BIT_FEATURES = ("k", "c_in", "c_out", "s_kernel", "s_stride", "s_feat", "n_params", "i_dw", "i_w/a", "a[k-1]")
+JOINT_FEATURES = (*FEATURES[:8], "n_params", "i_dw")
 
 
 class LayerObservations:
@@ -39,7 +40,7 @@ class LayerObservations:
         costs: npt.NDArray[np.float64],
         step_code: bool = False,
     ) -> None:
-        static = np.array([self._describe(t, layers[index]) for t, index in enumerate(steps)], dtype=np.float64)
+        static = np.array([self.describe(t, layers[index]) for t, index in enumerate(steps)], dtype=np.float64)
         self._static, _ = _normalised(static)
         self._codes = np.eye(len(steps)) if step_code else np.empty((len(steps), 0))
         self.size = len(FEATURES) + self._codes.shape[1]
@@ -52,7 +53,8 @@ class LayerObservations:
         return np.clip(state, 0.0, 1.0).astype(np.float32)
 
     @staticmethod
-    def _describe(t: int, layer: LayerSpec) -> tuple[float, ...]:
+    def describe(t: int, layer: LayerSpec) -> tuple[float, ...]:
+        """The first eight features of the layer at step t, before they are normalised."""
         height, width = (*layer.input_size, 1, 1)[:2]
         stride = layer.stride[0] if layer.stride else 0  # as in AMC's code, which tells linear layers apart by it
         kernel = layer.kernel[0] if layer.kernel else 1
@@ -109,6 +111,48 @@ class BitObservations:
         read = prod(layer.input_size) if layer.input_size else layer.in_channels
         depthwise = bool(layer.kernel) and layer.in_channels == layer.groups if faithful else layer.depthwise
         return k, layer.in_channels, layer.out_channels, kernel, stride, read, layer.weights, depthwise
+
+
+class JointObservations:
+    """What is told of a layer, and of what is decided there, where everything is decided at once; in [0, 1].
+
+    The first ten features describe the layer, as AMC's first eight do, with its weights and whether it is depthwise;
+    they are min-max normalised over the steps. Then come, for each dimension of the action, what its last decision
+    came to (1 at the first), and whether this step decides on it. The number of the step may follow, as in
+    `LayerObservations`. No other feature depends on how many steps there are.
+
+    Args:
+        layers: of the uncompressed network in execution order.
+        steps: index into `layers` of the layer that each step describes.
+        used: whether each step decides on each dimension, [steps, dimensions].
+        step_code: whether to append the one-hot number of the step.
+
+    Attributes:
+        size: length of the state vector.
+    """
+
+    def __init__(
+        self, layers: Sequence[LayerSpec], steps: Sequence[int], used: npt.NDArray[np.bool_], step_code: bool = False
+    ) -> None:
+        described = [
+            (*LayerObservations.describe(t, layer), layer.weights, layer.depthwise)
+            for t, layer in enumerate(layers[index] for index in steps)
+        ]
+        static, _ = _normalised(np.array(described, dtype=np.float64))
+        self._static = static
+        self._used = used.astype(np.float64)
+        self._codes = np.eye(len(steps)) if step_code else np.empty((len(steps), 0))
+        self.size = len(JOINT_FEATURES) + 2 * used.shape[1] + self._codes.shape[1]
+
+    def observe(self, steps: Sequence[int], last: npt.NDArray[np.float64]) -> npt.NDArray[np.float32]:
+        """States, float32 [states, size].
+
+        Args:
+            steps: their numbers.
+            last: what the last decision of each dimension before each step came to, in [0, 1], [states, dimensions].
+        """
+        at = list(steps)
+        return np.concatenate((self._static[at], last, self._used[at], self._codes[at]), axis=1).astype(np.float32)
 
 
 def _normalised(features: npt.NDArray[np.float64]) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_]]:

@@ -67,21 +67,26 @@ class Evaluation:
         return self.error is None and self.violation == 0.0
 
 
-def pareto_front(points: Iterable[tuple[float, float]]) -> list[int]:
-    """Indices of the points (cost, accuracy) that no other point beats: cheaper and at least as accurate.
+def pareto_front(points: Iterable[Sequence[float]]) -> list[int]:
+    """Indices of the points that no other point beats: no more of any cost, at least as accurate, and not equal.
 
-    Returned in the order of rising cost. Of equal points the first stays.
+    Args:
+        points: (cost, accuracy), or (cost, another cost, ..., accuracy); all of one length.
+
+    Returns:
+        In the order of rising cost, the first cost first. Of equal points the first stays.
     """
-    ordered: Sequence[tuple[int, tuple[float, float]]] = sorted(
-        enumerate(points), key=lambda item: (item[1][0], -item[1][1], item[0])
-    )
-    front: list[int] = []
-    best = float("-inf")
-    for index, (_, accuracy) in ordered:
-        if accuracy > best:
-            front.append(index)
-            best = accuracy
-    return front
+    ordered = sorted(enumerate(points), key=lambda item: (*item[1][:-1], -item[1][-1], item[0]))
+    front: list[tuple[int, Sequence[float]]] = []
+    for index, point in ordered:
+        rivals = front[-1:] if len(point) == 2 else front  # of two objectives the last one is the most accurate so far
+        if not any(_beats(other, point) for _, other in rivals):
+            front.append((index, point))
+    return [index for index, _ in front]
+
+
+def _beats(one: Sequence[float], other: Sequence[float]) -> bool:
+    return one[-1] >= other[-1] and all(here <= there for here, there in zip(one[:-1], other[:-1], strict=True))
 
 
 def hypervolume(points: Iterable[Sequence[float]], reference: Sequence[float]) -> float:

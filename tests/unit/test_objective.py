@@ -9,16 +9,19 @@ from search_spaces.objective import Constraint, Evaluation, hypervolume, pareto_
 POINTS = st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), max_size=30)
 
 
-@given(POINTS)
-def test_front_equals_pairwise_domination(points: list[tuple[int, int]]) -> None:
-    front = set(pareto_front([(float(cost), float(accuracy)) for cost, accuracy in points]))
-    for index, (cost, accuracy) in enumerate(points):
+@given(st.integers(2, 4).flatmap(lambda size: st.lists(st.tuples(*[st.integers(0, 5)] * size), max_size=30)))
+def test_front_equals_pairwise_domination(points: list[tuple[int, ...]]) -> None:
+    front = pareto_front(points)
+    for index, point in enumerate(points):
         beaten = any(
-            other_cost <= cost and other_accuracy >= accuracy and (other_cost, other_accuracy) != (cost, accuracy)
-            for other_cost, other_accuracy in points
+            all(one <= here for one, here in zip(other[:-1], point[:-1], strict=True))
+            and other[-1] >= point[-1]
+            and other != point
+            for other in points
         )
-        first = points.index((cost, accuracy)) == index
+        first = points.index(point) == index
         assert (index in front) == (not beaten and first)
+    assert [points[index][:-1] for index in front] == sorted(points[index][:-1] for index in front)
 
 
 def test_violation_is_relative_and_zero_within() -> None:

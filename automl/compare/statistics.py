@@ -44,6 +44,20 @@ class Difference:
     high: float | None
     pairs: int
 
+    @classmethod
+    def of(cls, differences: Sequence[float]) -> "Difference":
+        """The mean of at least one difference, and its interval.
+
+        The interval is the percentile bootstrap's: seeds are drawn anew with replacement, both algorithms' results of a
+        seed together (Efron and Tibshirani, An Introduction to the Bootstrap, 1993, chapter 13).
+        """
+        mean = float(np.mean(differences))
+        if len(differences) < 2:
+            return cls(mean, None, None, len(differences))
+        drawn = np.random.default_rng(0).choice(differences, (RESAMPLES, len(differences)))
+        low, high = np.quantile(drawn.mean(axis=1), [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+        return cls(mean, float(low), float(high), len(differences))
+
     @property
     def told_apart(self) -> bool:
         """Whether the interval leaves 0 out."""
@@ -66,9 +80,7 @@ def quantile(values: Sequence[float], share: float) -> float:
 def paired_difference(one: Sequence[Search], other: Sequence[Search]) -> Difference | None:
     """How much worse or better than `one` the `other` algorithm ended, seed by seed.
 
-    The interval is the percentile bootstrap's: seeds are drawn anew with replacement, both algorithms' results of a
-    seed together (Efron and Tibshirani, An Introduction to the Bootstrap, 1993, chapter 13). An algorithm that no seed
-    changes stands beside every seed of the other.
+    An algorithm that no seed changes stands beside every seed of the other.
 
     Returns:
         None where no seed pairs up, or in one of those that do an algorithm found no feasible policy.
@@ -81,12 +93,7 @@ def paired_difference(one: Sequence[Search], other: Sequence[Search]) -> Differe
     differences = [others[seed] - ones[seed] for seed in sorted(ones.keys() & others.keys())]
     if not differences or not np.isfinite(differences).all():
         return None
-    mean = float(np.mean(differences))
-    if len(differences) < 2:
-        return Difference(mean, None, None, len(differences))
-    drawn = np.random.default_rng(0).choice(differences, (RESAMPLES, len(differences)))
-    low, high = np.quantile(drawn.mean(axis=1), [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
-    return Difference(mean, float(low), float(high), len(differences))
+    return Difference.of(differences)
 
 
 def best_so_far(searches: Sequence[Search], effort: Effort) -> list[tuple[float, Quartiles]]:

@@ -1,0 +1,187 @@
+"""Searches, and fine-tunings of what they found, as jobs of a benchmark that go on where they were killed.
+
+A search has two files in OUT/TASK: `SEARCHER-SEED-EVALUATIONS.jsonl` gains a line with every evaluation, and
+`.snapshot` beside it holds the searcher's state (see `automl.orchestration.search_loop`). OUT/evaluations.sqlite
+remembers what every policy was worth, so that no searcher and no seed evaluates one again; it is then charged the
+seconds of the first time.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cache, cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from search_records import Clocked, Journal, Recorded, SharedEvaluations
+from stretches import Stop
+
+from automl.cache import atomic_path, digest_of
+from automl.compression import Compressed, fine_tune
+from automl.config import Config, load_config
+from automl.costs.latency import local_prices
+from automl.costs.pricing import point_prices
+from automl.errors import InputError
+from automl.orchestration.search_loop import SearchFailedError, run_search
+from automl.orchestration.searches import make_search
+from automl.problem import Problem, training_options
+from automl.run.store import SearchRow
+from automl.training import evaluate, train
+from search_spaces.objective import Constraint
+from search_spaces.policy import CompressionPolicy
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is searched: a network under a budget.
+
+    Attributes:
+        name: of its folder.
+        title: for people.
+        config: of everything but the searcher.
+        warming: random policies whose operators are measured before anything is searched under a measured latency.
+    """
+
+    name: str
+    title: str
+    config: Mapping[str, Any] = field(hash=False)
+    warming: int = 3000
+
+    @cached_property
+    def checked(self) -> Config:
+        """The config, for a searcher that knows every space."""
+        return load_config({**self.config, "search": {"algorithm": "random"}})
+
+
+@cache
+def problem_of(task: Task) -> Problem:
+    """Once for each process; the trained baseline comes from the cache, a latency from its table."""
+    config = task.checked
+    return Problem.build(config, prices=local_prices(config) if config.priced_by_table else None)
+
+
+def prepare(task: Task) -> Problem:
+    """Its problem, with all that searches would else wait for: a trained network, and operators that were measured."""
+    problem = problem_of(task)
+    if task.checked.priced_by_table:
+        generator = np.random.default_rng(0)
+        points = np.array([problem.space.sample(generator) for _ in range(task.warming)])
+        point_prices(problem.space, problem.backend)(points)
+    return problem
+
+
+def searched_constraint(problem: Problem) -> Constraint:
+    """What searchers keep to: the budget, less what is held back of a latency."""
+    return problem.constraint if problem.latency is None else problem.latency.held_back
+
+
+@dataclass(frozen=True)
+class Search:
+    """One search: a job."""
+
+    out: Path
+    task: Task
+    searcher: str
+    seed: int
+    evaluations: int
+
+    @property
+    def label(self) -> str:
+        return f"{self.task.name}, {self.searcher}, seed {self.seed}"
+
+    @property
+    def file(self) -> Path:
+        return self.out / self.task.name / f"{self.searcher}-{self.seed}-{self.evaluations}.jsonl"
+
+    @property
+    def ended(self) -> str | None:
+        end = self.journal.end
+        return None if end is None else f"{end['ended']} {end.get('reason', '')}".strip()
+
+    @property
+    def config(self) -> Config:
+        """Of the task, with this searcher."""
+        config = self.task.checked
+        return config.model_copy(update={"search": config.search.model_copy(update={"algorithm": self.searcher})})
+
+    @property
+    def key(self) -> str:
+        """Of all that decides what it finds, but for the program."""
+        return digest_of({"config": self.config.model_dump(), "seed": self.seed, "evaluations": self.evaluations})
+
+    @property
+    def journal(self) -> Journal:
+        """As it stands now."""
+        return Journal(self.file, self.key)
+
+    def run(self, stop: Stop) -> None:
+        """Search, or go on.
+
+        Raises:
+            RunStoppedError: the stretch is over.
+        """
+        journal, problem, config = self.journal, problem_of(self.task), self.config
+        row = SearchRow(self.label, self.searcher, self.seed, self.evaluations)
+        try:
+            made = make_search(config, problem.space, searched_constraint(problem), row, problem.backend)
+        except InputError as error:  # channels are all that some decide on
+            journal.add({"ended": "refused:", "reason": str(error)})
+            return
+        searcher = Clocked(made)
+        recorded = Recorded(
+            journal, problem, SharedEvaluations(self.out / "evaluations.sqlite", problem), searcher, stop
+        )
+        try:
+            run_search(
+                searcher,
+                recorded,
+                evaluations=self.evaluations,
+                lag=config.search.lag,
+                snapshot=journal.read_snapshot(),
+            )
+        except SearchFailedError as error:
+            journal.add({"ended": "failed:", "reason": str(error), "thinking_s": searcher.seconds})
+        else:
+            journal.add({"ended": "finished", "thinking_s": searcher.seconds})
+
+
+@dataclass(frozen=True)
+class FineTuning:
+    """A policy fine-tuned and tested, as its task says: a job."""
+
+    out: Path
+    task: Task
+    policy: CompressionPolicy = field(hash=False)
+
+    @property
+    def label(self) -> str:
+        return f"{self.task.name}, fine-tuning of {self.policy.digest[:8]}"
+
+    @property
+    def file(self) -> Path:
+        tuned = digest_of({"config": self.task.checked.model_dump(), "policy": self.policy.digest})
+        return self.out / self.task.name / f"tuned-{tuned[:16]}.json"
+
+    @property
+    def ended(self) -> str | None:
+        return None if self.accuracy is None else f"test accuracy {self.accuracy:.4f}"
+
+    @property
+    def accuracy(self) -> float | None:
+        """On the test split; None where it is not known."""
+        return float(json.loads(self.file.read_text())["test_accuracy"]) if self.file.exists() else None
+
+    def run(self, stop: Stop) -> None:
+        tuned = tuned_network(problem_of(self.task), self.policy)
+        problem = problem_of(self.task)
+        accuracy = evaluate(tuned.module, problem.data.test, problem.metric)
+        with atomic_path(self.file) as temporary:
+            temporary.write_text(json.dumps({"policy": self.policy.digest, "test_accuracy": accuracy}))
+
+
+def tuned_network(problem: Problem, policy: CompressionPolicy) -> Compressed:
+    """The network of a policy, trained further as the config says with all that the policy does in force."""
+    options = training_options(problem.config.fine_tune)
+    found = problem.compressor().compress(policy)
+    return fine_tune(found, lambda module: train(module, problem.data, options))

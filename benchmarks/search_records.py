@@ -1,0 +1,219 @@
+"""What a benchmark's searches leave behind: a journal each, and one memory of what policies were worth."""
+
+import json
+import sqlite3
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from stretches import Stop
+
+from automl.baseline import state_digest
+from automl.cache import atomic_path, digest_of
+from automl.costs.pricing import price
+from automl.errors import InputError, RunStoppedError
+from automl.problem import Problem
+from automl.search.base import Searcher, State
+from backends.lease import shared_lease
+from search_spaces.objective import Evaluation
+from search_spaces.policy import CompressionPolicy
+
+
+class Journal:
+    """The file of a search: a line that says whose it is, one for each evaluation, and one that says how it ended.
+
+    A line that a kill cut off is dropped.
+
+    Args:
+        path: of the file.
+        key: of all that decides what the search finds.
+
+    Raises:
+        InputError: the file is another search's.
+    """
+
+    def __init__(self, path: Path, key: str) -> None:
+        self.path = path
+        self.snapshot = path.with_suffix(".snapshot")
+        self.lines: list[dict[str, Any]] = []
+        self.end: dict[str, Any] | None = None
+        whole = b""
+        if self.path.exists():
+            content = self.path.read_bytes()
+            whole = content[: content.rfind(b"\n") + 1]
+        entries = [json.loads(line) for line in whole.splitlines()]
+        if entries and entries[0] != {"search": key}:
+            raise InputError(f"{str(self.path)!r} holds a search with other options; take a new folder")
+        self._length = len(whole)
+        self._key = key
+        for entry in entries[1:]:
+            if "ended" in entry:
+                self.end = entry
+            else:
+                self.lines.append(entry)
+
+    def add(self, entry: Mapping[str, Any]) -> None:
+        """Append an entry; the first makes the file."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with self.path.open("ab") as file:
+            file.truncate(self._length)
+            entries = [entry] if self._length else [{"search": self._key}, entry]
+            file.write(b"".join(json.dumps(each).encode() + b"\n" for each in entries))
+            self._length = file.tell()
+        if "ended" in entry:
+            self.end = dict(entry)
+        else:
+            self.lines.append(dict(entry))
+
+    def read_snapshot(self) -> bytes | None:
+        return self.snapshot.read_bytes() if self.snapshot.exists() else None
+
+    def write_snapshot(self, snapshot: bytes) -> None:
+        with atomic_path(self.snapshot) as temporary:
+            temporary.write_bytes(snapshot)
+
+
+def evaluation_of(line: Mapping[str, Any]) -> Evaluation:
+    """The evaluation of a journal's line."""
+    known = {each.name for each in fields(Evaluation)}
+    return Evaluation(**{name: value for name, value in line.items() if name in known})
+
+
+class Clocked(Searcher):
+    """A searcher whose own time is counted, also over interruptions."""
+
+    def __init__(self, searcher: Searcher) -> None:
+        self._searcher = searcher
+        self.seconds = 0.0
+
+    def ask(self) -> CompressionPolicy:
+        with self._counted():
+            return self._searcher.ask()
+
+    def tell(self, policy: CompressionPolicy, evaluation: Evaluation) -> float | None:
+        with self._counted():
+            return self._searcher.tell(policy, evaluation)
+
+    def state(self) -> State:
+        arrays, values = self._searcher.state()
+        return arrays, {"searcher": values, "seconds": self.seconds}
+
+    def restore(self, arrays: Mapping[str, np.ndarray[Any, Any]], values: Mapping[str, Any]) -> None:
+        self._searcher.restore(arrays, values["searcher"])
+        self.seconds = values["seconds"]
+
+    @contextmanager
+    def _counted(self) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        self.seconds += time.perf_counter() - start
+
+
+class SharedEvaluations:
+    """What policies are worth, remembered for all searches of a folder.
+
+    Args:
+        file: an SQLite database.
+        problem: whose policies these are.
+    """
+
+    def __init__(self, file: Path, problem: Problem) -> None:
+        self._file = file
+        self._evaluator = problem.evaluator()
+        config = problem.config
+        self._subject = digest_of(
+            {
+                "model": state_digest(problem.model),
+                "data": problem.data.digest,
+                "compression": config.compression.model_dump(),
+                "metric": config.metric,
+            }
+        )
+        self._constraint = problem.constraint
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with self._connect() as database:
+            database.execute("CREATE TABLE IF NOT EXISTS evaluations (key TEXT PRIMARY KEY, found TEXT)")
+
+    def __call__(self, policy: CompressionPolicy, cost: Mapping[str, float]) -> Evaluation:
+        """The evaluation of a policy of that cost."""
+        key = f"{self._subject} {policy.digest}"
+        with self._connect() as database:
+            row = database.execute("SELECT found FROM evaluations WHERE key = ?", (key,)).fetchone()
+        if row is not None:
+            violation = self._constraint.violation(cost)
+            return replace(
+                evaluation_of({"cost": {}, "violation": 0.0, **json.loads(row[0])}), cost=cost, violation=violation
+            )
+        with shared_lease():
+            found = self._evaluator(policy, cost)
+        remembered = {each.name: getattr(found, each.name) for each in fields(found)}
+        del remembered["cost"], remembered["violation"]
+        with self._connect() as database:
+            database.execute("INSERT OR IGNORE INTO evaluations VALUES (?, ?)", (key, json.dumps(remembered)))
+        return found
+
+    @contextmanager
+    def _connect(self) -> Iterator[sqlite3.Connection]:
+        with closing(sqlite3.connect(self._file, timeout=60)) as database, database:
+            yield database
+
+
+class Recorded:
+    """The evaluators of a search: what stands in its journal is not evaluated again.
+
+    Args:
+        journal: of the search.
+        problem: that is searched.
+        evaluate: a policy of a cost.
+        searcher: whose time is written down.
+        stop: whether to stop before the next evaluation.
+    """
+
+    def __init__(
+        self, journal: Journal, problem: Problem, evaluate: SharedEvaluations, searcher: Clocked, stop: Stop
+    ) -> None:
+        self._journal, self._problem, self._evaluate = journal, problem, evaluate
+        self._searcher, self._stop = searcher, stop
+        self._pending: dict[int, CompressionPolicy] = {}
+
+    def submit(self, number: int, policy: CompressionPolicy) -> None:
+        self._pending[number] = policy
+
+    def result(self, number: int) -> Evaluation:
+        """See `automl.orchestration.search_loop.Evaluators`.
+
+        Raises:
+            InputError: the journal holds another policy, of another version of the program.
+        """
+        policy = self._pending.pop(number)
+        lines = self._journal.lines
+        if number < len(lines):
+            if lines[number]["digest"] != policy.digest:
+                raise InputError(f"{str(self._journal.path)!r} was made by another version; take a new folder")
+            return evaluation_of(lines[number])
+        if self._stop():
+            raise RunStoppedError("the stretch is over")
+        found = self._evaluate(policy, price(self._problem.graph, policy, self._problem.backend))
+        best = max((line["accuracy"] for line in lines if counts(line)), default=-1.0)
+        line = {
+            "digest": policy.digest,
+            **{each.name: getattr(found, each.name) for each in fields(found)},
+            "thinking_s": self._searcher.seconds,
+        }
+        if counts(line) and found.accuracy > best:
+            line["policy"] = policy.to_json()
+        self._journal.add(line)
+        return found
+
+    def save(self, rewards: Mapping[int, float], snapshot: bytes | None) -> None:
+        if snapshot is not None:
+            self._journal.write_snapshot(snapshot)
+
+
+def counts(line: Mapping[str, Any]) -> bool:
+    """Whether the policy of a journal's line may be the best of its search."""
+    return line["error"] is None and line["violation"] == 0.0

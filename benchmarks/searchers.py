@@ -1,0 +1,238 @@
+"""Which searcher finds the best policies, what does it spend, and does it beat chance?
+
+    python benchmarks/searchers.py [--out DIR] [--stretch-minutes 150]
+
+ResNet-20 on glyphs (16 px, 256 search-validation images) under three budgets by all searchers, MobileNetV2 and the
+joint space by four; 200 evaluations and 5 seeds each. Two processes work for so many minutes; run the same command
+again until it says that nothing is left (it goes on after a kill, too). Every policy is evaluated once, whoever
+proposes it first.
+
+A first stretch on a quiet machine trains the baselines and measures the operators of the latency table. For an estimate
+of the whole, take a quick look before: `--seeds 1 --evaluations 20`, in the same folder.
+"""
+
+import argparse
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from math import isfinite
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+from search_figures import Standing, outcomes, percent, standings, table, verdicts
+from search_jobs import FineTuning, Search, Task, prepare, problem_of
+from stretches import run_jobs
+
+from automl.cache import cache_dir
+from automl.search import searcher_names
+
+_GLYPHS = {"name": "glyphs", "args": {"size": 16, "images": 10_000, "val": 256}}
+_RESNET = {
+    "model": {"name": "resnet20"},
+    "data": _GLYPHS,
+    "baseline": {"epochs": 12, "lr": 0.1},
+    "fine_tune": {"epochs": 3, "lr": 0.01},
+    "measure": {"backend": "none"},
+}
+_MOBILENET = {
+    "model": {"name": "mobilenet_v2", "args": {"width": 0.35}},
+    "data": _GLYPHS,
+    "baseline": {"epochs": 8, "batch_size": 128, "lr": 0.1},
+    "fine_tune": {"epochs": 3, "batch_size": 128, "lr": 0.01},
+    "measure": {"backend": "none"},
+}
+TASKS = (
+    Task(
+        "macs",
+        "ResNet-20, channels, 50 % of the MACs",
+        {**_RESNET, "budget": {"metric": "macs", "ratio": 0.5}},
+    ),
+    Task(
+        "bytes",
+        "ResNet-20, channels and bits of weights, 10 % of the bytes",
+        {
+            **_RESNET,
+            "space": {"weight_bits": [2, 3, 4, 5, 6, 8]},
+            "budget": {"metric": "weight_bytes", "ratio": 0.1},
+        },
+    ),
+    Task(
+        "latency",
+        "ResNet-20, channels, 50 % of the latency by TVM's table",
+        {
+            **_RESNET,
+            "budget": {"metric": "latency_s", "ratio": 0.5},
+            "measure": {"backend": "tvm", "margin": 0.0},
+        },
+    ),
+    Task(
+        "mobilenet",
+        "MobileNetV2, channels, 50 % of the MACs",
+        {**_MOBILENET, "budget": {"metric": "macs", "ratio": 0.5}},
+    ),
+    Task(
+        "joint",
+        "ResNet-20, channels, bits and zeros, 10 % of the bytes",
+        {
+            **_RESNET,
+            "space": {"weight_bits": [2, 4, 8], "activation_bits": [4, 8], "sparsity": [0.5, 0.75]},
+            "budget": {"metric": "weight_bytes", "ratio": 0.1},
+        },
+    ),
+)
+FEW = ("auto", "ddpg", "evolution", "random")
+"""Searchers of the last two tasks."""
+TARGET = "ddpg"
+"""Whose accuracy after many episodes auto is to reach."""
+
+
+def main() -> None:
+    arguments = parse_arguments()
+    torch.set_num_threads(1)
+    out: Path = arguments.out or cache_dir("benchmarks", "searchers")
+    deadline = time.time() + 60.0 * arguments.stretch_minutes
+    searches = list(planned(out, arguments))
+    if not searches:
+        raise SystemExit(f"nothing is called {' '.join(arguments.only)}")
+    if not arguments.report:
+        estimate(searches, arguments.processes)
+        for task in dict.fromkeys(search.task for search in searches if search.ended is None):
+            prepare(task)
+        left = not run_jobs(searches, arguments.processes, deadline)
+        left |= not run_jobs(list(tunings(out, searches)), arguments.processes, deadline)
+        print("The stretch is over: run it again." if left else "Nothing is left.", flush=True)
+    lines = list(report(out, searches))
+    (out / "report.md").write_text("\n".join(lines) + "\n")
+    print("\n".join(lines))
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, help="folder of the results (default: in the cache)")
+    parser.add_argument("--stretch-minutes", type=float, default=150.0)
+    parser.add_argument("--only", nargs="*", default=[], metavar="TASK[,SEARCHER]", help="some of it, for a look")
+    parser.add_argument("--evaluations", type=int, default=200, help="of each search")
+    parser.add_argument("--episodes", type=int, default=400, help=f"of the {TARGET} that auto is to reach; 0: none")
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--report", action="store_true", help="of what is there; search nothing")
+    return parser.parse_args()
+
+
+def planned(out: Path, arguments: argparse.Namespace) -> Iterator[Search]:
+    """All searches: every seed's before the next one's, so that a part of them makes a table already."""
+    known = [name for name, _ in searcher_names() if name != "given"]
+    wanted = [tuple(each.split(",")) for each in arguments.only]
+    for seed in range(arguments.seeds):
+        for number, task in enumerate(TASKS):
+            for name in known if number < 3 else [name for name in known if name in FEW]:
+                if wanted and (task.name,) not in wanted and (task.name, name) not in wanted:
+                    continue
+                if name != "uniform":
+                    yield Search(out, task, name, seed, arguments.evaluations)
+                elif seed == 0:
+                    yield Search(out, task, name, seed, 1)
+        first = TASKS[0]
+        if arguments.episodes and (not wanted or (first.name,) in wanted or (first.name, TARGET) in wanted):
+            yield Search(out, first, TARGET, seed, arguments.episodes)
+
+
+def estimate(searches: Sequence[Search], processes: int) -> None:
+    """Print what is left, by what evaluations and proposals took lately."""
+    seconds, unknown, left = 0.0, 0, 0
+    for search in searches:
+        if search.ended is not None:
+            continue
+        left += 1
+        pace = _pace(search)
+        done = len(search.journal.lines)
+        if pace is None:
+            unknown += 1
+        else:
+            seconds += pace * (search.evaluations - done)
+    print(
+        f"{left} of {len(searches)} searches are left: {seconds / processes / 3600:.1f} h at the pace of the latest "
+        f"evaluations, and {unknown} of which nothing is known yet; fine-tuning comes on top",
+        flush=True,
+    )
+
+
+def _pace(search: Search) -> float | None:
+    """Seconds of an evaluation and the thought before it, from the longest journal there is of that searcher."""
+    found: list[Mapping[str, Any]] = []
+    for path in search.file.parent.glob(f"{search.searcher}-*-*.jsonl"):
+        *_, seed, evaluations = path.stem.split("-")
+        lines = Search(search.out, search.task, search.searcher, int(seed), int(evaluations)).journal.lines
+        found = max(found, lines, key=len)
+    if len(found) < 2:
+        return None
+    latest = found[-10:]
+    thinking = (latest[-1]["thinking_s"] - latest[0]["thinking_s"]) / (len(latest) - 1)
+    return float(thinking + median(line["seconds"] for line in latest))
+
+
+def tunings(out: Path, searches: Sequence[Search]) -> Iterator[FineTuning]:
+    """Of the median seed's policy of each searcher whose seeds have all ended."""
+    for task, ranked in _ranked(searches):
+        for standing in ranked:
+            if all(each.finished for each in standing.outcomes) and (policy := standing.median_outcome.policy):
+                yield FineTuning(out, task, policy)
+
+
+def report(out: Path, searches: Sequence[Search]) -> Iterator[str]:
+    """The tables, and what may be said."""
+    for task, ranked in _ranked(searches):
+        tested = {}
+        for standing in ranked:
+            policy = standing.median_outcome.policy
+            if policy is not None and (accuracy := FineTuning(out, task, policy).accuracy) is not None:
+                tested[standing.name] = accuracy
+        yield from table(task, problem_of(task).constraint.metric, ranked, tested)
+        yield ""
+        yield from verdicts(ranked)
+        yield from sorted({f"- {each.searcher}: {each.ended}" for each in searches if each.task == task and _why(each)})
+        if task is TASKS[0]:
+            yield from reaching(searches, ranked)
+        yield ""
+
+
+def _why(search: Search) -> bool:
+    return search.ended is not None and search.ended != "finished"
+
+
+def reaching(searches: Sequence[Search], ranked: Sequence[Standing]) -> Iterator[str]:
+    """How much auto needs for what the agent has after its episodes."""
+    long = max((search.evaluations for search in searches if search.searcher == TARGET), default=0)
+    agents = [each for each in outcomes(_of(searches, TASKS[0], TARGET, long)) if each.finished]
+    auto = next((each for each in ranked if each.name == "auto"), None)
+    if auto is None or not agents:
+        return
+    target = median(each.best for each in agents)
+    efforts = [each.reached(target) for each in auto.outcomes]
+    shown = ", ".join(f"{effort:.0f}" if isfinite(effort) else "not reached" for effort in sorted(efforts))
+    yield (
+        f"- auto reaches the {percent(target)} that {TARGET} has after {long} episodes (median of {len(agents)} seeds) "
+        f"after {median(efforts):.0f} whole evaluations (at most 80; the goal is 40); by seed: {shown}"
+    )
+
+
+def _of(searches: Sequence[Search], task: Task, searcher: str, evaluations: int) -> list[Search]:
+    return [
+        each for each in searches if each.task == task and each.searcher == searcher and each.evaluations == evaluations
+    ]
+
+
+def _ranked(searches: Sequence[Search]) -> Iterator[tuple[Task, list[Standing]]]:
+    """The standings of each task; the agent's longer searches stand in none."""
+    for task in dict.fromkeys(search.task for search in searches):
+        own = [search for search in searches if search.task == task]
+        usual = min((each.evaluations for each in own if each.searcher != "uniform"), default=1)
+        found = outcomes([each for each in own if each.evaluations in (usual, 1)])
+        if found:
+            yield task, standings(found)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -12,7 +12,8 @@ from search_spaces.factorisations import factors, fitting
 from search_spaces.graph import ModelGraph
 from search_spaces.layers import FLOAT32_BITS, LayerSpec
 from search_spaces.policy import LayerPolicy
-from search_spaces.space import Decision, SearchSpace, channel_decisions
+from search_spaces.resolution import resolutions
+from search_spaces.space import RESOLUTION, Decision, SearchSpace, channel_decisions
 from search_spaces.sparsity import Sparsity, window_of
 
 
@@ -22,6 +23,8 @@ class SpaceOptions:
 
     Attributes:
         channels: whether channel groups may shrink.
+        resolution: sizes that images may be brought to, beside their own: shares of their height and width, or pixels
+            of their height (see `search_spaces.resolution`). The network has to be captured at them.
         lower_bound, round_to, protect: see `ChannelSpace.build`; `protect` holds for layers, too.
         weight_bits, activation_bits: choices; None among them stands for float32. Empty where nothing is quantised.
         coupled_bits: whether a layer has one number of bits for its weights and for what it reads.
@@ -36,6 +39,7 @@ class SpaceOptions:
     """
 
     channels: bool = True
+    resolution: Sequence[float] = ()
     lower_bound: float = 0.2
     round_to: int | None = None
     protect: Sequence[str] = ()
@@ -77,7 +81,11 @@ def build_space(graph: ModelGraph, options: SpaceOptions) -> SearchSpace:
         if options.channels
         else ChannelSpace.whole_of(graph)
     )
-    decisions = [*channel_decisions(channels), *_Treatments(channels, options).decisions()]
+    decisions = [
+        *_resolution(graph, options.resolution),
+        *channel_decisions(channels),
+        *_Treatments(channels, options).decisions(),
+    ]
     fixed = {} if options.ends else _ends(graph, options)
     for decision in decisions:
         if len(decision.choices) == 1:  # nothing to decide, but bits that a layer has all the same
@@ -85,8 +93,19 @@ def build_space(graph: ModelGraph, options: SpaceOptions) -> SearchSpace:
     fixed = {name: policy for name, policy in fixed.items() if policy.treats}
     decisions = [decision for decision in decisions if len(decision.choices) > 1]
     if not decisions:
-        raise InputError("there is nothing to decide: give the space channels, bits, sparsity or ranks with a choice")
+        raise InputError(
+            "there is nothing to decide: give the space channels, bits, sparsity, ranks or resolutions with a choice"
+        )
     return SearchSpace(channels, tuple(decisions), fixed)
+
+
+def _resolution(graph: ModelGraph, asked: Sequence[float]) -> Iterator[Decision]:
+    """Of the images, where more than their own was asked for."""
+    sizes = resolutions(asked, graph.input_shape)
+    for size in sizes:
+        graph.at(size)  # refuses one that the network was not captured at
+    if sizes:
+        yield Decision(RESOLUTION, (), (*sizes, None))
 
 
 def _ends(graph: ModelGraph, options: SpaceOptions) -> dict[str, LayerPolicy]:

@@ -1,7 +1,7 @@
 """From an `nn.Module` to its graph, and from kept channels to a smaller network."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -13,8 +13,12 @@ from search_spaces.describe import describe
 from search_spaces.errors import InputError, did_you_mean
 from search_spaces.graph import ModelGraph
 from search_spaces.labels import IntArray, LabelPropagation
+from search_spaces.layers import LayerSpec
+from search_spaces.operators import Sizes
 from search_spaces.proof import prove as prove_groups
 from search_spaces.rebuild import build
+from search_spaces.resizing import resize
+from search_spaces.resolution import Resolution, text
 from search_spaces.tensors import NetworkTensors
 from search_spaces.trace import trace
 
@@ -38,6 +42,7 @@ class PrunableNetwork:
         model: a network of one input and one output tensor.
         example_input: [N, ...]; its shape without the batch is the network's input shape.
         prove: check each channel group against the zeroed network, and refuse those that fail.
+        resolutions: other heights and widths that the network is to be known at; see `at`.
 
     Attributes:
         graph: the uncompressed `ModelGraph`.
@@ -47,10 +52,18 @@ class PrunableNetwork:
         any_batch: whether pruned networks take any batch size; some networks fix that of the example.
 
     Raises:
-        InputError: torch cannot run or export the model on the example input.
+        InputError: torch cannot run or export the model on the example input; or at one of the resolutions, or it has
+            other layers or channel groups there.
     """
 
-    def __init__(self, model: nn.Module, example_input: torch.Tensor, *, prove: bool = True) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        example_input: torch.Tensor,
+        *,
+        prove: bool = True,
+        resolutions: Sequence[Resolution] = (),
+    ) -> None:
         self._template = trace(model, example_input)
         labels = LabelPropagation(self._template).run()
         structure = ChannelStructure(self._template, labels)
@@ -66,6 +79,37 @@ class PrunableNetwork:
         self.weight_names = {name: self._template.weight_name(name) for name in labels.layers}
         self.carried = {name: self._place(channels) for name, channels in labels.carriers.items()}
         self._group_index = {group.name: index for index, group in enumerate(structure.groups)}
+        others = {size: self._captured_at(size, model, example_input, prove) for size in resolutions}
+        self._at: dict[Resolution, PrunableNetwork] = {_size_of(self.graph): self, **others} if others else {}
+        sizes = [Sizes(at, each.graph.full_operators, each.graph.full_layers) for at, each in self._at.items()]
+        self.graph = replace(self.graph, resolutions=tuple(sizes))
+        for size, other in others.items():
+            other.graph, other._at = self.graph.at(size), self._at
+
+    def at(self, resolution: Resolution | None) -> "PrunableNetwork":
+        """The network that reads images of another resolution, with the same weights; None is the network itself.
+
+        Raises:
+            InputError: it was not captured at that resolution.
+        """
+        graph = self.graph.at(resolution)
+        return self if graph is self.graph else self._at[_size_of(graph)]
+
+    def _captured_at(
+        self, size: Resolution, model: nn.Module, example_input: torch.Tensor, prove: bool
+    ) -> "PrunableNetwork":
+        """The network at another resolution, where it is the same but for its sizes."""
+        try:
+            if not example_input.is_floating_point() or example_input.ndim != 4:
+                raise InputError(f"it reads {list(example_input.shape[1:])}, and images are [C, H, W]")
+            found = PrunableNetwork(model, resize(example_input, size), prove=prove)
+            if found.graph.groups != self.graph.groups:
+                raise InputError("other channels of it can be pruned then")
+            if list(map(_unsized, found.graph.full_layers)) != list(map(_unsized, self.graph.full_layers)):
+                raise InputError("it has other layers then")
+        except InputError as error:
+            raise InputError(f"the network does not take images of {text(size)} pixels: {error}") from None
+        return found
 
     def prune(self, kept: Mapping[str, npt.ArrayLike]) -> torch.fx.GraphModule:
         """The network without the units that are not kept.
@@ -113,3 +157,12 @@ def capture_for_compiling(model: nn.Module, example_input: torch.Tensor) -> tupl
 def capture_graph(model: nn.Module, example_input: torch.Tensor) -> ModelGraph:
     """The graph of a network with its proven channel groups; see `PrunableNetwork`."""
     return PrunableNetwork(model, example_input).graph
+
+
+def _size_of(graph: ModelGraph) -> Resolution:
+    return graph.input_shape[-2], graph.input_shape[-1]
+
+
+def _unsized(spec: LayerSpec) -> LayerSpec:
+    """A layer whatever the size of its maps."""
+    return replace(spec, input_size=(), output_size=(), positions=0)

@@ -14,8 +14,9 @@ from math import prod
 from search_spaces.errors import InputError, did_you_mean
 from search_spaces.factorisations import INPUT_MATRIX, factors
 from search_spaces.layers import FIXED, FLOAT32_BYTES, LayerSpec
-from search_spaces.operators import Block, Operator
+from search_spaces.operators import Block, Operator, Sizes, with_input_factor
 from search_spaces.policy import CompressionPolicy, LayerPolicy
+from search_spaces.resolution import Resolution, text
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +60,8 @@ class ModelGraph:
         digest: SHA-256 of the uncompressed network's structure.
         treatments: (layer, what is done to it beside pruning) in execution order.
         removed: residual blocks that are left out.
+        resolutions: the whole network at each resolution of its input that is known, its own first; empty where no
+            other one is.
     """
 
     full_operators: tuple[Operator, ...]
@@ -70,6 +73,7 @@ class ModelGraph:
     digest: str
     treatments: tuple[tuple[str, LayerPolicy], ...] = ()
     removed: tuple[Block, ...] = ()
+    resolutions: tuple[Sizes, ...] = ()
 
     @classmethod
     def build(
@@ -128,10 +132,11 @@ class ModelGraph:
         """The graph of the compressed network: counts, shapes and bytes, without touching a tensor.
 
         Raises:
-            InputError: see `kept_units`, `treated` and `left_out`; or what is left of a layer cannot be so sparse.
+            InputError: see `at`, `kept_units`, `treated`, `left_out`; or what is left of a layer cannot be so sparse.
         """
-        removed = self.left_out(policy)
-        found = replace(self, kept=self.kept_units(policy), treatments=self.treated(policy), removed=removed)
+        whole = self.at(policy.resolution)
+        removed = whole.left_out(policy)
+        found = replace(whole, kept=self.kept_units(policy), treatments=self.treated(policy), removed=removed)
         gone = {layer for block in removed for layer in block.layers}
         for name, _ in found.treatments:
             if name in gone:
@@ -143,6 +148,35 @@ class ModelGraph:
                 except InputError as error:
                     raise InputError(f"layer {layer.name!r}: {error}") from None
         return found
+
+    @property
+    def resolution(self) -> Resolution | None:
+        """Height and width that images are brought to; None where that is the network's own."""
+        return (self.input_shape[-2], self.input_shape[-1]) if self.resolution_number else None
+
+    @property
+    def resolution_number(self) -> int:
+        """Where the graph's resolution stands among `resolutions`; 0 is the network's own."""
+        known = [sizes.resolution for sizes in self.resolutions]
+        return known.index((self.input_shape[-2], self.input_shape[-1])) if known else 0
+
+    def at(self, resolution: Resolution | None) -> "ModelGraph":
+        """The graph where images are brought to that resolution; None leaves it as it is.
+
+        Raises:
+            InputError: the network was not captured at it.
+        """
+        if resolution is None or resolution == self.input_shape[1:]:
+            return self
+        for sizes in self.resolutions:
+            if sizes.resolution == resolution:
+                shape = (self.input_shape[0], *resolution)
+                return replace(self, full_operators=sizes.operators, full_layers=sizes.layers, input_shape=shape)
+        known = [text(sizes.resolution) for sizes in self.resolutions] or [text(self.input_shape[1:])]
+        raise InputError(
+            f"the network is known for images of {', '.join(known)} pixels, the policy has {text(resolution)}; capture "
+            "it at that resolution, too"
+        )
 
     def with_kept(self, kept: Sequence[int]) -> "ModelGraph":
         """The graph where group i keeps kept[i] units; all else stays as it is."""
@@ -196,7 +230,7 @@ class ModelGraph:
             layers[name] = replace(layer, keep=layers[name].keep if name in layers else None)
         for block in self.removed:
             layers[block.name] = LayerPolicy(remove=True)
-        return CompressionPolicy(layers, self.digest)
+        return CompressionPolicy(layers, self.digest, self.resolution)
 
     def real_macs(self, kept: Sequence[float]) -> float:
         """MACs for unrounded numbers of units, the quantity that AMC's Algorithm 1 bounds."""
@@ -227,7 +261,7 @@ class ModelGraph:
             if parts is None:
                 chain = self._operators_of_parts(operator)
             else:
-                chain = _with_input_factor(operator, parts[0], found[operator.inputs[0]])
+                chain = with_input_factor(operator, parts[0], found[operator.inputs[0]])
             found |= {each.name: each for each in chain}
         return tuple(found.values())
 
@@ -354,22 +388,3 @@ def formatted(spec: LayerSpec, policy: LayerPolicy | None) -> LayerSpec:
         weight_format=policy.weight_format,
         activation_format=policy.activation_format,
     )
-
-
-def _with_input_factor(recurrent: Operator, factor: LayerSpec, source: Operator) -> list[Operator]:
-    """A recurrent layer's operator after the linear layer that its input matrix was taken apart into."""
-    linear = replace(
-        source,
-        name=f"{recurrent.name}.0",
-        kind="linear",
-        inputs=(source.name,),
-        shape=(*source.shape[:-1], factor.out_channels),
-        axis=None,
-        extent=FIXED,
-        channel_params=0,
-        fixed_params=0,
-        layer=factor.name,
-        target="",
-        arguments=(),
-    )
-    return [linear, replace(recurrent, inputs=(linear.name, *recurrent.inputs[1:]))]

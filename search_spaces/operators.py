@@ -1,9 +1,10 @@
 """The operations of a network as plain data."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from search_spaces.layers import FIXED, Extent
+from search_spaces.layers import FIXED, Extent, LayerSpec
+from search_spaces.resolution import Resolution
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,3 +97,36 @@ class Block:
     layers: tuple[str, ...]
     sum: str
     identity: int
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """A whole network at one resolution of its input.
+
+    Attributes:
+        resolution: height and width of the input.
+        operators, layers: as `ModelGraph.full_operators` and `full_layers` have them.
+    """
+
+    resolution: Resolution
+    operators: tuple[Operator, ...]
+    layers: tuple[LayerSpec, ...]
+
+
+def with_input_factor(recurrent: Operator, factor: LayerSpec, source: Operator) -> list[Operator]:
+    """A recurrent layer's operator after the linear layer that its input matrix was taken apart into."""
+    linear = replace(
+        source,
+        name=f"{recurrent.name}.0",
+        kind="linear",
+        inputs=(source.name,),
+        shape=(*source.shape[:-1], factor.out_channels),
+        axis=None,
+        extent=FIXED,
+        channel_params=0,
+        fixed_params=0,
+        layer=factor.name,
+        target="",
+        arguments=(),
+    )
+    return [linear, replace(recurrent, inputs=(linear.name, *recurrent.inputs[1:]))]

@@ -12,11 +12,12 @@ from typing import Any, Self
 from search_spaces.errors import InputError, did_you_mean
 from search_spaces.factorisations import FACTORISATIONS, Rank
 from search_spaces.number_formats import MOST_BITS, SCHEMES, NumberFormat
+from search_spaces.resolution import Resolution
 from search_spaces.sparsity import Sparsity, window_of
 
-SCHEMA_VERSION = 2
-_READ_VERSIONS = (1, 2)
-"""Version 1 knew `keep` and bits of one scheme alone, and means the same now."""
+_READ_VERSIONS = (1, 2, 3)
+"""Version 1 knew `keep` and bits of one scheme alone, version 2 no resolution; both mean the same now. A policy is
+written in version 2 where that can hold it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,16 +139,25 @@ class CompressionPolicy:
         layers: keyed by the name of a layer; for `keep`, of a channel group (the first layer that produces its
             channels) or of a layer in it.
         model: digest of the `ModelGraph` the policy was made for; None where the policy is free of a model.
+        resolution: height and width in pixels that images are brought to before they go in (see
+            `search_spaces.resolution`); None leaves them as they are.
+
+    Raises:
+        InputError: a resolution that is none.
     """
 
     layers: Mapping[str, LayerPolicy] = field(default_factory=dict)
     model: str | None = None
+    resolution: Resolution | None = None
 
     def __post_init__(self) -> None:
+        size = self.resolution
+        if size is not None and not (len(size) == 2 and all(type(side) is int and side >= 1 for side in size)):
+            raise InputError(f"a resolution is a height and a width in whole pixels, at least 1, got {size!r}")
         object.__setattr__(self, "layers", MappingProxyType(dict(self.layers)))
 
     def __reduce__(self) -> tuple[Any, ...]:  # a mappingproxy cannot be pickled, and Ray sends policies
-        return (type(self), (dict(self.layers), self.model))
+        return (type(self), (dict(self.layers), self.model, self.resolution))
 
     @classmethod
     def from_keep(cls, keep: Mapping[str, float], model: str | None = None) -> Self:
@@ -157,11 +167,13 @@ class CompressionPolicy:
     @property
     def digest(self) -> str:
         """SHA-256 over what the policy does; equal policies have equal digests."""
-        return hashlib.sha256(json.dumps(self._layers_json(), sort_keys=True).encode()).hexdigest()
+        does = self._layers_json() if self.resolution is None else [self._layers_json(), self.resolution]
+        return hashlib.sha256(json.dumps(does, sort_keys=True).encode()).hexdigest()
 
     def to_json(self) -> str:
         """The policy as indented JSON text, with its schema version."""
-        document = {"schema_version": SCHEMA_VERSION, "model": self.model, "layers": self._layers_json()}
+        version, size = (2, {}) if self.resolution is None else (3, {"resolution": self.resolution})
+        document = {"schema_version": version, "model": self.model, **size, "layers": self._layers_json()}
         return json.dumps(document, indent=2) + "\n"
 
     @classmethod
@@ -178,12 +190,16 @@ class CompressionPolicy:
         if not isinstance(document, dict) or not isinstance(document.get("layers"), dict):
             raise InputError("a policy is a JSON object with 'schema_version', 'model' and 'layers'")
         if document.get("schema_version") not in _READ_VERSIONS:
-            known = " and ".join(map(str, _READ_VERSIONS))
+            known = ", ".join(map(str, _READ_VERSIONS))
             raise InputError(f"this version reads policies of schema {known}, got {document.get('schema_version')!r}")
         model = document.get("model")
         if model is not None and not isinstance(model, str):
             raise InputError(f"a policy's 'model' is a digest or null, got {model!r}")
-        return cls({name: layer_from_json(name, entry) for name, entry in document["layers"].items()}, model)
+        size = document.get("resolution")
+        if size is not None and not isinstance(size, list):
+            raise InputError(f"a policy's 'resolution' is a list of height and width, or null, got {size!r}")
+        layers = {name: layer_from_json(name, entry) for name, entry in document["layers"].items()}
+        return cls(layers, model, None if size is None else tuple(size))
 
     @classmethod
     def load(cls, path: str | Path) -> Self:

@@ -23,8 +23,10 @@ Prices = Callable[[npt.NDArray[np.int64]], Mapping[str, npt.NDArray[np.float64]]
 """What the policies of points [P, D] cost, by metric, [P]."""
 
 CHANNELS = "channels"
-DIMENSIONS = (CHANNELS, "bits", "weight_bits", "activation_bits", "sparsity", "rank")
-"""Kinds of decisions; "bits" is one number for the weights of a layer and for what it reads."""
+RESOLUTION = "resolution"
+DIMENSIONS = (RESOLUTION, CHANNELS, "bits", "weight_bits", "activation_bits", "sparsity", "rank")
+"""Kinds of decisions; "bits" is one number for the weights of a layer and for what it reads. The resolution is that of
+the images, a decision of the whole network."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,9 +35,9 @@ class Decision:
 
     Attributes:
         dimension: one of `DIMENSIONS`.
-        targets: a channel group, or the layers that it is decided for together.
+        targets: a channel group, or the layers that it is decided for together; none of a resolution.
         choices: the cheapest first. Units that a group keeps; bits, or None for float32; a pattern and a share of
-            zeros, or None; a factorisation and ranks, or None.
+            zeros, or None; a factorisation and ranks, or None; a height and a width, or None for the data's own.
     """
 
     dimension: str
@@ -45,7 +47,7 @@ class Decision:
     @property
     def name(self) -> str:
         """For people: "conv1.weight_bits"."""
-        return f"{'+'.join(self.targets)}.{self.dimension}"
+        return f"{'+'.join(self.targets)}.{self.dimension}".lstrip(".")
 
     def apply(self, policy: LayerPolicy, number: int) -> LayerPolicy:
         """What is done to a target under a choice, beside what is done already; units are not its business."""
@@ -105,7 +107,7 @@ class SearchSpace:
 
     @property
     def channels_only(self) -> bool:
-        """Whether nothing is done to layers beside pruning."""
+        """Whether nothing is decided but what layers are pruned to."""
         return not self.fixed and all(each.dimension == CHANNELS for each in self.decisions)
 
     def cheapest(self) -> CompressionPolicy:
@@ -145,16 +147,19 @@ class SearchSpace:
         numbers = self._checked(point)
         kept = list(self.channels.whole)
         layers = dict(self.fixed)
+        resolution = None
         for decision, number in zip(self.decisions, numbers.tolist(), strict=True):
             if decision.dimension == CHANNELS:
                 kept[self._group[decision.targets[0]]] = decision.choices[number]
-                continue
-            for layer in decision.targets:
-                layers[layer] = decision.apply(layers.get(layer, LayerPolicy()), number)
+            elif decision.dimension == RESOLUTION:
+                resolution = decision.choices[number]
+            else:
+                for layer in decision.targets:
+                    layers[layer] = decision.apply(layers.get(layer, LayerPolicy()), number)
         pruned = self.graph.policy(kept).layers
         treated = {name: policy for name, policy in layers.items() if policy.treats}
         merged = {**pruned, **{name: replace(each, keep=_keep(pruned, name)) for name, each in treated.items()}}
-        return CompressionPolicy(merged, self.graph.digest)
+        return CompressionPolicy(merged, self.graph.digest, resolution)
 
     def encode(self, policy: CompressionPolicy) -> Point:
         """The point of a policy.
@@ -167,6 +172,8 @@ class SearchSpace:
         for decision in self.decisions:
             if decision.dimension == CHANNELS:
                 chosen: Any = kept[self._group[decision.targets[0]]]
+            elif decision.dimension == RESOLUTION:
+                chosen = self.graph.at(policy.resolution).resolution
             else:
                 chosen = decision.chosen(policy.layers.get(decision.targets[0], LayerPolicy()))
             if chosen not in decision.choices:
@@ -176,7 +183,8 @@ class SearchSpace:
                 )
             numbers.append(decision.choices.index(chosen))
         point = np.array(numbers, dtype=np.int64)
-        if self.decode(point).layers != policy.layers and not self._same(policy, point):
+        mine = self.decode(point)
+        if (mine.layers, mine.resolution) != (policy.layers, policy.resolution) and not self._same(policy, mine):
             raise InputError("the policy does what the space does not decide on; search a space that does")
         return point
 
@@ -294,10 +302,10 @@ class SearchSpace:
             )
         return numbers.astype(np.int64)
 
-    def _same(self, policy: CompressionPolicy, point: Point) -> bool:
-        """Whether a policy does what the point's does, though it may be written otherwise."""
-        mine, other = self.graph.apply(self.decode(point)), self.graph.apply(replace(policy, model=None))
-        return (mine.kept, mine.treatments, mine.removed) == (other.kept, other.treatments, other.removed)
+    def _same(self, *policies: CompressionPolicy) -> bool:
+        """Whether policies do the same, though they may be written otherwise."""
+        graphs = [self.graph.apply(replace(policy, model=None)) for policy in policies]
+        return len({(each.input_shape, each.kept, each.treatments, each.removed) for each in graphs}) == 1
 
 
 def channel_decisions(channels: ChannelSpace) -> tuple[Decision, ...]:

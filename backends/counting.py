@@ -33,7 +33,7 @@ class CountedPrices(LayerPrices):
     """`COUNTED` of any policy that removes no block, the same as `CountingBackend` says of its graph.
 
     Args:
-        graph: the network; what it keeps and how it is treated do not matter.
+        graph: the network; what it keeps, how it is treated and its resolution do not matter.
     """
 
     def __init__(self, graph: ModelGraph) -> None:
@@ -48,9 +48,9 @@ class CountedPrices(LayerPrices):
         """Multiply-accumulates, parameters and bytes of layers."""
         return [[_counted(each.parts)] for each in layers]
 
-    def price(self, kept: npt.ArrayLike, treatments: npt.ArrayLike) -> FloatArray:
+    def price(self, kept: npt.ArrayLike, treatments: npt.ArrayLike, resolutions: npt.ArrayLike = 0) -> FloatArray:
         """`COUNTED` of policies, [policies, 3]; arguments as of `by_layer`."""
-        found: FloatArray = self.by_layer(kept, treatments).sum(axis=1)
+        found: FloatArray = self.by_layer(kept, treatments, resolutions=resolutions).sum(axis=1)
         params = np.asarray(kept, dtype=np.int64) @ self._other_params + self._fixed_params
         found[:, 1] += params
         found[:, 2] += FLOAT32_BYTES * params

@@ -43,14 +43,19 @@ class LayerPrices(ABC):
     """Figures of a network's layers under any policy.
 
     Args:
-        graph: the network; what it keeps and how it is treated do not matter.
+        graph: the network; what it keeps, how it is treated and its resolution do not matter.
         figures: how many there are of a layer.
+
+    Attributes:
+        graphs: the network at each resolution that is known, its own first.
     """
 
     def __init__(self, graph: ModelGraph, figures: int) -> None:
-        self.graph = graph
+        self.graphs = [graph.at(sizes.resolution) for sizes in graph.resolutions] or [graph]
+        self.graph = self.graphs[0]
         self._figures_of_a_layer = figures
-        self._layers = graph.full_layers
+        self._layers = self.graph.full_layers
+        self._specs = [spec for each in self.graphs for spec in each.full_layers]
         self._treatments: dict[LayerPolicy | None, int] = {None: UNTREATED}
         self._policies: list[LayerPolicy | None] = [None, None]
         self._inputs, self._in_fixed = linear_forms([spec.in_extent for spec in self._layers], len(graph.groups))
@@ -100,7 +105,11 @@ class LayerPrices(ABC):
         )
 
     def by_layer(
-        self, kept: npt.ArrayLike, treatments: npt.ArrayLike, layers: Sequence[int] | None = None
+        self,
+        kept: npt.ArrayLike,
+        treatments: npt.ArrayLike,
+        layers: Sequence[int] | None = None,
+        resolutions: npt.ArrayLike = 0,
     ) -> FloatArray:
         """Figures of every layer, [policies, layers, figures].
 
@@ -108,6 +117,7 @@ class LayerPrices(ABC):
             kept: units that each channel group keeps, [policies, groups].
             treatments: of each layer, see `treatment`, [policies, layers].
             layers: numbers of those that are asked for; all of them by default.
+            resolutions: of each policy, see `ModelGraph.resolution_number`, [policies] or one for all.
 
         Raises:
             InputError: one of the layers has none.
@@ -116,10 +126,11 @@ class LayerPrices(ABC):
         units, treated = np.asarray(kept, dtype=np.int64), np.asarray(treatments, dtype=np.int64)[:, which]
         inputs = units @ self._inputs[:, which] + self._in_fixed[which]
         outputs = units @ self._outputs[:, which] + self._out_fixed[which]
-        keys = ((treated * len(self._layers) + which) * self._in_base + inputs) * self._out_base + outputs
+        specs = np.asarray(resolutions, dtype=np.int64).reshape(-1, 1) * len(self._layers) + which
+        keys = ((treated * len(self._specs) + specs) * self._in_base + inputs) * self._out_base + outputs
         places = self._places(keys)
         if places is None:
-            self._learn(keys, units, treated, which)
+            self._learn(keys, units, treated, np.broadcast_to(specs, keys.shape))
             places = self._places(keys)
             if places is None:  # what was learnt is known
                 raise AssertionError("a layer is not known that was priced")
@@ -134,8 +145,8 @@ class LayerPrices(ABC):
         np.minimum(places, len(self._keys) - 1, out=places)
         return places if np.array_equal(self._keys[places], keys) else None
 
-    def _learn(self, keys: IntArray, units: IntArray, treated: IntArray, which: IntArray) -> None:
-        """Computes what is missing, all of it in one go."""
+    def _learn(self, keys: IntArray, units: IntArray, treated: IntArray, specs: IntArray) -> None:
+        """Computes what is missing, all of it in one go; arguments [policies, layers], units [policies, groups]."""
         flat = keys.ravel()
         unknown = np.flatnonzero(~np.isin(flat, self._keys))
         missing, first = np.unique(flat[unknown], return_index=True)
@@ -144,17 +155,14 @@ class LayerPrices(ABC):
         keys_of: list[list[int]] = []
         seen: set[int] = set()
         for key, place in zip(missing.tolist(), unknown[first].tolist(), strict=True):
-            policy, column = divmod(place, len(which))
-            layer, number = int(which[column]), int(treated[policy, column])
+            policy, number = place // keys.shape[1], int(treated.flat[place])
             if number == LEFT_OUT:
                 found[key] = np.zeros(self._figures_of_a_layer)
             elif key not in seen:  # of two layers alike each may ask for the other's bits, too
                 together = self._computed_with(number)
-                parts = _parts(self._layers[layer], self._policies[number], units[policy].tolist())
+                parts = _parts(self._specs[int(specs.flat[place])], self._policies[number], units[policy].tolist())
                 asked.append(Asked(parts, [self._policies[each] for each in together]))
-                keys_of.append(
-                    (key + (together - number) * len(self._layers) * self._in_base * self._out_base).tolist()
-                )
+                keys_of.append((key + (together - number) * len(self._specs) * self._in_base * self._out_base).tolist())
                 seen.update(keys_of[-1])
         wanted = set(missing.tolist())
         for shape_keys, rows in zip(keys_of, self.figures(asked), strict=True):

@@ -13,7 +13,7 @@ from search_spaces.errors import InputError
 from search_spaces.graph import ModelGraph
 from search_spaces.objective import MODELLED
 from search_spaces.policy import LayerPolicy
-from search_spaces.space import CHANNELS, SearchSpace
+from search_spaces.space import CHANNELS, RESOLUTION, SearchSpace
 
 Latency = Callable[[ModelGraph], float]
 """Seconds of a network by a table of measured operators."""
@@ -68,6 +68,12 @@ class PointPrices:
         self._latencies: dict[bytes, float] = {}
         self._whole = np.array(space.channels.whole, dtype=np.int64)
         groups = {group.name: index for index, group in enumerate(space.graph.groups)}
+        numbers = [number for number, each in enumerate(space.decisions) if each.dimension == RESOLUTION]
+        self._resolution = numbers[0] if numbers else None
+        self._sizes = np.array(
+            [space.graph.at(size).resolution_number for number in numbers for size in space.decisions[number].choices],
+            dtype=np.int64,
+        )
         self._channels = [
             (number, groups[decision.targets[0]], np.array(decision.choices, dtype=np.int64))
             for number, decision in enumerate(space.decisions)
@@ -86,10 +92,10 @@ class PointPrices:
             InputError: the hardware cannot run one of the layers.
         """
         chosen = np.asarray(points, dtype=np.int64)
-        kept, treatments = self.kept(chosen), self.treatments(chosen)
-        found = dict(zip(COUNTED, self._counted.price(kept, treatments).T, strict=True))
+        kept, treatments, sizes = self.kept(chosen), self.treatments(chosen), self.resolutions(chosen)
+        found = dict(zip(COUNTED, self._counted.price(kept, treatments, sizes).T, strict=True))
         if self._accelerator is not None:
-            totals = self._accelerator.price(kept, self._on_accelerator(treatments))
+            totals = self._accelerator.price(kept, self._on_accelerator(treatments), sizes)
             found |= {"modelled_latency_s": totals.latency_s, "energy_j": totals.energy_j}
         if self._latency is not None:
             found["latency_s"] = np.array([self._measured(point, self._latency) for point in chosen])
@@ -112,7 +118,10 @@ class PointPrices:
         found = []
         for index, spec in enumerate(self.space.graph.full_layers):
             terms = (*spec.in_extent.terms, *spec.out_extent.terms)
-            decisions = sorted({groups[group] for group, _ in terms if group in groups} | {*own.get(index, ())})
+            everyone = [] if self._resolution is None else [self._resolution]
+            decisions = sorted(
+                {groups[group] for group, _ in terms if group in groups} | {*own.get(index, ()), *everyone}
+            )
             found.append(Factor(tuple(decisions), self._table(index, decisions, metrics)))
         return [*found, *self._rest(metrics)]
 
@@ -123,23 +132,23 @@ class PointPrices:
     def _table(self, layer: int, decisions: Sequence[int], metrics: Sequence[str]) -> FloatArray:
         """Costs of a layer for every combination of choices, [metrics, choices of the first, ...]."""
         shape = tuple(int(self.space.counts[number]) for number in decisions)
-        combinations = int(np.prod(shape))
-        points = np.repeat(self.space.greatest[None], combinations, axis=0)
-        points[:, list(decisions)] = np.indices(shape).reshape(len(shape), combinations).T
-        kept, treatments = self.kept(points), self.treatments(points)
-        costs = dict(zip(COUNTED, self._counted.by_layer(kept, treatments, [layer])[:, 0].T, strict=True))
+        points = self._combinations(decisions)
+        kept, treatments, sizes = self.kept(points), self.treatments(points), self.resolutions(points)
+        costs = dict(zip(COUNTED, self._counted.by_layer(kept, treatments, [layer], sizes)[:, 0].T, strict=True))
         if self._accelerator is not None:
-            modelled = self._accelerator.by_layer(kept, self._on_accelerator(treatments), [layer])
+            modelled = self._accelerator.by_layer(kept, self._on_accelerator(treatments), [layer], sizes)
             costs |= dict(zip(MODELLED, modelled[:, 0].T, strict=True))
         return np.stack([costs[metric].reshape(shape) for metric in metrics])
 
     def _rest(self, metrics: Sequence[str]) -> list[Factor]:
-        """What is no layer's: a linear function of each group's units, and a constant, which the first one bears."""
+        """What is no layer's: a linear function of each group's units, and a constant at each resolution."""
         greatest = self.space.greatest
-        whole = self(greatest[None])
-        layers = np.sum([self._table(index, [], metrics) for index in range(len(self.space.graph.full_layers))], axis=0)
-        constant = np.array([whole[metric][0] for metric in metrics]) - layers
-        found = [Factor((), constant)]
+        decisions = () if self._resolution is None else (self._resolution,)
+        whole = self(self._combinations(decisions))
+        tables = [self._table(index, decisions, metrics) for index in range(len(self.space.graph.full_layers))]
+        layers = np.sum(tables, axis=0)
+        constant = np.stack([whole[metric] for metric in metrics]).reshape(layers.shape) - layers
+        found = [Factor(decisions, constant)]
         for number, _, choices in self._channels:
             points = np.repeat(greatest[None], len(choices), axis=0)
             points[:, number] = np.arange(len(choices))
@@ -149,6 +158,18 @@ class PointPrices:
             zero = np.zeros(len(choices))
             found.append(Factor((number,), np.stack([columns.get(metric, zero) for metric in metrics])))
         return found
+
+    def _combinations(self, decisions: Sequence[int]) -> IntArray:
+        """Points with every combination of choices of those decisions, the greatest elsewhere; the last runs first."""
+        shape = tuple(int(self.space.counts[number]) for number in decisions)
+        combinations = int(np.prod(shape))
+        points = np.repeat(self.space.greatest[None], combinations, axis=0)
+        points[:, list(decisions)] = np.indices(shape).reshape(len(shape), combinations).T
+        return points
+
+    def resolutions(self, points: IntArray) -> IntArray:
+        """Numbers of the points' resolutions, [P], or one for all; see `ModelGraph.resolution_number`."""
+        return np.zeros((), dtype=np.int64) if self._resolution is None else self._sizes[points[:, self._resolution]]
 
     def kept(self, points: IntArray) -> IntArray:
         """Units that each channel group keeps, [P, groups]."""

@@ -14,7 +14,6 @@ from search_spaces.errors import InputError, did_you_mean
 from search_spaces.graph import ModelGraph
 from search_spaces.labels import IntArray, LabelPropagation
 from search_spaces.layers import LayerSpec
-from search_spaces.operators import Sizes
 from search_spaces.proof import prove as prove_groups
 from search_spaces.rebuild import build
 from search_spaces.resizing import resize
@@ -81,8 +80,7 @@ class PrunableNetwork:
         self._group_index = {group.name: index for index, group in enumerate(structure.groups)}
         others = {size: self._captured_at(size, model, example_input, prove) for size in resolutions}
         self._at: dict[Resolution, PrunableNetwork] = {_size_of(self.graph): self, **others} if others else {}
-        sizes = [Sizes(at, each.graph.full_operators, each.graph.full_layers) for at, each in self._at.items()]
-        self.graph = replace(self.graph, resolutions=tuple(sizes))
+        self.graph = self.graph.knowing([other.graph for other in others.values()])
         for size, other in others.items():
             other.graph, other._at = self.graph.at(size), self._at
 

@@ -178,6 +178,14 @@ class ModelGraph:
             "it at that resolution, too"
         )
 
+    def knowing(self, others: Sequence["ModelGraph"]) -> "ModelGraph":
+        """The graph with those of the same network at other resolutions, for `at`."""
+        sizes = [
+            Sizes((each.input_shape[-2], each.input_shape[-1]), each.full_operators, each.full_layers)
+            for each in ((self, *others) if others else ())
+        ]
+        return replace(self, resolutions=tuple(sizes))
+
     def with_kept(self, kept: Sequence[int]) -> "ModelGraph":
         """The graph where group i keeps kept[i] units; all else stays as it is."""
         return replace(self, kept=tuple(kept))

@@ -29,7 +29,7 @@ class AcceleratorBackend(HardwareBackend):
         self.name = name
         self.accelerator = accelerator
         self._densities = activation_densities
-        self._prices: dict[str, PolicyPrices] = {}
+        self._prices: dict[tuple[object, ...], PolicyPrices] = {}
 
     def supports(self, graph: ModelGraph) -> tuple[str, ...]:
         """Reasons why the hardware cannot run the network, layer by layer, then products of attention."""
@@ -39,9 +39,10 @@ class AcceleratorBackend(HardwareBackend):
 
     def prices(self, graph: ModelGraph) -> PolicyPrices:
         """Prices of all policies of the graph's network, remembered."""
-        if graph.digest not in self._prices:
-            self._prices[graph.digest] = PolicyPrices(graph, self.accelerator, self._densities)
-        return self._prices[graph.digest]
+        key = graph.digest, *(sizes.resolution for sizes in graph.resolutions)
+        if key not in self._prices:
+            self._prices[key] = PolicyPrices(graph, self.accelerator, self._densities)
+        return self._prices[key]
 
     def estimate(self, graph: ModelGraph) -> HardwareCost:
         """Latency and energy, with each layer's part of the seconds.
@@ -57,7 +58,7 @@ class AcceleratorBackend(HardwareBackend):
         for graph in graphs:
             prices = self.prices(graph)
             try:
-                totals = prices.price([graph.kept], [prices.treatments(graph)])
+                totals = prices.price([graph.kept], [prices.treatments(graph)], graph.resolution_number)
             except InputError as error:
                 raise InputError(f"backend {self.name!r} cannot price the network: {error}") from None
             names = [spec.name for spec in graph.full_layers]

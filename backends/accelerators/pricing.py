@@ -43,7 +43,7 @@ class PolicyPrices(LayerPrices):
     """Prices of one network's policies.
 
     Args:
-        graph: the network; what it keeps and how it is treated do not matter.
+        graph: the network; what it keeps, how it is treated and its resolution do not matter.
         accelerator: that it runs on.
         activation_densities: share of the values that a layer reads that are not zero, by layer, where it was measured.
     """
@@ -54,22 +54,24 @@ class PolicyPrices(LayerPrices):
         super().__init__(graph, 2)  # seconds and joules of an image
         self.accelerator = accelerator
         self._densities = dict(activation_densities or {})
-        self._steps = steps_of(graph)
+        self._recurrent = steps_of(graph).keys()
         self._products: dict[tuple[int, ...], FloatArray] = {}
         self._products_shrink = _shrinking_products(graph)
 
-    def price(self, kept: npt.ArrayLike, treatments: npt.ArrayLike) -> Totals:
+    def price(self, kept: npt.ArrayLike, treatments: npt.ArrayLike, resolutions: npt.ArrayLike = 0) -> Totals:
         """What policies cost.
 
         Args:
             kept: units that each channel group keeps, [policies, groups].
             treatments: of each layer, see `treatment`, [policies, layers].
+            resolutions: of each, see `ModelGraph.resolution_number`, [policies] or one for all.
 
         Raises:
             InputError: the hardware cannot run one of the layers.
         """
-        costs = self.by_layer(kept, treatments)
-        totals = costs.sum(axis=1) + self._attention(np.asarray(kept, dtype=np.int64))
+        costs = self.by_layer(kept, treatments, resolutions=resolutions)
+        units, sizes = np.asarray(kept, dtype=np.int64), np.asarray(resolutions, dtype=np.int64)
+        totals = costs.sum(axis=1) + self._attention(units, sizes)
         return Totals(totals[:, 0], totals[:, 1], costs)
 
     def alike(self, policy: LayerPolicy) -> list[LayerPolicy]:
@@ -129,7 +131,7 @@ class PolicyPrices(LayerPrices):
         found = of_layer(
             spec,
             description.batch,
-            steps=self._steps.get(name, 1),
+            steps=spec.positions if name in self._recurrent else 1,
             activation_density=self._densities.get(name, description.activation_density),
         )
         return unquantised(found, spec, description.unquantised_bits)
@@ -168,17 +170,20 @@ class PolicyPrices(LayerPrices):
             for name, rows in products_of(graph).items()
         }
 
-    def _attention(self, units: IntArray) -> FloatArray:
+    def _attention(self, units: IntArray, resolutions: IntArray) -> FloatArray:
         """Seconds and joules of the products of attention, [policies, 2] or [1, 2]."""
         if self._products_shrink is None:
             return np.zeros((1, 2))
-        shapes = units if self._products_shrink else units[:1] * 0
+        shapes = units if self._products_shrink else units[:, :0]
+        if not (self._products_shrink or resolutions.ndim):
+            shapes = shapes[:1]  # the same for all
         rows = []
-        for kept in map(tuple, shapes.tolist()):
-            if kept not in self._products:
-                graph = self.graph.with_kept(kept) if self._products_shrink else self.graph
-                self._products[kept] = self._priced_products(graph)
-            rows.append(self._products[kept])
+        for *kept, number in np.column_stack([shapes, np.broadcast_to(resolutions, len(shapes))]).tolist():
+            key = (*kept, number)
+            if key not in self._products:
+                graph = self.graphs[number]
+                self._products[key] = self._priced_products(graph.with_kept(kept) if kept else graph)
+            rows.append(self._products[key])
         return np.array(rows)
 
     def _priced_products(self, graph: ModelGraph) -> FloatArray:

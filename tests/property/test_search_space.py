@@ -23,6 +23,12 @@ OPTIONS = (
 )
 SPACES = [build_space(cifar_resnet(8), options) for options in OPTIONS]
 SPACES.append(build_space(mobilenet_v1(size=32), OPTIONS[0]))
+SPACES.append(
+    build_space(
+        cifar_resnet(8).knowing([cifar_resnet(8, size=16), cifar_resnet(8, size=24)]),
+        SpaceOptions(resolution=(0.5, 24, 1.0), weight_bits=(4, 8), sparsity=("2:4",)),
+    )
+)
 PRICES = [PointPrices(space) for space in SPACES]
 METRICS = ("macs", "params", "weight_bytes")
 
@@ -52,7 +58,7 @@ def test_prices_are_those_of_the_graph(number: int, seed: int) -> None:
         assert tuple(costs[metric][index] for metric in METRICS) == counted
 
 
-@pytest.mark.parametrize("number", [1, 2, 3, 4])
+@pytest.mark.parametrize("number", [1, 2, 3, 4, 6])
 def test_factors_add_up_to_the_prices(number: int) -> None:
     space, generator = SPACES[number], np.random.default_rng(1)
     accelerator = AcceleratorBackend("cpu", load("cpu_avx512")).prices(space.graph)

@@ -17,7 +17,7 @@ from automl.errors import InputError, did_you_mean
 from backends.accelerators.catalogue import is_path, read_description
 from backends.remote.device import RemoteDevice
 from backends.remote.tracker import split_address
-from search_spaces.objective import MODELLED, UNITS
+from search_spaces.objective import COUNTED, MODELLED, UNITS
 from search_spaces.sections import Section, checked, shown
 from search_spaces.yaml_text import parse_yaml, read_yaml
 
@@ -115,6 +115,8 @@ class SearchSection(Section):
     `lag`: asked for proposal n, the searcher knows the results of the proposals before n - lag. It changes what is
     found, the number of evaluators does not; about twice to four times their number keeps them busy.
     `device`: where compressed networks are run on the validation images; evaluators share the GPUs there are.
+    `objectives`: costs that are minimised beside the accuracy, by the algorithms that look for a whole front (nsga2,
+    optuna_nsga2); by default the first budget's. The others are shown them, and look for accuracy.
     """
 
     algorithm: str = "ddpg"
@@ -127,6 +129,18 @@ class SearchSection(Section):
     evaluators: int = Field(default=2, ge=1, le=1024)
     lag: int = Field(default=4, ge=0, le=100_000)
     device: Literal["cpu", "cuda"] = "cpu"
+    objectives: list[str] = Field(default_factory=list, max_length=len(UNITS))
+
+    @field_validator("objectives")
+    @classmethod
+    def _costs(cls, objectives: list[str]) -> list[str]:
+        for metric in objectives:
+            if metric not in UNITS:
+                raise ValueError(
+                    f"an objective beside the accuracy is one of {', '.join(UNITS)}, got {metric!r}"
+                    f"{did_you_mean(metric, UNITS)}"
+                )
+        return list(dict.fromkeys(objectives))
 
     @field_validator("seeds")
     @classmethod
@@ -243,7 +257,11 @@ class MeasureSection(Section):
 
 
 class Config(Section):
-    """Everything that decides what a run does."""
+    """Everything that decides what a run does.
+
+    `budget` is one, or a list of several that are all kept: `budget` then becomes the one in measured latency, or else
+    the first, by which policies are compared, and `further_budgets` the others.
+    """
 
     model: ModelSection
     data: DataSection
@@ -251,10 +269,45 @@ class Config(Section):
     baseline: TrainingSection = Field(default_factory=TrainingSection)
     space: SpaceSection = Field(default_factory=SpaceSection)
     budget: BudgetSection | None = None
+    further_budgets: list[BudgetSection] = Field(default_factory=list, max_length=len(UNITS))
     search: SearchSection = Field(default_factory=SearchSection)
     compression: CompressionSection = Field(default_factory=CompressionSection)
     fine_tune: TrainingSection = Field(default_factory=lambda: TrainingSection(lr=0.02))
     measure: MeasureSection = Field(default_factory=MeasureSection)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _several(cls, document: Any) -> Any:
+        if not isinstance(document, dict) or not isinstance(document.get("budget"), list):
+            return document
+        if "further_budgets" in document:
+            raise ValueError("'budget' is a list of all budgets; leave 'further_budgets' out")
+        first, *others = sorted(
+            document["budget"], key=lambda each: not isinstance(each, dict) or each.get("metric") != "latency_s"
+        ) or [None]
+        return {**document, "budget": first, "further_budgets": others}
+
+    @model_validator(mode="after")
+    def _distinct(self) -> Self:
+        metrics = [each.metric for each in self.budgets]
+        if len(set(metrics)) < len(metrics):
+            raise ValueError(f"budgets are in different metrics, got {', '.join(metrics)}")
+        if self.further_budgets and self.search.mode == "accuracy":
+            raise ValueError("mode 'accuracy' has one budget at most, which it reports on; give one")
+        if self.further_budgets and self.search.faithful:
+            raise ValueError("search.faithful keeps one budget, as published; give one, or set it to false")
+        if self.further_budgets and self.latency_budget and (modelled := sorted({*metrics} & {*MODELLED})):
+            raise ValueError(
+                f"a budget in measured latency goes together with counted ones (MACs, parameters, bytes), got "
+                f"{modelled[0]!r}: a policy is priced by a table or by a model"
+            )
+        known = {*COUNTED, *(MODELLED if self.measure.accelerator is not None else ())}
+        known |= {"latency_s"} if self.priced_by_table else set()
+        for metric in self.search.objectives:
+            if metric not in known:
+                given = f"here {', '.join(sorted(known))}, got {metric!r}"
+                raise ValueError(f"search.objectives are costs that the search knows, {given}")
+        return self
 
     @model_validator(mode="after")
     def _budget_where_needed(self) -> Self:
@@ -268,10 +321,10 @@ class Config(Section):
             raise ValueError(
                 "a budget in latency_s needs a backend that measures, got measure.backend 'none'; set it to 'tvm'"
             )
-        modelled = self.budget is not None and self.budget.metric in MODELLED
+        modelled = [each.metric for each in self.budgets if each.metric in MODELLED]
         if modelled and self.measure.accelerator is None:
             raise ValueError(
-                f"a budget in {self.cost_metric} is that of an accelerator's model; name one as measure.accelerator "
+                f"a budget in {modelled[0]} is that of an accelerator's model; name one as measure.accelerator "
                 "(`trimtab list accelerators`)"
             )
         if (self.latency_budget or modelled) and self.search.faithful and self.search.mode == "resource":
@@ -279,6 +332,11 @@ class Config(Section):
         if self.search.reward == "accuracy_latency" and not self.latency_budget:
             raise ValueError("the reward 'accuracy_latency' needs a latency: set budget.metric to latency_s")
         return self
+
+    @property
+    def budgets(self) -> tuple[BudgetSection, ...]:
+        """All budgets, that which policies are compared by first."""
+        return () if self.budget is None else (self.budget, *self.further_budgets)
 
     @property
     def latency_budget(self) -> bool:

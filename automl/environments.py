@@ -12,8 +12,7 @@ from automl.evaluation import PolicyEvaluator
 from automl.problem import Problem, calibration_data, compression_options
 from backends.accelerators.backend import AcceleratorBackend
 from backends.bit_prices import BitPrice, accelerator_price, counted_price, network_price
-from backends.counting import COUNTED
-from search_spaces.objective import MODELLED
+from search_spaces.objective import COUNTED, MODELLED
 
 
 def channel_pruning(problem: Problem, options: Mapping[str, Any]) -> dict[str, Any]:
@@ -97,4 +96,4 @@ def _evaluator(problem: Problem, training_images: bool) -> PolicyEvaluator:
     held_out, total = len(problem.data.val), len(problem.data.train)  # type: ignore[arg-type]  # as torch declares them
     seen = Subset(problem.data.train, draw(total, held_out, options.seed).tolist())
     device = problem.config.search.device
-    return PolicyEvaluator(compressor, seen, problem.constraint, problem.backend, problem.metric, device)
+    return PolicyEvaluator(compressor, seen, problem.constraints, problem.backend, problem.metric, device)

@@ -2,19 +2,23 @@
 
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
 
 import torch
-from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+import torch.nn.functional as F
+from torch import Tensor, fx
+from torch.utils.data import DataLoader, Dataset, Subset
 
+from automl.compression.calibration import draw
 from automl.compression.inference import for_inference
 from automl.compression.pipeline import Compressor
 from automl.metrics import Metric
 from automl.training import torch_device
 from backends.base import HardwareBackend
-from search_spaces.objective import Constraint, Evaluation
+from search_spaces.errors import InputError
+from search_spaces.objective import Constraint, Evaluation, violation
 from search_spaces.policy import CompressionPolicy
 
 BATCH = 64
@@ -37,7 +41,7 @@ class PolicyEvaluator:
     Args:
         compressor: makes the network of a policy.
         val: the search-validation slice, images and integer labels.
-        constraint: the budget.
+        constraints: the budgets.
         backend: prices the graph.
         metric: of logits [N, classes] and labels [N], both on the CPU.
         device: where the compressed network is run, "cpu" or "cuda".
@@ -50,17 +54,18 @@ class PolicyEvaluator:
         self,
         compressor: Compressor,
         val: Dataset[tuple[Tensor, int]],
-        constraint: Constraint,
+        constraints: Sequence[Constraint],
         backend: HardwareBackend,
         metric: Metric,
         device: str = "cpu",
     ) -> None:
         self.compressor = compressor
-        self.constraint = constraint
+        self.constraints = tuple(constraints)
         self.backend = backend
         self.metric = metric
         self._device = torch_device(device)
-        self._batches = _Batches(val, self._device)
+        self._val = val
+        self._seen: dict[int, _Seen] = {}
 
     def cost(self, policy: CompressionPolicy) -> dict[str, float]:
         """What the backend asks for the compressed network, by metric.
@@ -70,48 +75,101 @@ class PolicyEvaluator:
         """
         return self.backend.estimate(self.compressor.network.graph.apply(policy)).as_metrics()
 
-    def __call__(self, policy: CompressionPolicy, cost: Mapping[str, float] | None = None) -> Evaluation:
+    def __call__(
+        self, policy: CompressionPolicy, cost: Mapping[str, float] | None = None, share: float = 1.0
+    ) -> Evaluation:
         """Evaluate. A network that cannot be computed is a failed evaluation, not an exception.
 
         Args:
             policy: what to evaluate.
             cost: of the policy, by metric, where somebody has priced it; else the backend is asked.
+            share: of the validation images, the same ones for every policy.
 
         Raises:
-            InputError: the policy is not one for this network, or the user's metric fails.
+            InputError: the policy is not one for this network, or the user's metric fails; or no such share.
         """
+        if not 0.0 < share <= 1.0:
+            raise InputError(f"a share of the validation images lies in (0, 1], got {share}")
         start = time.perf_counter()
         cost = self.cost(policy) if cost is None else cost
-        accuracy, error = 0.0, None
+        total = len(self._val)  # type: ignore[arg-type]  # torch's Dataset declares no length
+        count = max(1, round(share * total))
+        accuracy, divergence, error = 0.0, None, None
         try:
             with one_thread():
-                accuracy = self._accuracy(policy)
+                accuracy, divergence = self._found(policy, count)
         except (RuntimeError, ArithmeticError, MemoryError) as failure:  # torch's own errors are RuntimeErrors
             error = f"{type(failure).__name__}: {str(failure).splitlines()[0] if str(failure) else 'no details'}"
-        return Evaluation(accuracy, cost, self.constraint.violation(cost), time.perf_counter() - start, error)
+        seconds = time.perf_counter() - start
+        return Evaluation(
+            accuracy, cost, violation(cost, self.constraints), seconds, error, divergence, share, images=count
+        )
 
-    def _accuracy(self, policy: CompressionPolicy) -> float:
-        module = for_inference(self.compressor.apply(policy)).to(self._device)
+    def _found(self, policy: CompressionPolicy, count: int) -> tuple[float, float | None]:
+        """Accuracy, and divergence from the uncompressed network."""
+        if count not in self._seen:
+            self._seen[count] = self._see(count)
+        seen = self._seen[count]
+        logits = self._logits(self.compressor.apply(policy), seen.batches)
+        if not torch.isfinite(logits).all():
+            raise FloatingPointError("the compressed network answers NaN or infinity")
+        value = self.metric(logits, seen.labels)
+        return value if self.metric.maximise else -value, divergence(seen.logits, logits)
+
+    def _see(self, count: int) -> "_Seen":
+        batches = _Batches(self._val, count, self._device)
+        labels = torch.cat([labels for _, labels in batches])
+        return _Seen(batches, labels, self._logits(self.compressor.network.prune({}), batches))
+
+    def _logits(self, module: fx.GraphModule, batches: "_Batches") -> Tensor:
+        folded = for_inference(module).to(self._device)
         with torch.inference_mode(), _reproducible(self._device):
-            outputs = [(module(images), labels) for images, labels in self._batches]
-            logits = torch.cat([output for output, _ in outputs]).cpu()
-            labels = torch.cat([labels for _, labels in outputs])
-            if not torch.isfinite(logits).all():
-                raise FloatingPointError("the compressed network answers NaN or infinity")
-            value = self.metric(logits, labels)
-        return value if self.metric.maximise else -value
+            return torch.cat([folded(images) for images, _ in batches]).cpu()
+
+
+def divergence(wanted: Tensor, found: Tensor) -> float | None:
+    """Kullback-Leibler divergence of one network's answers from another's, nats, the mean over the images.
+
+    Args:
+        wanted: logits [N, classes, ...].
+        found: of the same shape.
+
+    Returns:
+        None where the answers are no logits of two classes or more.
+    """
+    if wanted.ndim < 2 or wanted.shape[1] < 2 or wanted.shape != found.shape:
+        return None
+    expected, got = (F.log_softmax(logits.double(), dim=1) for logits in (wanted, found))
+    return max(0.0, float(F.kl_div(got, expected, reduction="none", log_target=True).sum(dim=1).mean()))
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """Validation images with their labels, and what the uncompressed network answers."""
+
+    batches: "_Batches"
+    labels: Tensor
+    logits: Tensor
 
 
 class _Batches:
-    """The images in batches on the device, channels last; held there where they are small enough. Labels stay here."""
+    """The images in batches on the device, channels last; held there where they are small enough. Labels stay here.
 
-    def __init__(self, dataset: Dataset[tuple[Tensor, int]], device: torch.device) -> None:
+    Args:
+        dataset: images and labels.
+        count: how many of them, drawn once and for all.
+        device: see there.
+    """
+
+    def __init__(self, dataset: Dataset[tuple[Tensor, int]], count: int, device: torch.device) -> None:
+        size = len(dataset)  # type: ignore[arg-type]  # torch's Dataset declares no length
+        if count < size:
+            dataset = Subset(dataset, sorted(draw(size, count, seed=0).tolist()))
         self._source = dataset
         self._device = device
         self._held: list[tuple[Tensor, Tensor]] | None = None
-        size = len(dataset)  # type: ignore[arg-type]  # torch's Dataset declares no length
         image = dataset[0][0]
-        if size * image.numel() * image.element_size() <= HELD_BYTES:
+        if count * image.numel() * image.element_size() <= HELD_BYTES:
             self._held = list(self._read())
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:

@@ -4,7 +4,7 @@ Everything that can be checked is checked before anything is trained, so that a 
 once.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import inf
 from pathlib import Path
@@ -18,7 +18,7 @@ from automl.compression.calibration import draw
 from automl.compression.pipeline import CompressionOptions, Compressor
 from automl.compression.selection import criterion
 from automl.compression.treatments import QuantisationOptions, SparsityOptions
-from automl.config import Config, TrainingSection
+from automl.config import BudgetSection, Config, TrainingSection
 from automl.costs.latency import priced_by_table
 from automl.costs.latency_budget import LatencyBudget
 from automl.costs.pricing import BACKEND, cost_of, price, pricing_backend
@@ -62,7 +62,8 @@ class Problem:
         network: the model, captured.
         metric: what accuracy means.
         space: what is decided.
-        constraint: the budget; in accuracy-guaranteed mode without one, the cost of the whole network.
+        constraints: the budgets, that of measured latency or else the config's first before the others; in
+            accuracy-guaranteed mode without any, the cost of the whole network.
         backend: what prices policies here. A problem whose latency budget stands fixed already asks no table.
         latency: the figures of a latency budget, None for another one.
     """
@@ -74,7 +75,7 @@ class Problem:
     network: PrunableNetwork
     metric: Metric
     space: SearchSpace
-    constraint: Constraint
+    constraints: tuple[Constraint, ...]
     backend: HardwareBackend = BACKEND
     latency: LatencyBudget | None = None
 
@@ -116,17 +117,17 @@ class Problem:
                 trained = True
             except InputError:  # a damaged cache entry is trained and written anew
                 model = initial_model(config, data)
-        problem = cls._captured(config, data, model, trained, metric, None if latency is None else latency.constraint)
+        problem = cls._captured(config, data, model, trained, metric)
         problem._check_compression()
         if latency is not None:
-            return replace(problem, latency=latency)
+            return problem._with_latency(latency)
         bounded = not (config.search.given or config.priced_by_table)
         if bounded:
             problem._check_reachable()
         for search in searches(config):  # an unknown algorithm, or option of one
-            constraint = problem.constraint if bounded else anything(problem.graph)
+            constraints = problem.constraints if bounded else (anything(problem.graph),)
             backend = problem.backend if bounded else BACKEND
-            make_search(config, problem.space, constraint, search, backend)
+            make_search(config, problem.space, constraints, search, backend)
         if config.priced_by_table:  # last, for it may take measuring
             problem = problem._priced(prices)
             problem._check_reachable()
@@ -138,8 +139,8 @@ class Problem:
         return cls.outline(config, prices=prices).with_baseline(on_epoch)
 
     @classmethod
-    def load(cls, config: Config, weights: Path, constraint: Constraint) -> "Problem":
-        """The problem of a config that has been checked, with the baseline's weights from a file and its budget.
+    def load(cls, config: Config, weights: Path, constraints: Sequence[Constraint]) -> "Problem":
+        """The problem of a config that has been checked, with the baseline's weights from a file and its budgets.
 
         Raises:
             InputError: the file is damaged, or its weights are not this network's.
@@ -147,7 +148,8 @@ class Problem:
         data = load_data(config.data.name, config.data.args)
         model = initial_model(config, data)
         load_weights(model, weights)
-        return cls._captured(config, data, model, True, load_metric(config.metric), constraint)
+        problem = cls._captured(config, data, model, True, load_metric(config.metric))
+        return replace(problem, constraints=tuple(constraints))
 
     @classmethod
     def _captured(
@@ -157,14 +159,13 @@ class Problem:
         model: nn.Module,
         trained: bool,
         metric: Metric,
-        constraint: Constraint | None,
     ) -> "Problem":
         network = PrunableNetwork(model, example_input(data))
         space = search_space(config, network.graph)
         backend = pricing_backend(config.measure.accelerator)
         backend.require(network.graph)
-        constraint = constraint or budget(config, network.graph, backend)
-        return cls(config, data, model, trained, network, metric, space, constraint, backend)
+        constraints = budgets(config, network.graph, backend)
+        return cls(config, data, model, trained, network, metric, space, constraints, backend)
 
     def _priced(self, prices: Latencies | None) -> "Problem":
         """The problem with its latency budget in figures: of the whole network, and of the cheapest policy."""
@@ -176,7 +177,20 @@ class Problem:
         cheapest = (least.kept, formats_of(least))
         prices.latencies([*backend.recipes(graph.kept), *backend.recipes(*cheapest)])  # in one go
         latency = LatencyBudget.of(self.config, backend.price(graph.kept), backend.price(*cheapest))
-        return replace(self, backend=backend, latency=latency, constraint=latency.constraint)
+        return replace(self, backend=backend)._with_latency(latency)
+
+    def _with_latency(self, latency: LatencyBudget) -> "Problem":
+        return replace(self, latency=latency, constraints=(latency.constraint, *self.constraints[1:]))
+
+    @property
+    def constraint(self) -> Constraint:
+        """The budget that policies are compared by."""
+        return self.constraints[0]
+
+    @property
+    def held_back(self) -> tuple[Constraint, ...]:
+        """What the searchers keep to: the budgets, less what is held back of a latency budget."""
+        return self.constraints if self.latency is None else (self.latency.held_back, *self.constraints[1:])
 
     @property
     def graph(self) -> ModelGraph:
@@ -226,7 +240,7 @@ class Problem:
         return PolicyEvaluator(
             compressor or self.compressor(),
             self.data.val,
-            self.constraint,
+            self.constraints,
             self.backend,
             self.metric,
             self.config.search.device,
@@ -248,16 +262,16 @@ class Problem:
         """InputError where even the policy that keeps least costs more than the budget, with that least cost."""
         if not self.space.channels_only and self.latency is None:
             return  # searchers over points say so themselves, with the least that any policy comes to
-        metric, limit = self.constraint.metric, self.constraint.limit
-        amount = self.constraint.amount
-        least = price(self.graph, self.space.cheapest(), self.backend)[metric]
-        if least > limit:
-            whole = price(self.graph, None, self.backend)[metric]
-            raise InputError(
-                f"no policy of the search space meets the budget of {amount(limit)} (ratio {limit / whole:.4f}): the "
-                f"cheapest costs {amount(least)} (ratio {least / whole:.4f}); raise the budget or lower "
-                "space.lower_bound"
-            )
+        cheapest = price(self.graph, self.space.cheapest(), self.backend)
+        for each in self.constraints:
+            least, limit, amount = cheapest[each.metric], each.limit, each.amount
+            if least > limit:
+                whole = price(self.graph, None, self.backend)[each.metric]
+                raise InputError(
+                    f"no policy of the search space meets the budget of {amount(limit)} (ratio {limit / whole:.4f}): "
+                    f"the cheapest costs {amount(least)} (ratio {least / whole:.4f}); raise the budget or lower "
+                    "space.lower_bound"
+                )
         if self.latency is not None:
             self.latency.checked()
 
@@ -271,22 +285,23 @@ def search_space(config: Config, graph: ModelGraph) -> SearchSpace:
     return build_space(graph, SpaceOptions(**config.space.model_dump()))
 
 
-def budget(config: Config, graph: ModelGraph, backend: HardwareBackend = BACKEND) -> Constraint:
-    """The config's budget in the metric's own unit; what anything meets, where it takes measuring to know it.
+def budgets(config: Config, graph: ModelGraph, backend: HardwareBackend = BACKEND) -> tuple[Constraint, ...]:
+    """The config's budgets in the metrics' own units; what anything meets, where it takes measuring to know it.
 
     Args:
         config: of the run.
         graph: of the uncompressed network.
         backend: that prices it.
     """
-    if config.priced_by_table:
-        return Constraint("latency_s", inf)
-    if config.budget is None or config.latency_budget:
-        return anything(graph)
-    metric, limit = config.budget.metric, config.budget.limit
-    if config.budget.ratio is not None:
-        limit = config.budget.ratio * price(graph, None, backend)[metric]
-    return Constraint(metric, float(limit or 0.0))  # type: ignore[arg-type]  # the config has checked the name
+    whole = price(graph, None, backend)
+    return tuple(_limited(config, each, whole) for each in config.budgets) or (anything(graph),)
+
+
+def _limited(config: Config, section: BudgetSection, whole: Mapping[str, float]) -> Constraint:
+    if section.metric == "latency_s":
+        return Constraint("latency_s", inf) if config.priced_by_table else Constraint("macs", whole["macs"])
+    limit = section.limit if section.ratio is None else section.ratio * whole[section.metric]
+    return Constraint(section.metric, float(limit or 0.0))  # type: ignore[arg-type]  # the config has checked the name
 
 
 def anything(graph: ModelGraph) -> Constraint:

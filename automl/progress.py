@@ -88,7 +88,7 @@ class Progress:
     def searches(self, rows: Sequence["SearchProgress"], constraint: "Constraint") -> None:
         """How far the searches are."""
         for row in rows:
-            self.update(row.name, row.done, row.total, search_note(row, constraint))
+            self.update(row.name, int(row.done + 1e-6), row.total, search_note(row, constraint))
 
     def _flush(self, *, force: bool = False) -> None:
         news = [text for task, text in self._plain.items() if self._shown.get(task) != text]

@@ -11,12 +11,12 @@ import numpy.typing as npt
 
 from backends.accelerators.pricing import PolicyPrices
 from backends.base import HardwareBackend
-from backends.counting import COUNTED, CountedPrices
+from backends.counting import CountedPrices
 from backends.layer_prices import FloatArray, IntArray, LayerPrices
 from search_spaces.errors import InputError
 from search_spaces.graph import ModelGraph
 from search_spaces.layers import FLOAT32_BITS
-from search_spaces.objective import MODELLED
+from search_spaces.objective import COUNTED, MODELLED
 from search_spaces.policy import CompressionPolicy, LayerPolicy
 
 BitPrice = Callable[[IntArray], FloatArray]

@@ -9,8 +9,7 @@ from backends.base import HardwareBackend, HardwareCost
 from backends.layer_prices import Asked, FloatArray, LayerPrices, linear_forms
 from search_spaces.graph import ModelGraph
 from search_spaces.layers import FLOAT32_BYTES, LayerSpec
-
-COUNTED = ("macs", "params", "weight_bytes")
+from search_spaces.objective import COUNTED
 
 
 class CountingBackend(HardwareBackend):

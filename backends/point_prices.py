@@ -7,11 +7,11 @@ import numpy as np
 import numpy.typing as npt
 
 from backends.accelerators.pricing import PolicyPrices
-from backends.counting import COUNTED, CountedPrices
+from backends.counting import CountedPrices
 from backends.layer_prices import UNTREATED, FloatArray, IntArray
 from search_spaces.errors import InputError
 from search_spaces.graph import ModelGraph
-from search_spaces.objective import MODELLED
+from search_spaces.objective import COUNTED, MODELLED
 from search_spaces.policy import LayerPolicy
 from search_spaces.space import CHANNELS, RESOLUTION, SearchSpace
 

@@ -54,7 +54,7 @@ def main() -> None:
     )
 
     constraint = Constraint("macs", network.graph.macs / 2)
-    evaluator = PolicyEvaluator(compressor, data.val, constraint, CountingBackend(), accuracy)
+    evaluator = PolicyEvaluator(compressor, data.val, [constraint], CountingBackend(), accuracy)
     space = ChannelSpace.build(network.graph)
     searcher = make_searcher(
         "ddpg", space=space, constraint=constraint, seed=0, evaluations=arguments.episodes, options={"warmup": 2}

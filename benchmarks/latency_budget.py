@@ -135,7 +135,7 @@ def outline(run: RunDirectory) -> tuple[Problem, LatencyBudget]:
     budget = LatencyBudget.read(run.budget_file)
     if budget is None:
         raise TrimtabError(f"the run {str(run.path)!r} has no latency budget")
-    return Problem.load(run.config(), run.baseline_file, budget.constraint), budget
+    return Problem.load(run.config(), run.baseline_file, [budget.constraint]), budget
 
 
 def search_accuracy(run: RunDirectory, name: str) -> float:

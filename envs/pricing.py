@@ -109,6 +109,34 @@ class CountedCost:
         return vector
 
 
+class TightestCost:
+    """Several costs under a budget each, as one: the first cost's limit, times the share that is spent of the budget
+    of which the largest share is. So it is within the first limit where all costs are within theirs.
+
+    Args:
+        costs: of the same network.
+        limits: of each.
+    """
+
+    def __init__(self, costs: Sequence[Cost], limits: Sequence[float]) -> None:
+        self._costs = [(cost, limit) for cost, limit in zip(costs, limits, strict=True)]
+        self._limit = limits[0]
+
+    def __call__(self, kept: npt.ArrayLike) -> float:
+        """Cost where group i keeps kept[i] units."""
+        return self._limit * max(cost(kept) / limit for cost, limit in self._costs)
+
+    def affordable(self, kept: FloatArray, group: int, choices: FloatArray, limit: float) -> int:
+        """How many choices all costs allow."""
+        share = limit / self._limit
+        return min(cost.affordable(kept, group, choices, share * most) for cost, most in self._costs)
+
+    def by_layer(self) -> FloatArray:
+        """The mean of the layers' shares of each cost, in the unit of the first limit."""
+        shares = [cost.by_layer() / limit for cost, limit in self._costs]
+        return np.asarray(self._limit * np.mean(shares, axis=0))
+
+
 class TabulatedCost:
     """A cost that is looked up, such as the latency of a network by a table of measured operators.
 

@@ -13,6 +13,7 @@ UNITS: Mapping[str, str] = {
     "modelled_latency_s": "s",
     "energy_j": "J",
 }
+COUNTED: tuple[Metric, ...] = ("macs", "params", "weight_bytes")
 MODELLED = ("modelled_latency_s", "energy_j")
 """Metrics of an accelerator's model; `latency_s` is measured, or a sum of what was."""
 _PARTS = ((1e-4, "m", 1e3, 3), (0.0, "µ", 1e6, 2))
@@ -42,6 +43,11 @@ class Constraint:
         return max(0.0, cost[self.metric] / self.limit - 1.0)
 
 
+def violation(cost: Mapping[str, float], constraints: Iterable[Constraint]) -> float:
+    """How far the cost is above the limit that it breaks most; 0 where all are kept."""
+    return max((each.violation(cost) for each in constraints), default=0.0)
+
+
 @dataclass(frozen=True, slots=True)
 class Evaluation:
     """What one policy was found to be worth.
@@ -50,9 +56,13 @@ class Evaluation:
         accuracy: of the search-validation slice, before fine-tuning, larger is better, in [0, 1] for accuracy
             (a metric of the user's that is minimised is negated here).
         cost: metric -> value: "macs", "params", "weight_bytes", and what else the backend knows.
-        violation: see `Constraint.violation`; 0 means feasible.
+        violation: of the budget that is broken most, see `violation`; 0 where all are kept.
         seconds: wall-clock time the evaluation took.
         error: why the evaluation failed, None where it did not; a failed one has accuracy 0.
+        divergence: Kullback-Leibler divergence of what the compressed network answers from what the uncompressed one
+            does, nats, mean over the images: 0 where nothing changed, and finer than accuracy; None where not known.
+        share: of the validation images that it was found on; 1 for all of them.
+        images: that were forwarded for it, calibration included; a backward pass counts as two.
     """
 
     accuracy: float
@@ -60,11 +70,14 @@ class Evaluation:
     violation: float
     seconds: float
     error: str | None = None
+    divergence: float | None = None
+    share: float = 1.0
+    images: int = 0
 
     @property
     def feasible(self) -> bool:
-        """Whether the policy, after rounding to real channel counts, is within the budget."""
-        return self.error is None and self.violation == 0.0
+        """Whether it counts as a result: the policy, as rounded, is within the budget, and saw all the images."""
+        return self.error is None and self.violation == 0.0 and self.share == 1.0
 
 
 def pareto_front(points: Iterable[Sequence[float]]) -> list[int]:

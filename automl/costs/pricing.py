@@ -11,7 +11,7 @@ from backends.integers import Formats, formats_of
 from backends.point_prices import PointPrices
 from envs.pricing import Cost, TabulatedCost
 from search_spaces.graph import ModelGraph
-from search_spaces.objective import MODELLED, Metric
+from search_spaces.objective import COUNTED, MODELLED, Metric
 from search_spaces.policy import CompressionPolicy
 from search_spaces.space import SearchSpace
 
@@ -42,6 +42,8 @@ def price(
 
 def cost_of(graph: ModelGraph, backend: HardwareBackend | LatencyBackend, metric: Metric) -> Cost | None:
     """What a search under a budget in that metric bounds with; None where it is counted."""
+    if metric in COUNTED:
+        return None
     if isinstance(backend, AcceleratorBackend) and metric in MODELLED:
         return _modelled_cost(graph, backend, MODELLED.index(metric))
     if isinstance(backend, LatencyBackend):

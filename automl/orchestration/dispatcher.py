@@ -1,7 +1,7 @@
 """Who evaluates what: one actor that owns a run's store and hands proposals to the evaluators."""
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from automl.errors import InputError, RunStoppedError, TrimtabError
 from automl.orchestration.search_loop import FAILURES_IN_A_ROW
 from automl.run.directory import write_atomically
 from automl.run.store import EvaluationRow, SearchRow, Store
-from search_spaces.objective import Constraint, Evaluation
+from search_spaces.objective import Constraint, Evaluation, violation
 from search_spaces.policy import CompressionPolicy
 
 ATTEMPTS = 2
@@ -26,8 +26,8 @@ class SearchProgress:
 
     Attributes:
         name: of the search.
-        total: evaluations it makes.
-        done: evaluations on record.
+        total: evaluations it makes at most.
+        done: evaluations on record, one on a part of the images as such a part.
         failures: those of them that failed.
         best_accuracy, best_cost: of its best feasible policy so far; None while it has none.
         best_reward: the highest reward so far.
@@ -37,7 +37,7 @@ class SearchProgress:
 
     name: str
     total: int
-    done: int = 0
+    done: float = 0.0
     failures: int = 0
     best_accuracy: float | None = None
     best_cost: float | None = None
@@ -47,7 +47,7 @@ class SearchProgress:
 
     def count(self, evaluation: Evaluation, metric: str) -> None:
         """Take in one more evaluation."""
-        self.done += 1
+        self.done += evaluation.share
         self.failures += evaluation.error is not None
         if evaluation.feasible and (self.best_accuracy is None or evaluation.accuracy > self.best_accuracy):
             self.best_accuracy = evaluation.accuracy
@@ -66,7 +66,7 @@ class DispatcherActor:
         snapshots: directory of the searchers' snapshots.
         searches: the searches of the run.
         evaluators: handles of the evaluators (`automl.orchestration.worker.Worker`).
-        constraint: the budget.
+        constraints: the budgets, that of progress first.
     """
 
     def __init__(
@@ -75,13 +75,13 @@ class DispatcherActor:
         snapshots: Path,
         searches: list[SearchRow],
         evaluators: list[Any],
-        constraint: Constraint,
+        constraints: Sequence[Constraint],
     ) -> None:
         self._store = Store(store)
         self._store.add_searches(searches)
         self._snapshots = snapshots
         self._evaluators = evaluators
-        self._constraint = constraint
+        self._constraints = constraints
         self._idle: asyncio.Queue[Any] | None = None
         self._stopping = False
         self._progress = {row.name: SearchProgress(row.name, row.evaluations) for row in self._store.searches()}
@@ -89,7 +89,7 @@ class DispatcherActor:
             self._store.forget_failures(row.name, min(FAILURES_IN_A_ROW, row.evaluations))
         for found in self._store.evaluations():
             progress = self._progress[found.search]
-            progress.count(found.evaluation, constraint.metric)
+            progress.count(found.evaluation, constraints[0].metric)
             if found.reward is not None:
                 progress.count_reward(found.reward)
         for row in self._store.searches():
@@ -107,7 +107,7 @@ class DispatcherActor:
             return None
 
     async def evaluate(
-        self, search: str, number: int, policy: CompressionPolicy, cost: Mapping[str, float]
+        self, search: str, number: int, policy: CompressionPolicy, cost: Mapping[str, float], share: float = 1.0
     ) -> Evaluation:
         """The policy's evaluation: from the store, or from an evaluator and then the store.
 
@@ -115,6 +115,7 @@ class DispatcherActor:
             search, number: which proposal it is.
             policy: what to evaluate.
             cost: of the policy, by metric: who proposes has priced it.
+            share: of the validation images.
 
         Raises:
             RunStoppedError: the run is to stop.
@@ -122,7 +123,7 @@ class DispatcherActor:
         """
         stored = self._store.find(search, number)
         if stored is not None:
-            if stored.policy.digest != policy.digest:
+            if stored.policy.digest != policy.digest or stored.evaluation.share != share:
                 raise TrimtabError(
                     f"proposal {number} of search {search!r} differs from the one on record: the config, the code or "
                     "the libraries changed since; start a new run"
@@ -136,22 +137,24 @@ class DispatcherActor:
         try:
             if self._stopping:
                 raise RunStoppedError("the run is stopping")
-            evaluation = await self._attempt(evaluator, policy, cost)
+            evaluation = await self._attempt(evaluator, policy, cost, share)
         finally:
             self._idle.put_nowait(evaluator)
         self._store.add(EvaluationRow(search, number, policy, evaluation))
-        self._progress[search].count(evaluation, self._constraint.metric)
+        self._progress[search].count(evaluation, self._constraints[0].metric)
         return evaluation
 
-    async def _attempt(self, evaluator: Any, policy: CompressionPolicy, cost: Mapping[str, float]) -> Evaluation:
+    async def _attempt(
+        self, evaluator: Any, policy: CompressionPolicy, cost: Mapping[str, float], share: float
+    ) -> Evaluation:
         for _ in range(ATTEMPTS):
             try:
-                evaluation: Evaluation = await evaluator.evaluate.remote(policy, cost)
+                evaluation: Evaluation = await evaluator.evaluate.remote(policy, cost, share)
                 return evaluation
             except RayActorError as error:
                 await self._revived(evaluator, error)
         reason = f"the evaluator's process died of it, {ATTEMPTS} times"
-        return Evaluation(0.0, cost, self._constraint.violation(cost), 0.0, reason)
+        return Evaluation(0.0, cost, violation(cost, self._constraints), 0.0, reason, share=share)
 
     async def _revived(self, evaluator: Any, error: RayActorError) -> None:
         """Wait until Ray has started a dead evaluator anew."""
@@ -218,10 +221,10 @@ class RemoteEvaluators:
         self._price = price
         self._waiting: dict[int, Any] = {}
 
-    def submit(self, number: int, policy: CompressionPolicy) -> None:
+    def submit(self, number: int, policy: CompressionPolicy, share: float) -> None:
         """Have a proposal evaluated."""
         cost = dict(self._price(policy))
-        self._waiting[number] = self._dispatcher.evaluate.remote(self._search, number, policy, cost)
+        self._waiting[number] = self._dispatcher.evaluate.remote(self._search, number, policy, cost, share)
 
     def result(self, number: int) -> Evaluation:
         """Wait for a proposal's evaluation."""

@@ -20,8 +20,10 @@ from backends.operator_prices import RefusedOperatorError
 from search_spaces.objective import Evaluation
 from search_spaces.policy import CompressionPolicy
 
-SNAPSHOT_FORMAT = 1
+SNAPSHOT_FORMAT = 2
 FAILURES_IN_A_ROW = 10
+ROUNDING = 1e-6
+"""What a sum of shares may be off."""
 
 
 class SearchFailedError(TrimtabError):
@@ -31,8 +33,8 @@ class SearchFailedError(TrimtabError):
 class Evaluators(Protocol):
     """Whoever evaluates the proposals of one search, remembers the results, and keeps its snapshot."""
 
-    def submit(self, number: int, policy: CompressionPolicy) -> None:
-        """Have a proposal evaluated; returns at once."""
+    def submit(self, number: int, policy: CompressionPolicy, share: float) -> None:
+        """Have a proposal evaluated on that share of the validation images; returns at once."""
 
     def result(self, number: int) -> Evaluation:
         """Wait for a submitted proposal's evaluation, which is on record by then.
@@ -50,12 +52,14 @@ class Position:
     """How far a search is: proposals before `asked` were proposed, results before `told` are told.
 
     Attributes:
-        pending: the proposals told .. asked - 1, in order.
+        spent: on the proposals asked for, in whole evaluations.
+        pending: the proposals told .. asked - 1, in order, each with its share of the validation images.
     """
 
     asked: int = 0
     told: int = 0
-    pending: deque[CompressionPolicy] = field(default_factory=deque)
+    spent: float = 0.0
+    pending: deque[tuple[CompressionPolicy, float]] = field(default_factory=deque)
 
 
 def run_search(
@@ -72,7 +76,7 @@ def run_search(
     Args:
         searcher: freshly made with the search's seed; it is restored where there is a snapshot.
         evaluators: see there.
-        evaluations: how many proposals are evaluated.
+        evaluations: how many proposals are evaluated at most; those on a part of the images count as such a part.
         lag: how many proposals ahead of the results the searcher is asked.
         snapshot: what `Evaluators.save` was last given by an earlier run of the same search.
         snapshot_every: proposals between two snapshots.
@@ -83,8 +87,8 @@ def run_search(
         RefusedOperatorError: a proposal cannot be priced; what was found until then is on record.
     """
     position = Position() if snapshot is None else _restore(searcher, snapshot)
-    for ahead, policy in enumerate(position.pending):
-        evaluators.submit(position.told + ahead, policy)
+    for ahead, (policy, share) in enumerate(position.pending):
+        evaluators.submit(position.told + ahead, policy, share)
     rewards: dict[int, float] = {}
     failures = 0
     between = True  # two proposals: half way through one, the searcher is in no state to go on from
@@ -99,19 +103,23 @@ def run_search(
         rewards.clear()
 
     try:
-        while position.told < evaluations:
-            if position.asked < evaluations and position.asked - position.told <= lag:
+        while True:
+            more = position.spent < evaluations - ROUNDING and not searcher.finished
+            if more and position.asked - position.told <= lag:
                 if position.asked - saved_at >= snapshot_every:
                     save(full=True)
                 between = False
                 policy = searcher.ask()
-                evaluators.submit(position.asked, policy)
-                position.pending.append(policy)
+                evaluators.submit(position.asked, policy, searcher.share)
+                position.pending.append((policy, searcher.share))
                 position.asked += 1
+                position.spent += searcher.share
                 between = True
                 continue
+            if not position.pending:
+                break
             evaluation = evaluators.result(position.told)
-            reward = searcher.tell(position.pending[0], evaluation)
+            reward = searcher.tell(position.pending[0][0], evaluation)
             position.pending.popleft()
             if reward is not None:
                 rewards[position.told] = reward
@@ -136,7 +144,9 @@ def _snapshot(searcher: Searcher, position: Position) -> bytes:
         "format": SNAPSHOT_FORMAT,
         "asked": position.asked,
         "told": position.told,
-        "pending": [policy.to_json() for policy in position.pending],
+        "spent": position.spent,
+        "pending": [policy.to_json() for policy, _ in position.pending],
+        "shares": [share for _, share in position.pending],
         "searcher": values,
     }
     contiguous = {name: np.ascontiguousarray(array).reshape(array.shape) for name, array in arrays.items()}
@@ -147,8 +157,9 @@ def _snapshot(searcher: Searcher, position: Position) -> bytes:
 def _restore(searcher: Searcher, snapshot: bytes) -> Position:
     arrays, document = read_snapshot(snapshot)
     searcher.restore(arrays, document["searcher"])
-    pending = deque(CompressionPolicy.from_json(text) for text in document["pending"])
-    return Position(int(document["asked"]), int(document["told"]), pending)
+    policies = [CompressionPolicy.from_json(text) for text in document["pending"]]
+    pending = deque(zip(policies, map(float, document["shares"]), strict=True))
+    return Position(int(document["asked"]), int(document["told"]), float(document["spent"]), pending)
 
 
 def read_snapshot(snapshot: bytes) -> tuple[dict[str, np.ndarray[Any, Any]], dict[str, Any]]:

@@ -1,5 +1,7 @@
 """Which searches a run makes, and the searcher of each."""
 
+from collections.abc import Sequence
+
 from automl.config import Config
 from automl.costs.pricing import BACKEND, cost_of, point_prices
 from automl.run.store import SearchRow
@@ -32,14 +34,18 @@ def searches(config: Config) -> list[SearchRow]:
 
 
 def make_search(
-    config: Config, space: SearchSpace, constraint: Constraint, search: SearchRow, backend: HardwareBackend = BACKEND
+    config: Config,
+    space: SearchSpace,
+    constraints: Sequence[Constraint],
+    search: SearchRow,
+    backend: HardwareBackend = BACKEND,
 ) -> Searcher:
     """A fresh searcher for one of a run's searches.
 
     Args:
         config: of the run.
         space: what is decided.
-        constraint: that the searcher keeps to.
+        constraints: that the searcher keeps to.
         search: which of the run's searches.
         backend: that prices networks; counting alone where it was not asked for more.
 
@@ -51,15 +57,16 @@ def make_search(
     return make_searcher(
         search.algorithm,
         space=space,
-        constraint=constraint,
+        constraint=constraints,
         seed=search.seed,
         evaluations=search.evaluations,
         mode=how.mode,
         reward=config.reward_name,
         faithful=how.faithful and own,
         options=how.options if own else {},
-        cost=cost_of(space.graph, backend, constraint.metric),
-        prices=None if space.channels_only else point_prices(space, backend),
+        cost=[cost_of(space.graph, backend, each.metric) for each in constraints],
+        prices=point_prices(space, backend),
+        objectives=how.objectives,  # type: ignore[arg-type]  # the config has checked the names
     )
 
 

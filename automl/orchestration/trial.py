@@ -1,7 +1,7 @@
 """A search as a Ray Tune trial. Loads nothing heavier than its searcher needs."""
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ray import tune
@@ -27,7 +27,7 @@ def run_trial(
     searches: Mapping[str, SearchRow],
     config: Config,
     space: SearchSpace,
-    constraint: Constraint,
+    constraints: Sequence[Constraint],
     dispatcher: Any,
     prices: Any | None = None,
 ) -> None:
@@ -38,7 +38,7 @@ def run_trial(
         searches: by name.
         config: of the run.
         space: what is decided.
-        constraint: that the searcher keeps to.
+        constraints: that the searcher keeps to.
         dispatcher: handle of the run's `DispatcherActor`.
         prices: handle of its `PriceActor`; None where the budget is counted.
     """
@@ -49,7 +49,7 @@ def run_trial(
         backend = priced_by_table(config.measure, graph, RemotePrices(prices))
     error = None
     try:
-        searcher = make_search(config, space, constraint, search, backend)
+        searcher = make_search(config, space, constraints, search, backend)
         if "torch" in sys.modules:  # an agent's, or a table's: the others do without
             import torch
 

@@ -42,7 +42,7 @@ CLOSE_S = 10.0
 
 
 @contextmanager
-def evaluators(config: Config, directory: RunDirectory, constraint: Constraint) -> Iterator[list[Any]]:
+def evaluators(config: Config, directory: RunDirectory, constraints: Sequence[Constraint]) -> Iterator[list[Any]]:
     """The worker actors of a run, one CPU each, and their part of a GPU; Ray starts one anew when it dies.
 
     Raises:
@@ -56,7 +56,7 @@ def evaluators(config: Config, directory: RunDirectory, constraint: Constraint) 
         gpus = gpu_share(config.search.evaluators, int(resources.get("GPU", 0)))
     actors = [
         remote.options(name=f"evaluator-{index}-{stamp}", num_cpus=1, num_gpus=gpus, max_restarts=-1).remote(
-            config, directory.baseline_file, directory.info().working_directory, constraint
+            config, directory.baseline_file, directory.info().working_directory, constraints
         )
         for index in range(config.search.evaluators)
     ]
@@ -90,7 +90,7 @@ def run_searches(
     clock: RunClock,
     stop: StopSignal,
     scratch: Path,
-    constraint: Constraint | None = None,
+    constraints: Sequence[Constraint] | None = None,
     prices: Any | None = None,
 ) -> None:
     """Run those of the searches that have not ended; returns when all have.
@@ -104,7 +104,7 @@ def run_searches(
         clock: of the run.
         stop: whether the run is to stop.
         scratch: directory for what Tune writes and nobody reads.
-        constraint: for the searchers, where it is not the problem's.
+        constraints: for the searchers, where they are not the problem's.
         prices: handle of the run's `PriceActor`, under a latency budget.
 
     Raises:
@@ -113,13 +113,13 @@ def run_searches(
     """
     actor: Any = ray.remote(DispatcherActor)
     dispatcher = actor.options(name=f"dispatcher-{time.time_ns()}", num_cpus=0, max_concurrency=10_000).remote(
-        directory.store_file, directory.searchers, list(searches), list(workers), problem.constraint
+        directory.store_file, directory.searchers, list(searches), list(workers), problem.constraints
     )
     try:
         wanted = {search.name for search in searches}
         todo = [row for row in ray_get(dispatcher.unfinished.remote()) if row.name in wanted]
         if todo:
-            _run_trials(problem, todo, dispatcher, progress, clock, stop, scratch, constraint, prices)
+            _run_trials(problem, todo, dispatcher, progress, clock, stop, scratch, constraints, prices)
         progress.searches(ray_get(dispatcher.progress.remote()), problem.constraint)
     finally:
         with suppress(RayError):  # where the actor has died, its store is closed
@@ -183,7 +183,7 @@ def _run_trials(
     clock: RunClock,
     stop: StopSignal,
     scratch: Path,
-    constraint: Constraint | None,
+    constraints: Sequence[Constraint] | None,
     prices: Any | None,
 ) -> None:
     how = problem.config.search
@@ -193,7 +193,7 @@ def _run_trials(
         searches=by_name,
         config=problem.config,
         space=problem.space,
-        constraint=constraint or problem.constraint,
+        constraints=constraints or problem.constraints,
         dispatcher=dispatcher,
         prices=prices,
     )

@@ -20,7 +20,7 @@ from automl.run.finalists import Compiled, Finalist, read_result
 from automl.training import EpochReport, evaluate, step_count, train
 from automl.training_state import TrainingState
 from backends.lease import shared_lease
-from search_spaces.objective import Constraint, Evaluation
+from search_spaces.objective import Constraint, Evaluation, violation
 from search_spaces.policy import CompressionPolicy, beside_pruning
 
 RUNTIME = "onnxruntime"
@@ -33,30 +33,31 @@ class Worker:
         config: of the run.
         baseline: file of the baseline's weights.
         imports_from: directory of a user's own modules.
-        constraint: the budget.
+        constraints: the budgets.
     """
 
-    def __init__(self, config: Config, baseline: Path, imports_from: str, constraint: Constraint) -> None:
+    def __init__(self, config: Config, baseline: Path, imports_from: str, constraints: Sequence[Constraint]) -> None:
         torch.set_num_threads(1)
         make_importable(imports_from)
-        self._problem = Problem.load(config, baseline, constraint)
+        self._constraints = constraints
+        self._problem = Problem.load(config, baseline, constraints)
         self._compressor = self._problem.compressor()
         self._evaluator = self._problem.evaluator(self._compressor)
 
     def ready(self) -> None:
         """Answer when there is a worker."""
 
-    def evaluate(self, policy: CompressionPolicy, cost: Mapping[str, float]) -> Evaluation:
-        """The evaluation of a policy of that cost; what goes wrong in it is part of the answer.
+    def evaluate(self, policy: CompressionPolicy, cost: Mapping[str, float], share: float = 1.0) -> Evaluation:
+        """The evaluation of a policy of that cost on that share of the images; what goes wrong is part of the answer.
 
         Nothing is measured on this machine meanwhile: a clock needs it quiet.
         """
         try:
             with shared_lease():
-                return self._evaluator(policy, cost)
+                return self._evaluator(policy, cost, share)
         except Exception as error:  # a user's metric or module may raise anything, and the search goes on
             reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
-            return Evaluation(0.0, cost, self._problem.constraint.violation(cost), 0.0, reason)
+            return Evaluation(0.0, cost, violation(cost, self._constraints), 0.0, reason, share=share)
 
     def compile(self, policy: CompressionPolicy, name: str, scratch: Path) -> Compiled:
         """The network of a policy as a file in `scratch`, for timing: its weights are the baseline's, not fine-tuned.

@@ -98,7 +98,7 @@ class Run:
             )
 
             self.stop.install()  # Ray takes SIGTERM for itself when it starts
-            with evaluators(config, self.directory, self.problem.constraint) as workers:
+            with evaluators(config, self.directory, self.problem.constraints) as workers:
                 with self._prices() as prices:
                     self._hold_back(workers, prices, scratch)
                     self._search(workers, prices, scratch)
@@ -227,7 +227,7 @@ class Run:
         text = f"Search: {_budget_text(problem)}, {config.search.evaluations} evaluations a search"
         self._stage("search", "Evaluation: what is given, and the uniform policy that costs as much" if given else text)
 
-        def run(rows: list[Any], constraint: Constraint | None = None) -> None:
+        def run(rows: list[Any], constraints: Sequence[Constraint] | None = None) -> None:
             run_searches(
                 problem,
                 rows,
@@ -237,12 +237,12 @@ class Run:
                 self.clock,
                 self.stop,
                 scratch,
-                constraint,
+                constraints,
                 prices,
             )
 
         if config.search.mode == "resource" and not given:
-            run(rows, None if problem.latency is None else problem.latency.held_back)
+            run(rows, problem.held_back)
             return
         # Without a hard budget, the uniform policy to compare with is the one of the best policy's cost.
         run([row for row in rows if row.algorithm != "uniform"])
@@ -251,7 +251,7 @@ class Run:
         cost = best.table_latency_s or price(problem.graph, best.policy, problem.backend)[metric]
         if given:  # it may cost less than channels alone can come to
             cost = max(cost, price(problem.graph, problem.space.cheapest(), problem.backend)[metric])
-        run([row for row in rows if row.algorithm == "uniform"], Constraint(metric, cost))
+        run([row for row in rows if row.algorithm == "uniform"], [Constraint(metric, cost)])
 
     def _choose(self) -> list[Finalist]:
         """The finalists; a run without a best one ends here."""
@@ -380,4 +380,6 @@ def _budget_text(problem: Problem) -> str:
     latency = problem.latency
     whole = price(problem.graph, None, problem.backend)[limit.metric] if latency is None else latency.baseline_s
     text = f"at most {limit.amount(limit.limit)} ({limit.limit / whole:.1%})"
-    return text if latency is None or not latency.margin else f"{text}, {latency.margin:.1%} of it held back"
+    if latency is not None and latency.margin:
+        text += f", {latency.margin:.1%} of it held back"
+    return " and ".join([text, *(each.amount(each.limit) for each in problem.constraints[1:])])

@@ -20,7 +20,7 @@ from search_spaces.objective import Evaluation
 from search_spaces.policy import CompressionPolicy
 
 APPLICATION_ID = 0x7472696D  # "trim"
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 LOCK_WAIT_S = 30.0
 """The actor of a driver that was killed may live on for seconds; its successor waits."""
 
@@ -40,8 +40,11 @@ CREATE TABLE evaluations (
     policy TEXT NOT NULL,           -- JSON
     accuracy REAL NOT NULL,         -- of the search-validation slice, before fine-tuning
     reward REAL,                    -- what the searcher made of it; null until it was told
+    divergence REAL,                -- from what the uncompressed network answers, nats; null where not known
+    share REAL NOT NULL,            -- of the validation images
+    images INTEGER NOT NULL,        -- forwarded for it
     cost TEXT NOT NULL,             -- JSON: metric -> value
-    violation REAL NOT NULL,        -- cost / limit - 1 where above the limit
+    violation REAL NOT NULL,        -- cost / limit - 1 where above the limit, of the budget that is broken most
     feasible INTEGER NOT NULL,
     error TEXT,
     seconds REAL NOT NULL,
@@ -176,7 +179,7 @@ class Store:
         found = row.evaluation
         with self._transaction() as connection:
             connection.execute(
-                "INSERT INTO evaluations VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                "INSERT INTO evaluations VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 (
                     row.search,
                     row.number,
@@ -184,6 +187,9 @@ class Store:
                     row.policy.to_json(),
                     found.accuracy,
                     row.reward,
+                    found.divergence,
+                    found.share,
+                    found.images,
                     json.dumps(dict(found.cost), sort_keys=True),
                     found.violation,
                     found.feasible,
@@ -218,7 +224,7 @@ class Store:
     def overview(self) -> list[dict[str, Any]]:
         """Each search with how far it is and what its best feasible accuracy was, JSON-ready."""
         rows = self._rows(
-            "SELECT s.name, s.evaluations, s.finished, s.error, count(e.number), count(e.error), "
+            "SELECT s.name, s.evaluations, s.finished, s.error, coalesce(sum(e.share), 0), count(e.error), "
             "max(CASE WHEN e.feasible THEN e.accuracy END), max(e.reward) "
             "FROM searches s LEFT JOIN evaluations e ON e.search = s.name GROUP BY s.name ORDER BY s.name"
         )
@@ -243,13 +249,35 @@ class Store:
 
     def _evaluations(self, where: str, values: tuple[object, ...]) -> Iterator[EvaluationRow]:
         rows = self._rows(
-            "SELECT search, number, policy, accuracy, cost, violation, seconds, error, reward "
-            f"FROM evaluations {where} ORDER BY search, number",
+            "SELECT search, number, policy, accuracy, cost, violation, seconds, error, divergence, share, images, "
+            f"reward FROM evaluations {where} ORDER BY search, number",
             values,
         )
-        for search, number, policy, accuracy, cost, violation, seconds, error, reward in rows:
+        for (
+            search,
+            number,
+            policy,
+            accuracy,
+            cost,
+            violation,
+            seconds,
+            error,
+            divergence,
+            share,
+            images,
+            reward,
+        ) in rows:
             try:
-                evaluation = Evaluation(float(accuracy), _costs(cost), float(violation), float(seconds), error)
+                evaluation = Evaluation(
+                    float(accuracy),
+                    _costs(cost),
+                    float(violation),
+                    float(seconds),
+                    error,
+                    divergence if divergence is None else float(divergence),
+                    float(share),
+                    int(images),
+                )
                 yield EvaluationRow(search, int(number), CompressionPolicy.from_json(policy), evaluation, reward)
             except (AttributeError, TypeError, ValueError, RecursionError, InputError):
                 raise InputError(f"{str(self._path)!r} is damaged: evaluation {number!r} of {search!r}") from None

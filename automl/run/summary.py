@@ -11,7 +11,7 @@ from automl.run.directory import RunDirectory
 from automl.run.finalists import NAMES, Finalist, read_result
 from automl.run.store import Store
 from backends.base import HardwareBackend
-from search_spaces.objective import UNITS
+from search_spaces.objective import UNITS, violation
 from search_spaces.policy import LayerPolicy, layer_to_json
 
 
@@ -105,7 +105,7 @@ def _verdict(
     """
     config, latency = problem.config, problem.latency
     if not config.latency_budget:
-        return {"feasible": config.budget is None or problem.constraint.violation(cost) == 0.0}
+        return {"feasible": config.budget is None or violation(cost, problem.constraints) == 0.0}
     measured_s, allowed_s = _measured_s(problem, latencies, finalist.name), _allowed_s(problem, latencies)
     table_s = feasible = error = None
     if latency is not None:

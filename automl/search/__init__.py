@@ -1,6 +1,6 @@
 """Search algorithms behind one ask/tell interface."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -15,11 +15,11 @@ from automl.search.random import RandomSearcher
 from automl.search.uniform import UniformSearcher
 from backends.point_prices import PointPrices
 from envs.channel_pruning import ChannelPruningWalk
-from envs.pricing import Cost
+from envs.pricing import Cost, CountedCost, TightestCost
 from envs.reward import find_reward
 from search_spaces.channel_space import ChannelSpace
 from search_spaces.errors import InputError, did_you_mean
-from search_spaces.objective import Constraint
+from search_spaces.objective import Constraint, Metric
 from search_spaces.space import Prices, SearchSpace
 
 if TYPE_CHECKING:
@@ -33,15 +33,38 @@ class _Search:
     """What `make_searcher` was asked for."""
 
     space: SearchSpace
-    constraint: Constraint
+    constraints: tuple[Constraint, ...]
     seed: int
     evaluations: int
     mode: str
     reward: str
     faithful: bool
     options: Mapping[str, Any]
-    cost: Cost | None
+    costs: Sequence[Cost | None]
     prices: Prices | None
+    objectives: tuple[Metric, ...]
+
+    @property
+    def constraint(self) -> Constraint:
+        """The budget, or of several the first, in whose unit `bound` says how much of the tightest is spent."""
+        return self.constraints[0]
+
+    @property
+    def bound(self) -> Cost | None:
+        """The cost that an algorithm bounds which knows a single budget; None where that is counted.
+
+        Raises:
+            InputError: several budgets cannot be kept together.
+        """
+        if len(self.constraints) == 1:
+            return self.costs[0]
+        prices = PointPrices(self.space) if self.prices is None else self.prices
+        if (reason := self.space.unreachable(self.constraints, prices)) is not None:
+            raise InputError(reason)
+        graph = self.space.graph
+        pairs = zip(self.costs, self.constraints, strict=True)
+        costs = [CountedCost(graph, each.metric) if cost is None else cost for cost, each in pairs]
+        return TightestCost(costs, [each.limit for each in self.constraints])
 
     @property
     def channels(self) -> ChannelSpace:
@@ -67,7 +90,7 @@ class _Search:
         if self.mode != "resource":
             raise InputError(f"mode {self.mode!r} is the agents' alone; searches over points keep a budget: 'resource'")
         prices = PointPrices(self.space) if self.prices is None else self.prices
-        return PointProblem(self.space, (self.constraint,), prices, self.seed, self.evaluations)
+        return PointProblem(self.space, self.constraints, prices, self.seed, self.evaluations, self.objectives)
 
 
 @dataclass(frozen=True)
@@ -99,7 +122,7 @@ def _ddpg(search: _Search) -> Searcher:
         mode=search.mode,
         faithful=search.faithful,
         step_code=not search.faithful,
-        cost=search.cost,
+        cost=search.bound,
     )
     options = ddpg_options(search.options, search.evaluations, search.faithful)
     return DDPGSearcher(walk, find_reward(search.reward, search.mode), search.seed, options)
@@ -109,7 +132,7 @@ def _random(search: _Search) -> Searcher:
     parse_options(_NoOptions(), "random", search.options)
     if not search.space.channels_only:
         return RandomPoints(search.points)
-    walk = ChannelPruningWalk(search.channels, search.constraint, mode=search.mode, cost=search.cost)
+    walk = ChannelPruningWalk(search.channels, search.constraint, mode=search.mode, cost=search.bound)
     return RandomSearcher(walk, find_reward(search.reward, search.mode), search.seed)
 
 
@@ -117,7 +140,7 @@ def _uniform(search: _Search) -> Searcher:
     parse_options(_NoOptions(), "uniform", search.options)
     if not search.space.channels_only:
         return UniformPoints(search.points)
-    return UniformSearcher(search.channels, search.constraint, find_reward(search.reward, search.mode), search.cost)
+    return UniformSearcher(search.channels, search.constraint, find_reward(search.reward, search.mode), search.bound)
 
 
 def _over_points(name: str, module: str, searcher: str, options: str) -> Callable[[_Search], Searcher]:
@@ -194,30 +217,32 @@ def make_searcher(
     name: str,
     *,
     space: SearchSpace | ChannelSpace,
-    constraint: Constraint,
+    constraint: Constraint | Sequence[Constraint],
     seed: int,
     evaluations: int,
     mode: str = "resource",
     reward: str = "accuracy",
     faithful: bool = False,
     options: Mapping[str, Any] = {},
-    cost: Cost | None = None,
+    cost: Cost | Sequence[Cost | None] | None = None,
     prices: Prices | None = None,
+    objectives: Sequence[Metric] = (),
 ) -> Searcher:
     """The searcher of that name.
 
     Args:
         name: see `searcher_names`.
         space: what is decided; where that is channels alone, their space will do.
-        constraint: the budget.
+        constraint: the budget, or several that are all kept.
         seed: of everything random.
         evaluations: how many proposals the search will have evaluated; schedules stretch to it.
         mode: "resource" keeps the budget, "accuracy" has no hard limit.
         reward: by name, see `envs.reward`.
         faithful: as published, where that differs from what works best; only "ddpg" has such a thing.
         options: of the searcher.
-        cost: of the constraint's metric; by default what can be counted is. A latency cannot.
+        cost: of the constraint's metric, or of each one's; None where it is counted. A latency cannot be.
         prices: of points; by default what can be counted.
+        objectives: costs that are minimised beside the accuracy, where the algorithm looks for a front.
 
     Raises:
         InputError: an unknown name or option, a value out of range, or a budget below the cheapest policy.
@@ -226,5 +251,9 @@ def make_searcher(
         raise InputError(f"there is no search algorithm {name!r}{did_you_mean(name, _SEARCHERS)}")
     if isinstance(space, ChannelSpace):
         space = SearchSpace.of_channels(space)
-    search = _Search(space, constraint, seed, evaluations, mode, reward, faithful, options, cost, prices)
+    constraints = (constraint,) if isinstance(constraint, Constraint) else tuple(constraint)
+    costs = cost if isinstance(cost, Sequence) else [cost, *[None] * (len(constraints) - 1)]
+    search = _Search(
+        space, constraints, seed, evaluations, mode, reward, faithful, options, costs, prices, tuple(objectives)
+    )
     return _SEARCHERS[name].make(search)

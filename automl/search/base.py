@@ -19,7 +19,15 @@ class Searcher(ABC):
     Proposals are numbered from 0. Asked for proposal n, a searcher has been told the results 0 .. n - 1 - lag, in
     order and no others, so neither timing nor the number of evaluators changes what it proposes. Everything random
     comes from the seed given to the constructor.
+
+    Attributes:
+        share: of the validation images that the latest proposal is to be evaluated on; what is evaluated on a part of
+            them costs so much less, and can teach the searcher, but is no result of the search.
+        finished: whether no further proposal is worth its evaluation, by the results told so far.
     """
+
+    share: float = 1.0
+    finished: bool = False
 
     @abstractmethod
     def ask(self) -> CompressionPolicy:

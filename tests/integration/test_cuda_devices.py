@@ -95,7 +95,7 @@ def test_an_evaluator_on_the_device_says_what_one_on_the_cpu_does(
     limit = Constraint("macs", compressor.network.graph.macs)
     policy = CompressionPolicy.from_keep({group.name: 0.5 for group in compressor.network.graph.groups})
     for device in ("cpu", "cuda", "cuda"):
-        found = PolicyEvaluator(compressor, data.val, limit, CountingBackend(), Metric("kept", kept), device)(policy)
+        found = PolicyEvaluator(compressor, data.val, [limit], CountingBackend(), Metric("kept", kept), device)(policy)
         assert found.error is None
     on_cpu, on_gpu, again = seen
     assert torch.equal(on_gpu, again)
@@ -136,9 +136,9 @@ def test_evaluators_find_room_on_one_gpu(monkeypatch: pytest.MonkeyPatch) -> Non
     with ray_session(3):
         import ray
 
-        with tune.evaluators(config, directory, Constraint("macs", 1.0)) as workers:
+        with tune.evaluators(config, directory, [Constraint("macs", 1.0)]) as workers:
             found = ray.get([worker.ready.remote() for worker in workers], timeout=120)
         assert found == [[0], [0], [0]]
         config.search.device = "cpu"
-        with tune.evaluators(config, directory, Constraint("macs", 1.0)) as workers:
+        with tune.evaluators(config, directory, [Constraint("macs", 1.0)]) as workers:
             assert ray.get([worker.ready.remote() for worker in workers], timeout=120) == [[], [], []]

@@ -39,7 +39,7 @@ class Frail:
     def ready(self) -> None:
         pass
 
-    def evaluate(self, policy: CompressionPolicy, cost: Mapping[str, float]) -> Evaluation:
+    def evaluate(self, policy: CompressionPolicy, cost: Mapping[str, float], share: float) -> Evaluation:
         if policy.digest == POLICIES[DEADLY].digest and not (self.mark and self.mark.exists()):
             if self.mark:
                 self.mark.touch()
@@ -67,13 +67,13 @@ class Fixture:
         self.evaluators = [remote.options(**options).remote(**evaluator) for _ in range(2)]
         actor: Any = ray.remote(DispatcherActor)
         self.dispatcher = actor.options(num_cpus=0).remote(
-            self.file, folder / "searchers", [SEARCH], self.evaluators, BUDGET
+            self.file, folder / "searchers", [SEARCH], self.evaluators, [BUDGET]
         )
         self.remote = RemoteEvaluators(self.dispatcher, SEARCH.name, lambda policy: price(GRAPH, policy))
 
     def evaluate_all(self) -> list[Evaluation]:
         for number, policy in enumerate(POLICIES[:SLOW]):
-            self.remote.submit(number, policy)
+            self.remote.submit(number, policy, 1.0)
         return [self.remote.result(number) for number in range(SLOW)]
 
     def close(self) -> list[EvaluationRow]:
@@ -112,9 +112,9 @@ def test_what_is_on_record_is_not_evaluated_again_and_another_policy_is_refused(
     store.add(EvaluationRow(SEARCH.name, 0, POLICIES[0], known))
     store.close()
     fixture = Fixture(tmp_path)
-    fixture.remote.submit(0, POLICIES[0])
+    fixture.remote.submit(0, POLICIES[0], 1.0)
     assert fixture.remote.result(0) == known
-    fixture.remote.submit(0, POLICIES[1])
+    fixture.remote.submit(0, POLICIES[1], 1.0)
     with pytest.raises(TrimtabError, match="differs from the one on record"):
         fixture.remote.result(0)
     fixture.close()
@@ -122,7 +122,7 @@ def test_what_is_on_record_is_not_evaluated_again_and_another_policy_is_refused(
 
 def test_evaluators_that_cannot_start_are_no_failed_evaluations(tmp_path: Path) -> None:
     fixture = Fixture(tmp_path, broken=True)
-    fixture.remote.submit(0, POLICIES[0])
+    fixture.remote.submit(0, POLICIES[0], 1.0)
     with pytest.raises(TrimtabError, match=r"an evaluator cannot start: .*no weights"):
         fixture.remote.result(0)
     assert fixture.close() == []
@@ -131,7 +131,7 @@ def test_evaluators_that_cannot_start_are_no_failed_evaluations(tmp_path: Path) 
 def test_stopping_answers_what_is_waiting_and_records_nothing_false(tmp_path: Path) -> None:
     fixture = Fixture(tmp_path)
     for number in (0, SLOW, 1):
-        fixture.remote.submit(number, POLICIES[number])
+        fixture.remote.submit(number, POLICIES[number], 1.0)
     fixture.remote.result(0)
     fixture.remote.result(1)
     ray_get(fixture.dispatcher.stop.remote())
@@ -151,7 +151,7 @@ def test_a_search_that_gives_up_is_not_over(tmp_path: Path) -> None:
 
 def test_snapshots_and_rewards_are_kept(tmp_path: Path) -> None:
     fixture = Fixture(tmp_path)
-    fixture.remote.submit(0, POLICIES[0])
+    fixture.remote.submit(0, POLICIES[0], 1.0)
     fixture.remote.result(0)
     assert ray_get(fixture.dispatcher.snapshot.remote(SEARCH.name)) is None
     fixture.remote.save({0: 0.5}, b"state")

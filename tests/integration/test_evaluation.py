@@ -40,7 +40,7 @@ def evaluator(
     compressor: Compressor, val: Dataset[tuple[Tensor, int]], metric: Metric = accuracy, budget: float = 0.5
 ) -> PolicyEvaluator:
     limit = Constraint("macs", compressor.network.graph.macs * budget)
-    return PolicyEvaluator(compressor, val, limit, CountingBackend(), metric)
+    return PolicyEvaluator(compressor, val, [limit], CountingBackend(), metric)
 
 
 def every(compressor: Compressor, keep: float) -> CompressionPolicy:
@@ -120,6 +120,35 @@ def test_several_threads_of_a_process(compressor: Compressor, data: DataBundle) 
         torch.set_num_threads(before)
 
 
+def test_a_share_of_the_images_is_always_the_same_and_no_result(compressor: Compressor, data: DataBundle) -> None:
+    count = len(data.val) // 4  # type: ignore[arg-type]
+    evaluate_policy = evaluator(compressor, data.val)
+    part = evaluate_policy(every(compressor, HALF), share=0.25)
+    evaluate_policy(every(compressor, HALF))
+    again = evaluate_policy(every(compressor, HALF), share=0.25)
+    assert (part.accuracy, part.divergence, part.images) == (again.accuracy, again.divergence, count)
+    assert part.share == 0.25
+    assert part.violation == 0.0
+    assert not part.feasible
+    assert part.accuracy * count == pytest.approx(round(part.accuracy * count))
+    with pytest.raises(InputError, match="lies in"):
+        evaluate_policy(every(compressor, HALF), share=0.0)
+
+
+def test_divergence_is_the_mean_kullback_leibler_divergence(compressor: Compressor, data: DataBundle) -> None:
+    evaluate_policy = evaluator(compressor, data.val)
+    assert evaluate_policy(CompressionPolicy()).divergence == pytest.approx(0.0, abs=1e-9)
+    policy = every(compressor, HALF)
+    images = torch.stack([image for image, _ in data.val])  # type: ignore[attr-defined]
+    with torch.no_grad():
+        whole, pruned = (
+            torch.softmax(net(images).double(), 1) for net in (compressor.network.prune({}), compressor.apply(policy))
+        )
+    expected = (whole * (whole / pruned).log()).sum(1).mean()
+    assert evaluate_policy(policy).divergence == pytest.approx(float(expected), rel=1e-3)
+    assert evaluation.divergence(torch.zeros(4, 1), torch.zeros(4, 1)) is None
+
+
 def test_a_metric_to_be_minimised_is_negated(compressor: Compressor, data: DataBundle) -> None:
     loss = Metric("loss", lambda logits, labels: nn.functional.cross_entropy(logits, labels).item(), maximise=False)
     found = evaluator(compressor, data.val, loss)(every(compressor, 0.5))
@@ -141,11 +170,13 @@ def test_data_too_large_to_hold_is_read_again(
             return data.val[index]
 
     held = evaluator(compressor, Counted())
-    Counted.reads = 0
     accuracy_held = held(every(compressor, HALF)).accuracy
+    Counted.reads = 0
+    assert held(every(compressor, HALF)).accuracy == accuracy_held
     assert Counted.reads == 0
     monkeypatch.setattr(evaluation, "HELD_BYTES", 100)
     streamed = evaluator(compressor, Counted())
+    assert streamed(every(compressor, HALF)).accuracy == accuracy_held
     Counted.reads = 0
     assert streamed(every(compressor, HALF)).accuracy == accuracy_held
     assert Counted.reads == 20

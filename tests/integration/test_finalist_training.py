@@ -46,7 +46,7 @@ def workers(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Worker]:
         )
         problem = Problem.build(config)
         safetensors.torch.save_file(problem.model.state_dict(), folder / "baseline.safetensors")
-        return Worker(config, folder / "baseline.safetensors", "", problem.constraint)
+        return Worker(config, folder / "baseline.safetensors", "", problem.constraints)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TRIMTAB_CACHE", str(folder / "cache"))

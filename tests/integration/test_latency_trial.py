@@ -45,7 +45,7 @@ class Evaluator:
     def ready(self) -> None:
         pass
 
-    def evaluate(self, policy: CompressionPolicy, cost: Mapping[str, float]) -> Evaluation:
+    def evaluate(self, policy: CompressionPolicy, cost: Mapping[str, float], share: float) -> Evaluation:
         return Evaluation(self.additive(policy).accuracy, cost, 0.0, 0.0)
 
 
@@ -81,14 +81,14 @@ def search(
     with price_actor(opened) as (prices, _):
         evaluators = [evaluator.options(num_cpus=0).remote()]
         dispatcher = actor.options(num_cpus=0).remote(
-            folder / "trials.sqlite", folder / "searchers", [row], evaluators, constraint
+            folder / "trials.sqlite", folder / "searchers", [row], evaluators, [constraint]
         )
         trial.run_trial(
             {"search": row.name},
             searches={row.name: row},
             config=config,
             space=SPACE,
-            constraint=constraint,
+            constraints=[constraint],
             dispatcher=dispatcher,
             prices=prices,
         )

@@ -13,7 +13,7 @@ from automl.search.uniform import uniform_policy
 from automl.testing.problems import GraphBuilder
 from backends.counting import CountingBackend
 from envs.channel_pruning import ChannelPruningWalk
-from envs.pricing import CountedCost, TabulatedCost
+from envs.pricing import CountedCost, TabulatedCost, TightestCost
 from search_spaces.channel_space import ChannelSpace
 from search_spaces.errors import InputError
 from search_spaces.graph import ModelGraph
@@ -104,6 +104,22 @@ def test_no_actions_overshoot_the_budget(
             affordable = price(graph.with_kept(bounded)).as_metrics()[metric] <= constraint.limit
             assert affordable == (units <= asked[group])
         bounded[group] = asked[group]
+
+
+@settings(max_examples=60, deadline=None)
+@given(graphs, actions, st.floats(0.0, 1.0), st.floats(0.0, 1.0))
+def test_no_actions_overshoot_any_of_several_budgets(
+    graph: ModelGraph, proposals: list[float], first: float, second: float
+) -> None:
+    space = build_space(graph, 0.2, 1)
+    price = CountingBackend().estimate
+    least, whole = price(graph.with_kept(space.least)).as_metrics(), price(graph).as_metrics()
+    positions: dict[Metric, float] = {"macs": first, "params": second}
+    constraints = [Constraint(name, least[name] + at * (whole[name] - least[name])) for name, at in positions.items()]
+    cost = TightestCost([CountedCost(graph, each.metric) for each in constraints], [each.limit for each in constraints])
+    kept = walked(ChannelPruningWalk(space, constraints[0], cost=cost), proposals)
+    found = price(graph.with_kept(kept)).as_metrics()
+    assert all(found[each.metric] <= each.limit for each in constraints)
 
 
 @settings(max_examples=60, deadline=None)

@@ -1,3 +1,4 @@
+import re
 import subprocess
 import sys
 from dataclasses import fields
@@ -101,6 +102,25 @@ def test_bad_values_are_refused_in_one_line_that_names_them(override: str, said:
 def test_a_missing_section_is_named() -> None:
     with pytest.raises(InputError, match="the key 'model' is missing"):
         load_config({"data": {"name": "digits"}, "budget": {"ratio": 0.5}})
+
+
+def test_several_budgets_are_a_list_that_the_measured_latency_leads() -> None:
+    size, latency = {"metric": "weight_bytes", "ratio": 0.2}, {"metric": "latency_s", "limit": 0.1}
+    config = load_config({**MINIMAL, "budget": [size, latency]})
+    assert [each.metric for each in config.budgets] == ["latency_s", "weight_bytes"]
+    assert load_config(yaml.safe_load(config.to_yaml())) == config
+    assert load_config({**MINIMAL, "budget": [size]}).budgets[0].metric == "weight_bytes"
+    for budget, changes, rule in (
+        ([size, size], {}, "budgets are in different metrics, got weight_bytes, weight_bytes"),
+        ([size, {"metric": "macs"}], {}, "exactly one of 'ratio' and 'limit'"),
+        ([latency, {"metric": "energy_j", "ratio": 0.5}], {"measure": {"accelerator": "cpu_avx512"}}, "goes together"),
+        ([size, latency], {"search": {"mode": "accuracy"}}, "one budget at most"),
+        (size, {"search": {"objectives": ["energy_j"]}}, "that the search knows, here macs, params, weight_bytes, got"),
+        (size, {"search": {"objectives": ["flops"]}}, "an objective beside the accuracy is one of"),
+        ([], {}, "a budget is needed"),
+    ):
+        with pytest.raises(InputError, match=re.escape(rule)):
+            load_config({**MINIMAL, "budget": budget, **changes})
 
 
 def test_accuracy_mode_needs_no_budget_and_has_its_own_reward() -> None:

@@ -9,8 +9,11 @@ from automl.errors import InputError, RunStoppedError
 from automl.orchestration.search_loop import FAILURES_IN_A_ROW, SearchFailedError, read_snapshot, run_search
 from automl.search import make_searcher
 from automl.search.base import Searcher
+from automl.search.random import RandomSearcher
 from automl.testing.problems import AdditiveEvaluator, conv_chain
 from backends.operator_prices import RefusedOperatorError
+from envs.channel_pruning import ChannelPruningWalk
+from envs.reward import find_reward
 from search_spaces.channel_space import ChannelSpace
 from search_spaces.objective import Constraint, Evaluation
 from search_spaces.policy import CompressionPolicy
@@ -38,7 +41,7 @@ class Record:
         self.stop_at = stop_at
         self.fails = fails
 
-    def submit(self, number: int, policy: CompressionPolicy) -> None:
+    def submit(self, number: int, policy: CompressionPolicy, share: float) -> None:
         self.log.append(("submit", number))
         known = self.policies.setdefault(number, policy)
         assert known.digest == policy.digest
@@ -193,3 +196,31 @@ def test_ended_half_way_through_a_proposal_and_resumed_equals_uninterrupted(
     assert len(record.policies) == at
     run(name, record)
     assert record.contents() == whole.contents()
+
+
+class Halving(RandomSearcher):
+    """Every other proposal on a quarter of the images, and content after nine results."""
+
+    told, content = 0, 1000
+
+    def ask(self) -> CompressionPolicy:
+        self.share = 1.0 if self.share == 0.25 else 0.25
+        return super().ask()
+
+    def tell(self, policy: CompressionPolicy, evaluation: Evaluation) -> float:
+        self.told += 1
+        self.finished = self.told >= self.content
+        return super().tell(policy, evaluation)
+
+
+def test_parts_of_the_images_count_as_such_and_a_content_searcher_ends() -> None:
+    walk = ChannelPruningWalk(ChannelSpace.build(GRAPH), BUDGET)
+    record = Record()
+    searching = Halving(walk, find_reward("accuracy", "resource"), 0)
+    run_search(searching, record, evaluations=5, lag=2)
+    assert len(record.policies) == searching.told == 8  # 4 whole ones and 4 quarters are 5
+    searching = Halving(walk, find_reward("accuracy", "resource"), 0)
+    searching.content = 4
+    record = Record()
+    run_search(searching, record, evaluations=100, lag=2)
+    assert len(record.policies) == searching.told == 4 + 2  # two were under way

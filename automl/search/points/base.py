@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from automl.search.base import Searcher, State
 from search_spaces.errors import InputError
-from search_spaces.objective import Constraint, Evaluation
+from search_spaces.objective import Constraint, Evaluation, Metric
 from search_spaces.policy import CompressionPolicy
 from search_spaces.space import Point, Prices, SearchSpace
 
@@ -31,6 +31,8 @@ class PointProblem:
         prices: what points cost.
         seed: of everything random.
         evaluations: how many proposals the search has evaluated; schedules stretch to it.
+        objectives: costs that are minimised beside the accuracy, where the algorithm looks for a front; by default
+            that of the first constraint.
     """
 
     space: SearchSpace
@@ -38,6 +40,12 @@ class PointProblem:
     prices: Prices
     seed: int
     evaluations: int
+    objectives: tuple[Metric, ...] = ()
+
+    @property
+    def minimised(self) -> tuple[Metric, ...]:
+        """The costs of a front."""
+        return self.objectives or (self.constraints[0].metric,)
 
     def check(self) -> None:
         """InputError where no policy of the space keeps the constraints."""

@@ -88,10 +88,10 @@ def crowding_distances(objectives: npt.ArrayLike) -> FloatArray:
 class Nsga2(PointSearcher):
     """Children of those that survived, by tournament, crossover and mutation; their best front is the search's.
 
-    Costs are of the first constraint's metric. All points keep all constraints: children are balanced (see `moves`), so
-    that a generation exchanges what it has instead of drifting to the cheap end. A generation ends when all
-    its children are told; asked ahead of that, there are more children of the same parents, and what is told counts for
-    the generation that it is told in.
+    Costs are the problem's objectives, by default that of its first constraint. All points keep all constraints:
+    children are balanced (see `moves`), so that a generation exchanges what it has instead of drifting to the cheap
+    end. A generation ends when all its children are told; asked ahead of that, there are more children of the same
+    parents, and what is told counts for the generation that it is told in.
 
     Args:
         problem: what is asked.
@@ -135,8 +135,9 @@ class Nsga2(PointSearcher):
 
     def _survive(self, everyone: list[Result]) -> None:
         """The first fronts, of the last that fits the least crowded."""
-        costs = self.problem.prices(np.array([each.point for each in everyone]))[self.problem.constraints[0].metric]
-        objectives = np.stack([-np.array([each.accuracy for each in everyone]), costs], axis=1)
+        costs = self.problem.prices(np.array([each.point for each in everyone]))
+        minimised = [costs[metric] for metric in self.problem.minimised]
+        objectives = np.stack([-np.array([each.accuracy for each in everyone]), *minimised], axis=1)
         fronts = front_numbers(objectives)
         distances = np.empty(len(everyone))
         for number in range(int(fronts.max()) + 1):

@@ -16,7 +16,7 @@ from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -97,6 +97,8 @@ class OptunaPoints(PointSearcher):
     """Whether the sampler may be told of constraints."""
     generational = False
     """Whether trials depend on when they were asked for, so that a restored study has to be asked again."""
+    front = False
+    """Whether the sampler takes costs as objectives, too."""
 
     def __init__(self, problem: PointProblem, options: OptunaOptions = OptunaOptions()) -> None:
         from optuna.distributions import IntDistribution
@@ -106,6 +108,7 @@ class OptunaPoints(PointSearcher):
         self._distributions: dict[str, BaseDistribution] = {
             decision.name: IntDistribution(0, len(decision.choices) - 1) for decision in self.space.decisions
         }
+        self._minimised = problem.objectives if self.front else ()
         self._told: list[int] = []  # how many results were known at each proposal
         self._drawn: Point | None = None  # by the sampler, for the proposal that is being made
         self._begin()
@@ -134,7 +137,9 @@ class OptunaPoints(PointSearcher):
 
     def learn(self, result: Result) -> None:
         """The study is told."""
-        self._study.tell(self._running.popleft(), result.accuracy)
+        costs = self.problem.prices(result.point[None]) if self._minimised else {}
+        values = [result.accuracy, *(float(costs[metric][0]) for metric in self._minimised)]
+        self._study.tell(self._running.popleft(), values)
 
     def state(self) -> State:
         """Beside that of every searcher: how many results were known at each proposal."""
@@ -165,7 +170,8 @@ class OptunaPoints(PointSearcher):
         import optuna
 
         with _quiet():
-            self._study: Study = optuna.create_study(direction="maximize")
+            minimised: list[Literal["maximize", "minimize"]] = ["minimize" for _ in self._minimised]
+            self._study: Study = optuna.create_study(directions=["maximize", *minimised])
         self._running: deque[int] = deque()  # numbers of the trials whose results are awaited
         self._attributes: Mapping[str, Any] = {}  # what the sampler noted on the trial that it sampled last
 
@@ -229,9 +235,13 @@ class CMAESPoints(OptunaPoints):
 
 
 class NSGA2Points(OptunaPoints):
-    """Optuna's NSGA-II (Deb et al., 2002) with accuracy alone: an elitist genetic algorithm with uniform crossover."""
+    """Optuna's NSGA-II (Deb et al., 2002): an elitist genetic algorithm with uniform crossover.
+
+    Of accuracy alone, unless the problem names costs as objectives.
+    """
 
     generational = True
+    front = True
 
     def __init__(self, problem: PointProblem, options: NSGA2Options = NSGA2Options()) -> None:
         super().__init__(problem, options)

@@ -87,7 +87,7 @@ class Annealing(PointSearcher):
 
     def _temperature(self) -> float:
         """In accuracy; above 0."""
-        first = [each.accuracy for each in self.results[: self._warmup] if each.accuracy >= 0.0]  # none that failed
+        first = [each.accuracy for each in self.results[: self._warmup] if not each.failed]
         spread = float(np.std(first)) if first else 0.0
         done = (len(self.results) - self._warmup) / max(1, self.problem.evaluations - self._warmup)
         cooled: float = (self.options.cold / self.options.hot) ** min(1.0, done)

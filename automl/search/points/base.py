@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from automl.search.base import Searcher, State
+from automl.search.points.failures import around, causes
 from search_spaces.errors import InputError
 from search_spaces.objective import Constraint, Evaluation, Metric
 from search_spaces.policy import CompressionPolicy
@@ -68,17 +69,20 @@ class Result:
     Attributes:
         point: int64 [D].
         accuracy: larger is better; that of a failed evaluation is below every other.
+        failed: whether there was none.
     """
 
     point: Point
     accuracy: float
+    failed: bool = False
 
 
 class PointSearcher(Searcher):
     """Proposes points and learns from their evaluations.
 
     A subclass says what comes next (`propose`) and, where it has more state than results and a generator, what that
-    is. A proposal is repaired, and made anew where it was made before.
+    is. A proposal is led around what evaluations fail of (see `failures`), repaired, and made anew where it was made
+    before.
 
     Args:
         problem: what is asked.
@@ -103,6 +107,7 @@ class PointSearcher(Searcher):
         self.results: list[Result] = []
         self._pending: deque[Point] = deque()
         self._seen: set[bytes] = set()
+        self._causes = self._found_causes()
 
     @abstractmethod
     def propose(self) -> Point:
@@ -130,8 +135,9 @@ class PointSearcher(Searcher):
         accuracy = evaluation.accuracy
         if evaluation.error is not None:
             accuracy = min([0.0, *(each.accuracy for each in self.results)]) - FAILED_BY
-        result = Result(self._pending.popleft(), accuracy)
+        result = Result(self._pending.popleft(), accuracy, evaluation.error is not None)
         self.results.append(result)
+        self._causes = self._found_causes()
         self.learn(result)
         return accuracy
 
@@ -141,14 +147,16 @@ class PointSearcher(Searcher):
         arrays = {
             "points": np.array([each.point for each in self.results], dtype=np.int64).reshape(shape),
             "accuracies": np.array([each.accuracy for each in self.results], dtype=np.float64),
+            "failed": np.array([each.failed for each in self.results], dtype=np.bool_),
             "pending": np.array(list(self._pending), dtype=np.int64).reshape(shape),
         }
         return arrays, {"generator": self.generator.bit_generator.state}
 
     def restore(self, arrays: Mapping[str, np.ndarray[Any, Any]], values: Mapping[str, Any]) -> None:
         """Take over what `state` gave."""
-        points, accuracies = arrays["points"], arrays["accuracies"].tolist()
-        self.results = [Result(point.copy(), value) for point, value in zip(points, accuracies, strict=True)]
+        points, told = arrays["points"], zip(arrays["accuracies"].tolist(), arrays["failed"].tolist(), strict=True)
+        self.results = [Result(point.copy(), *result) for point, result in zip(points, told, strict=True)]
+        self._causes = self._found_causes()
         self._pending = deque(point.copy() for point in arrays["pending"])
         self._seen = {point.tobytes() for point in (*points, *arrays["pending"])}
         self.generator.bit_generator.state = values["generator"]
@@ -161,8 +169,12 @@ class PointSearcher(Searcher):
             results = [result for result, keeps in zip(results, kept.tolist(), strict=True) if keeps]
         return sorted(results, key=lambda result: -result.accuracy)[:count]
 
+    def _found_causes(self) -> npt.NDArray[np.bool_]:
+        points, failed = [each.point for each in self.results], [each.failed for each in self.results]
+        return causes(self.space.counts, points, failed)
+
     def _proposed(self) -> Point:
-        point = self.propose()
+        point = around(self.propose(), self._causes)
         return self._repaired(point) if self.keeps_budget else point
 
     def _repaired(self, point: Point) -> Point:

@@ -1,0 +1,84 @@
+"""Searchers and a region whose evaluations always fail."""
+
+from collections import deque
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from automl.search import make_searcher
+from automl.search.points.failures import WITNESSES, around, causes
+from automl.testing.points import AdditiveAccuracy, small_space
+from automl.testing.problems import conv_chain
+from search_spaces.channel_space import ChannelSpace
+from search_spaces.objective import Constraint, Evaluation
+from search_spaces.policy import CompressionPolicy
+from search_spaces.space import SearchSpace
+
+COUNTS = np.array([3, 2, 4])
+POINTS = [np.array(point) for point in np.ndindex(*COUNTS.tolist())]
+NO_CHOICE = np.arange(4) >= COUNTS[:, None]
+
+
+def test_the_fewest_choices_that_explain_the_failures_are_found() -> None:
+    """Two of one decision and one of another, of all points of a space."""
+    wrong = NO_CHOICE.copy()
+    wrong[[0, 2, 2], [1, 0, 3]] = True
+    failed = [bool(wrong[np.arange(3), point].any()) for point in POINTS]
+    assert (causes(COUNTS, POINTS, failed) == wrong).all()
+
+
+def test_points_are_led_around_causes_to_the_nearest_other_choice() -> None:
+    wrong = NO_CHOICE.copy()
+    wrong[[0, 0, 1, 1, 2, 2], [1, 2, 0, 1, 0, 1]] = True
+    assert around(np.array([2, 0, 0]), wrong).tolist() == [0, 0, 2]  # of the second decision there is no other
+
+
+def test_what_succeeded_once_is_no_cause() -> None:
+    """Pairs of choices that fail together only are left to the search."""
+    assert not causes(COUNTS, POINTS, [bool(point[0] == 0 and point[2] == 1) for point in POINTS])[~NO_CHOICE].any()
+
+
+def test_few_failures_are_chance() -> None:
+    points = [np.array([0, 0, number]) for number in range(WITNESSES)] + [np.array([1, 1, 3])]
+    assert not causes(COUNTS, points, [number < WITNESSES - 1 for number in range(len(points))])[~NO_CHOICE].any()
+    assert causes(COUNTS, points, [number < WITNESSES for number in range(len(points))])[~NO_CHOICE].sum() == 1
+    assert not causes(COUNTS, [], [])[~NO_CHOICE].any()
+
+
+def test_where_nothing_succeeded_nothing_is_known() -> None:
+    assert not causes(COUNTS, POINTS, [True] * len(POINTS))[~NO_CHOICE].any()
+
+
+def failures(name: str, evaluations: int = 48, lag: int = 3) -> npt.NDArray[np.bool_]:
+    """Which proposals of a search fail: those whose first decision takes one of its larger choices, [evaluations].
+
+    Larger choices are where the searchers go by themselves.
+    """
+    if name == "ddpg":
+        space = SearchSpace.of_channels(ChannelSpace.build(conv_chain((16, 32, 64), size=16)))
+        constraint, prices = Constraint("macs", 0.5 * space.graph.macs), None
+    else:
+        space, prices = small_space()
+        constraint = Constraint("weight_bytes", 0.15 * space.graph.weight_bytes)
+    searcher = make_searcher(name, space=space, constraint=constraint, seed=0, evaluations=evaluations, prices=prices)
+    accuracy = AdditiveAccuracy(space)
+    pending: deque[CompressionPolicy] = deque()
+    failed: list[bool] = []
+    while len(failed) < evaluations:
+        pending.append(searcher.ask())
+        if len(pending) > lag:
+            policy = pending.popleft()
+            point = space.encode(policy)
+            failed.append(bool(point[0] > (space.counts[0] - 1) // 2))
+            reason = "FloatingPointError: the compressed network answers NaN or infinity" if failed[-1] else None
+            searcher.tell(policy, Evaluation(0.0 if reason else accuracy(point), {}, 0.0, 0.0, reason))
+    return np.array(failed)
+
+
+@pytest.mark.parametrize("name", ["evolution", "nsga2", "annealing", "greedy", "tpe", "ddpg"])
+def test_a_region_that_always_fails_is_avoided(name: str) -> None:
+    """Far fewer of a search's last third fail than of its first."""
+    first, _, last = failures(name).reshape(3, -1).mean(axis=1)
+    assert first > 0.2
+    assert last < 0.5 * first

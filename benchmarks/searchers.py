@@ -23,22 +23,22 @@ from typing import Any
 import torch
 from search_figures import Standing, outcomes, percent, standings, table, verdicts
 from search_jobs import FineTuning, Search, Task, prepare, problem_of
-from stretches import run_jobs
+from stretches import parser_of, run_jobs
 
 from automl.cache import cache_dir
 from automl.search import searcher_names
 
-_GLYPHS = {"name": "glyphs", "args": {"size": 16, "images": 10_000, "val": 256}}
-_RESNET = {
+GLYPHS = {"name": "glyphs", "args": {"size": 16, "images": 10_000, "val": 256}}
+RESNET = {
     "model": {"name": "resnet20"},
-    "data": _GLYPHS,
+    "data": GLYPHS,
     "baseline": {"epochs": 12, "lr": 0.1},
     "fine_tune": {"epochs": 3, "lr": 0.01},
     "measure": {"backend": "none"},
 }
-_MOBILENET = {
+MOBILENET = {
     "model": {"name": "mobilenet_v2", "args": {"width": 0.35}},
-    "data": _GLYPHS,
+    "data": GLYPHS,
     "baseline": {"epochs": 8, "batch_size": 128, "lr": 0.1},
     "fine_tune": {"epochs": 3, "batch_size": 128, "lr": 0.01},
     "measure": {"backend": "none"},
@@ -47,13 +47,13 @@ TASKS = (
     Task(
         "macs",
         "ResNet-20, channels, 50 % of the MACs",
-        {**_RESNET, "budget": {"metric": "macs", "ratio": 0.5}},
+        {**RESNET, "budget": {"metric": "macs", "ratio": 0.5}},
     ),
     Task(
         "bytes",
         "ResNet-20, channels and bits of weights, 10 % of the bytes",
         {
-            **_RESNET,
+            **RESNET,
             "space": {"weight_bits": [2, 3, 4, 5, 6, 8]},
             "budget": {"metric": "weight_bytes", "ratio": 0.1},
         },
@@ -62,7 +62,7 @@ TASKS = (
         "latency",
         "ResNet-20, channels, 50 % of the latency by TVM's table",
         {
-            **_RESNET,
+            **RESNET,
             "budget": {"metric": "latency_s", "ratio": 0.5},
             "measure": {"backend": "tvm", "margin": 0.0},
         },
@@ -70,13 +70,13 @@ TASKS = (
     Task(
         "mobilenet",
         "MobileNetV2, channels, 50 % of the MACs",
-        {**_MOBILENET, "budget": {"metric": "macs", "ratio": 0.5}},
+        {**MOBILENET, "budget": {"metric": "macs", "ratio": 0.5}},
     ),
     Task(
         "joint",
         "ResNet-20, channels, bits and zeros, 10 % of the bytes",
         {
-            **_RESNET,
+            **RESNET,
             "space": {"weight_bits": [2, 4, 8], "activation_bits": [4, 8], "sparsity": [0.5, 0.75]},
             "budget": {"metric": "weight_bytes", "ratio": 0.1},
         },
@@ -109,15 +109,9 @@ def main() -> None:
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, help="folder of the results (default: in the cache)")
-    parser.add_argument("--stretch-minutes", type=float, default=150.0)
+    parser = parser_of(__doc__, evaluations=200)
     parser.add_argument("--only", nargs="*", default=[], metavar="TASK[,SEARCHER]", help="some of it, for a look")
-    parser.add_argument("--evaluations", type=int, default=200, help="of each search")
     parser.add_argument("--episodes", type=int, default=400, help=f"of the {TARGET} that auto is to reach; 0: none")
-    parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--processes", type=int, default=2)
-    parser.add_argument("--report", action="store_true", help="of what is there; search nothing")
     return parser.parse_args()
 
 

@@ -1,5 +1,6 @@
 """Long benchmarks in stretches: a few processes take the jobs in turn, and each goes on where it was."""
 
+import argparse
 import multiprocessing
 import os
 import time
@@ -38,6 +39,18 @@ class Job(Protocol):
         Raises:
             RunStoppedError: the stretch is over.
         """
+
+
+def parser_of(documentation: str | None, *, evaluations: int) -> argparse.ArgumentParser:
+    """What every benchmark of searches may be told."""
+    parser = argparse.ArgumentParser(description=documentation, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, help="folder of the results (default: in the cache)")
+    parser.add_argument("--stretch-minutes", type=float, default=150.0)
+    parser.add_argument("--evaluations", type=int, default=evaluations, help="of each search")
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--report", action="store_true", help="of what is there; compute nothing")
+    return parser
 
 
 def run_jobs(jobs: Sequence[Job], processes: int, deadline: float) -> bool:

@@ -153,8 +153,8 @@ def make_env(
 
     Args:
         config: a `Config`, a mapping, or the path of a YAML file.
-        name: "ChannelPruning" or "MixedPrecision".
-        options: arguments of the environment that replace those of the config.
+        name: "ChannelPruning", "MixedPrecision", "LowRank" or "Joint".
+        options: arguments of the environment that replace those of the config, such as `discrete=True`.
 
     Raises:
         InputError: the config cannot work, or there is no such environment.

@@ -7,6 +7,7 @@ from torch.utils.data import Subset
 
 from automl.compression.calibration import draw
 from automl.compression.pipeline import Compressor
+from automl.costs.pricing import point_prices
 from automl.errors import InputError, did_you_mean
 from automl.evaluation import PolicyEvaluator
 from automl.problem import Problem, calibration_data, compression_options
@@ -46,7 +47,26 @@ def mixed_precision(problem: Problem, options: Mapping[str, Any]) -> dict[str, A
     return arguments
 
 
-ENVIRONMENTS = {"ChannelPruning": channel_pruning, "MixedPrecision": mixed_precision}
+def joint(problem: Problem, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Of "trimtab/Joint-v0", and of "trimtab/LowRank-v0".
+
+    Raises:
+        InputError: the mode has no budget to keep.
+    """
+    config = problem.config
+    if config.search.mode != "resource":
+        raise InputError(f"the environments Joint and LowRank keep budgets, got search.mode {config.search.mode!r}")
+    return {
+        "space": problem.space,
+        "constraints": (problem.constraint,),
+        "prices": point_prices(problem.space, problem.backend),
+        "evaluator": problem.evaluator(),
+        "reward": config.reward_name,
+        **options,
+    }
+
+
+ENVIRONMENTS = {"ChannelPruning": channel_pruning, "MixedPrecision": mixed_precision, "LowRank": joint, "Joint": joint}
 
 
 def find_environment(name: str) -> str:

@@ -6,7 +6,7 @@ import numpy as np
 from gymnasium import spaces
 
 from envs.budget import Bounding, LargestFeasible, PublishedBounding
-from envs.layerwise import Action, Evaluator, LayerwiseEnv, LayerwiseWalk, Observation, scalar
+from envs.layerwise import Action, Evaluator, LayerwiseEnv, LayerwiseWalk, Observation, scalar, whole_number
 from envs.observation import LayerObservations
 from envs.pricing import Cost, CountedCost
 from envs.reward import find_reward
@@ -24,7 +24,9 @@ class ChannelPruningWalk(LayerwiseWalk):
     """One decision for each channel group that can shrink, in the order of the first layer that reads it.
 
     The state describes that layer. The action in [-1, 1] stands for a keep ratio, linearly: from the group's lower
-    bound to 1, or from 0 to 1 when `faithful` (what is below the lower bound then is clipped, as published).
+    bound to 1, or from 0 to 1 when `faithful` (what is below the lower bound then is clipped, as published). In the
+    discrete variant an action is a whole number below the most choices that a group has, the largest for the whole
+    group; a group of fewer choices has several numbers for one. `ChannelSpace.step` says how fine they are.
 
     Args:
         space: the numbers of units that each group may keep.
@@ -33,6 +35,7 @@ class ChannelPruningWalk(LayerwiseWalk):
         faithful: AMC's own bounding and rounding, which may overshoot the budget.
         step_code: whether the state tells the number of the step too, see `LayerObservations`.
         cost: of the constraint's metric; by default what can be counted is. A latency cannot.
+        discrete: whether actions are whole numbers.
 
     Attributes:
         order: the group that each step decides on.
@@ -50,6 +53,7 @@ class ChannelPruningWalk(LayerwiseWalk):
         faithful: bool = False,
         step_code: bool = False,
         cost: Cost | None = None,
+        discrete: bool = False,
     ) -> None:
         if mode not in MODES:
             raise InputError(f"there is no search mode {mode!r}{did_you_mean(mode, MODES)}")
@@ -73,7 +77,10 @@ class ChannelPruningWalk(LayerwiseWalk):
         self._whole_cost = self._cost(self._widths)
         self.steps = len(self.order)
         self.observation_space = spaces.Box(0.0, 1.0, (self._observations.size,), np.float32)
-        self.action_space = spaces.Box(-1.0, 1.0, (1,), np.float32)
+        self._discrete = discrete
+        self._choices = [np.array(space.choices(group)) / self._widths[group] for group in self.order]
+        self._numbers = max(map(len, self._choices), default=1)
+        self.action_space = spaces.Discrete(self._numbers) if discrete else spaces.Box(-1.0, 1.0, (1,), np.float32)
         self.reset()
 
     def reset(self) -> Observation:
@@ -83,9 +90,9 @@ class ChannelPruningWalk(LayerwiseWalk):
         self._decided = self._widths.copy()  # what has been decided; groups to come still whole
         return self._observations.observe(0, 0.0, 1.0)
 
-    def step(self, action: Action) -> tuple[Observation, bool]:
+    def step(self, action: Action | int) -> tuple[Observation, bool]:
         """Decide on the group whose turn it is; see `keep`."""
-        return self.keep(self.ratio(scalar(action)))
+        return self.keep(self._numbered(action) if self._discrete else self.ratio(scalar(np.asarray(action))))
 
     def keep(self, ratio: float) -> tuple[Observation, bool]:
         """Propose a keep ratio in [0, 1] for the group whose turn it is; it is bounded and rounded.
@@ -103,7 +110,10 @@ class ChannelPruningWalk(LayerwiseWalk):
         done = self._step == self.steps
         reduced = 1.0 - self._cost(self._decided) / self._whole_cost
         kept = units / self._widths[group]
-        self._taken = np.array([min(max(2.0 * (kept - low) / (1.0 - low) - 1.0, -1.0), 1.0)], dtype=np.float32)
+        if self._discrete:
+            self._taken = np.array(self._number(self._step - 1, kept))
+        else:
+            self._taken = np.array([min(max(2.0 * (kept - low) / (1.0 - low) - 1.0, -1.0), 1.0)], dtype=np.float32)
         return self._observations.observe(self._step - done, reduced, kept), done
 
     def taken(self) -> Action:
@@ -128,6 +138,18 @@ class ChannelPruningWalk(LayerwiseWalk):
         """Units that each group keeps; those still to be decided are whole."""
         return tuple(int(units) for units in self._decided)
 
+    def _numbered(self, action: Action | int) -> float:
+        """Keep ratio that a discrete action stands for at this step."""
+        choices = self._choices[min(self._step, self.steps - 1)]
+        number = whole_number(action, self._numbers)
+        return float(choices[(2 * number + 1) * len(choices) // (2 * self._numbers)])
+
+    def _number(self, step: int, ratio: float) -> int:
+        """The discrete action that stands for the choice nearest to a ratio."""
+        choices = self._choices[step]
+        nearest = int(np.argmin(np.abs(choices - ratio)))
+        return (2 * nearest + 1) * self._numbers // (2 * len(choices))
+
     def _lowest(self) -> float:
         """Keep ratio that the action -1 stands for at this step."""
         if self._faithful:
@@ -148,6 +170,7 @@ class ChannelPruningEnv(LayerwiseEnv):
         faithful: AMC's published bounding and rounding.
         step_code: whether the state tells the number of the step, one-hot, after AMC's eleven features.
         cost: of the constraint's metric; by default what can be counted is. A latency cannot.
+        discrete: whether actions are whole numbers.
 
     Raises:
         InputError: what does not fit together, or a budget that cannot be met.
@@ -164,8 +187,11 @@ class ChannelPruningEnv(LayerwiseEnv):
         faithful: bool = False,
         step_code: bool = False,
         cost: Cost | None = None,
+        discrete: bool = False,
     ) -> None:
         if graph.digest != space.graph.digest:
             raise InputError("the search space was built for another network; build it from this graph")
-        walk = ChannelPruningWalk(space, constraint, mode=mode, faithful=faithful, step_code=step_code, cost=cost)
+        walk = ChannelPruningWalk(
+            space, constraint, mode=mode, faithful=faithful, step_code=step_code, cost=cost, discrete=discrete
+        )
         super().__init__(walk, evaluator, find_reward(reward, mode))

@@ -9,6 +9,7 @@ from gymnasium import spaces
 
 from envs.layerwise import Action, Evaluator, LayerwiseEnv, LayerwiseWalk, Observation, Revision
 from envs.observation import JointObservations
+from envs.point_budget import PointBudget
 from envs.reward import find_reward
 from search_spaces.errors import InputError
 from search_spaces.objective import Constraint
@@ -35,8 +36,8 @@ class JointWalk(LayerwiseWalk):
     many parts as the largest decision of that dimension has choices, and the action is the number of a part. Entries
     of dimensions that a step does not decide on are ignored; the state tells which those are.
 
-    What was proposed is brought within the budgets when the walk ends, so steps come to other choices than they took:
-    `revised` tells the episode of an agent that had proposed the outcome.
+    What was proposed is brought within the budgets when the walk ends, by `PointBudget` (which says why there), so
+    steps come to other choices than they took: `revised` tells the episode of an agent that had proposed the outcome.
 
     Args:
         space: what is decided.
@@ -71,6 +72,7 @@ class JointWalk(LayerwiseWalk):
         self.constraints = tuple(constraints)
         self._prices = prices
         self._discrete = discrete
+        self._budget = PointBudget(space, self.constraints, prices)
         found = {decision.dimension for decision in space.decisions}
         self.dimensions = tuple(dimension for dimension in DIMENSIONS if dimension in found)
         layers, self.order = self._steps()
@@ -122,7 +124,7 @@ class JointWalk(LayerwiseWalk):
         observation = self._observe(self._point, [self._step])[0]
         if self._step < self.steps:
             return observation, False
-        self._point = self.space.repair(self._point, self.constraints, self._prices)
+        self._point = self._budget.meet(self._point)
         return observation, True
 
     def taken(self) -> Action:
@@ -223,8 +225,8 @@ class LowRankWalk(JointWalk):
     def __init__(self, space: SearchSpace, constraints: Sequence[Constraint], prices: Prices, **options: Any) -> None:
         others = {each.dimension for each in space.decisions} - {RANK}
         if others or not space.decisions:
-            said = f"this one decides on {', '.join(sorted(others))}, too" if others else "this one has none"
-            raise InputError(f"the environment LowRank takes a space of ranks alone: {said}")
+            said = f"this one has {', '.join(sorted(others))}, too" if others else "this one has none"
+            raise InputError(f"the environment LowRank takes a space of ranks alone: {said}; change it, or take Joint")
         super().__init__(space, constraints, prices, **options)
 
 

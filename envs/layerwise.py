@@ -41,7 +41,7 @@ class LayerwiseWalk(ABC):
     Attributes:
         steps: decisions an episode has.
         observation_space: float32 Box in [0, 1], one-dimensional.
-        action_space: float32 Box in [-1, 1], one-dimensional; or Discrete, where a walk offers that.
+        action_space: float32 Box in [-1, 1], one-dimensional; in a walk's discrete variant Discrete or MultiDiscrete.
     """
 
     steps: int
@@ -127,3 +127,15 @@ def scalar(action: Action) -> float:
     if values.size != 1 or not np.isfinite(values[0]):
         raise InputError(f"an action is one finite number in [-1, 1], got {action!r}")
     return min(max(float(values[0]), -1.0), 1.0)
+
+
+def whole_number(action: Action | int, count: int) -> int:
+    """The number of a discrete action.
+
+    Raises:
+        InputError: not one whole number from 0 to `count` - 1.
+    """
+    number = np.asarray(action)
+    if number.size != 1 or number.dtype.kind not in "iu" or not 0 <= number.item() < count:
+        raise InputError(f"an action is a whole number from 0 to {count - 1}, got {action!r}")
+    return int(number.item())

@@ -8,7 +8,7 @@ import numpy.typing as npt
 from gymnasium import spaces
 
 from envs.bit_budget import ACTIVATIONS, DECIDED, RAW, WEIGHTS, BitBudget, BitPrice, IntArray
-from envs.layerwise import Action, Evaluator, LayerwiseEnv, LayerwiseWalk, Observation, Revision, scalar
+from envs.layerwise import Action, Evaluator, LayerwiseEnv, LayerwiseWalk, Observation, Revision, scalar, whole_number
 from envs.observation import BitObservations
 from envs.reward import accuracy_change, find_reward
 from search_spaces.errors import InputError
@@ -166,10 +166,8 @@ class MixedPrecisionWalk(LayerwiseWalk):
         return self._observations.observe(step, layer, kind == WEIGHTS, float(last))
 
     def _number(self, action: Action | int) -> int:
-        number = np.asarray(action)
-        if number.size != 1 or number.dtype.kind not in "iu" or not self.action_space.contains(number.item()):
-            raise InputError(f"an action is a whole number of {self.action_space}, got {action!r}")
-        return min(int(number.item()), len(self._choices[self.order[self._step][1]]) - 1)
+        number = whole_number(action, max(map(len, self._choices)))
+        return min(number, len(self._choices[self.order[self._step][1]]) - 1)
 
     def _fixed(self, ends: bool) -> npt.NDArray[np.int64]:
         """Bits [layers, 2] that are not decided."""

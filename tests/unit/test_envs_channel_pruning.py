@@ -8,6 +8,7 @@ from typing import Any
 import gymnasium
 import numpy as np
 import pytest
+from gymnasium import spaces
 from gymnasium.utils.env_checker import check_env as check_gymnasium
 from stable_baselines3.common.env_checker import check_env as check_sb3
 
@@ -37,8 +38,8 @@ def make(graph: ModelGraph, **changes: Any) -> gymnasium.Env[Any, Any]:
 
 @pytest.mark.parametrize(
     "options",
-    [{}, {"faithful": True}, {"mode": "accuracy", "reward": "accuracy_flops"}],
-    ids=["resource", "faithful", "accuracy"],
+    [{}, {"faithful": True}, {"mode": "accuracy", "reward": "accuracy_flops"}, {"discrete": True}],
+    ids=["resource", "faithful", "accuracy", "discrete"],
 )
 @pytest.mark.parametrize("graph", [conv_chain(), cifar_resnet(8), conv_chain((16,))], ids=["chain", "resnet", "single"])
 def test_both_checkers_pass_without_a_warning(graph: ModelGraph, options: dict[str, Any]) -> None:
@@ -168,6 +169,34 @@ def test_ratio_and_action_are_inverse() -> None:
     for ratio in (0.4, 0.8):
         assert walk.ratio(walk.action(ratio)) == pytest.approx(ratio)
         assert faithful.ratio(faithful.action(ratio)) == pytest.approx(ratio)
+
+
+def test_discrete_actions_reach_every_choice_of_every_group() -> None:
+    """Groups of 16, 32 and 64 channels in steps of 4 have 4, 7 and 13 choices; a narrow one shares the numbers."""
+    graph = conv_chain()
+    space = ChannelSpace.build(graph, 0.2, 4)
+    walk = ChannelPruningWalk(space, Constraint("macs", float(graph.macs)), discrete=True)
+    assert walk.action_space == spaces.Discrete(13)
+    reached: list[list[int]] = [[], [], []]
+    for number in range(13):
+        walk.reset()
+        done = False
+        while not done:
+            _, done = walk.step(number)
+            taken = walk.taken()
+            again = ChannelPruningWalk(space, Constraint("macs", float(graph.macs)), discrete=True)
+            for kept in walk.kept()[: walk._step - 1]:
+                again.keep(kept / graph.groups[again._step].width)
+            again.step(taken)
+            assert again.kept() == walk.kept()
+        for found, units in zip(reached, walk.kept(), strict=True):
+            found.append(units)
+    assert reached == [sorted(found) for found in reached]
+    assert [set(found) for found in reached] == [set(space.choices(group)) for group in range(3)]
+    walk.reset()
+    for wrong in (13, -1, 0.5, [1, 2]):
+        with pytest.raises(InputError, match="an action is a whole number from 0 to 12"):
+            walk.step(np.array(wrong))
 
 
 def test_accuracy_mode_has_no_hard_limit() -> None:

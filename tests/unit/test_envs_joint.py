@@ -11,10 +11,11 @@ from gymnasium.utils.env_checker import check_env as check_gymnasium
 from stable_baselines3.common.env_checker import check_env as check_sb3
 
 import envs
-from automl.testing.problems import GraphBuilder, cifar_resnet
+from automl.testing.problems import GraphBuilder, cifar_resnet, conv_chain
 from backends.point_prices import PointPrices
 from envs.joint import NONE, JointWalk, LowRankWalk
 from envs.observation import JOINT_FEATURES
+from envs.point_budget import PointBudget
 from search_spaces.building import SpaceOptions, build_space
 from search_spaces.errors import InputError
 from search_spaces.graph import ModelGraph
@@ -150,6 +151,44 @@ def test_the_outcome_keeps_all_budgets_and_its_revision_would_have_proposed_it(d
         assert walk.point().tolist() == point.tolist()
 
 
+def chain_of_bits() -> SearchSpace:
+    """Layers of 3 * 8 * 9, 8 * 8 * 9 and 8 * 8 * 9 weights."""
+    return space_of(
+        conv_chain((8, 8, 8), classes=4), channels=False, weight_bits=(2, 4, 8, 16), ends=True, layers=["conv*"]
+    )
+
+
+def test_what_is_above_a_budget_is_lowered_from_the_highest_of_equal_ones_from_the_last() -> None:
+    """Three layers of convolutions; bytes of the weights alone, by a price of our own."""
+    space = chain_of_bits()
+    weights, bits = np.array([216, 576, 576]), np.array([2, 4, 8, 16])
+
+    def prices(points: np.ndarray[Any, Any]) -> dict[str, np.ndarray[Any, Any]]:
+        return {"weight_bytes": bits[points] @ weights / 8.0, "macs": np.full(len(points), 1.0)}
+
+    def met(limit: float, point: list[int]) -> list[int]:
+        return PointBudget(space, [Constraint("weight_bytes", limit)], prices).meet(np.array(point)).tolist()
+
+    assert met(432 + 1152 + 1152, [3, 3, 3]) == [3, 3, 3]
+    assert met(432 + 1152 + 576, [3, 3, 3]) == [3, 3, 2]
+    assert met(432 + 1152 + 575, [3, 3, 3]) == [3, 2, 2]
+    assert met(216 + 288 + 575, [1, 3, 2]) == [1, 2, 1]  # of the highest first, and the first is low already
+    assert met(54 + 144 + 144, [3, 3, 3]) == [0, 0, 0]
+    free = PointBudget(space, [Constraint("macs", 1.0)], prices)
+    assert free.meet(np.array([3, 3, 3])).tolist() == [3, 3, 3]
+
+
+def test_bits_that_a_budget_does_not_count_stay_as_they_are() -> None:
+    graph = cifar_resnet(8)
+    space = space_of(graph, channels=False, weight_bits=(2, 4, 8), activation_bits=(4, 6, 8))
+    prices = PointPrices(space)
+    found = PointBudget(space, [Constraint("weight_bytes", 0.12 * graph.weight_bytes)], prices).meet(space.greatest)
+    weights = np.array([each.dimension == "weight_bits" for each in space.decisions])
+    assert (found[~weights] == 2).all()
+    assert found[weights].max() - found[weights].min() <= 1
+    assert prices(found[None])["weight_bytes"][0] <= 0.12 * graph.weight_bytes
+
+
 def test_a_proposal_within_the_budgets_is_left_as_it_is() -> None:
     graph = cifar_resnet(8)
     walk = walk_of(space_of(graph, **EVERYTHING), budgets(graph, 1.0, 1.0))
@@ -227,7 +266,7 @@ def test_misuse_is_refused() -> None:
         walk_of(space, budgets(graph, 0.5, 1e-4))
     ranks = space_of(graph, channels=False, rank=(0.25, 0.5))
     LowRankWalk(ranks, (), PointPrices(ranks))
-    with pytest.raises(InputError, match="ranks alone: this one decides on activation_bits, channels, sparsity, weigh"):
+    with pytest.raises(InputError, match="ranks alone: this one has activation_bits, channels, sparsity, weigh"):
         LowRankWalk(space, (), PointPrices(space))
     walk = walk_of(ranks, ())
     for wrong in ([np.nan], [0.1, 0.2], []):

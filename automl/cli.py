@@ -128,7 +128,7 @@ def _parser() -> _Parser:
         dest="data_args",
         help="an argument of the data set, such as its path, which an export does not hold",
     )
-    status = add("status", _status, "where a run stands")
+    status = add("status", _status, "where a run stands, and its best policy layer by layer")
     status.add_argument("run", type=Path)
     status.add_argument("--json", action="store_true", help="as JSON")
     return parser
@@ -336,16 +336,19 @@ def _key_value(text: str) -> tuple[str, object]:
 
 def _status(options: argparse.Namespace) -> int:
     from automl.run.directory import RunDirectory
+    from automl.run.explanation import Explanation
     from automl.run.status import run_status
 
-    status = run_status(RunDirectory.open(options.run))
+    directory = RunDirectory.open(options.run)
+    status = run_status(directory)
     if options.json:
         print(json.dumps(status, indent=2))
         return DONE
 
-    from automl.tables import status_table
+    from automl.tables import explanation_table, status_table
 
-    _show(*status_table(status))
+    explanation = Explanation.read(directory.explanation_file)
+    _show(*status_table(status), *([] if explanation is None else [explanation_table(explanation)]))
     return DONE
 
 

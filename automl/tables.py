@@ -13,6 +13,7 @@ from search_spaces.objective import MODELLED
 if TYPE_CHECKING:
     from automl.costs.accelerator import AcceleratorUsage
     from automl.costs.profile import Profile
+    from automl.run.explanation import Explanation, Loss
 
 FINALIST_TITLES = {
     "baseline": "baseline",
@@ -178,10 +179,46 @@ def status_table(status: Mapping[str, Any]) -> list[Table]:
         best = search["best_accuracy"]
         note = f", best {best:.4f}" if best is not None else ""
         note += f", {search['failures']} failed" if search["failures"] else ""
-        table.add_row(search["name"], f"{search['done']}/{search['evaluations']}{note}")
+        table.add_row(search["name"], f"{search['done']:g}/{search['evaluations']}{note}")
     for name, state in status["finalists"].items():
         table.add_row(f"finalist {name}", state)
     return [table]
+
+
+def explanation_table(explanation: "Explanation") -> Table:
+    """What the best policy does to each layer, what that loses alone, and what the layer takes of the budgets."""
+    from automl.run.explanation import in_words
+
+    together = _loss(explanation.together)
+    table = Table(title=f"the best policy, layer by layer; together {together[0]} nats, accuracy {together[1]}")
+    table.add_column("layer", overflow="fold")
+    table.add_column("what is done", overflow="fold")
+    shares = [f"{each.metric}, of the {'network' if each.limit is None else 'budget'}" for each in explanation.budgets]
+    for title in ("nats", "accuracy", *shares):
+        table.add_column(title, justify="right")
+    for layer in explanation.layers:
+        table.add_row(
+            Text(layer.name),
+            in_words(layer),
+            *(("-", "-") if layer.loss is None else _loss(layer.loss)),
+            *(_shares(layer.costs.get(budget.metric), budget.whole) for budget in explanation.budgets),
+        )
+    table.caption = f"losses of each alone, on {explanation.images} validation images, without fine-tuning"
+    return table
+
+
+def _loss(loss: "Loss") -> tuple[str, str]:
+    if loss.error is not None:
+        return "failed", "failed"
+    return "-" if loss.divergence is None else f"{loss.divergence:.2g}", f"{-loss.accuracy:+.4f}"
+
+
+def _shares(cost: tuple[float, float] | None, whole: float) -> str:
+    """Before and after compression."""
+    if cost is None:
+        return "-"
+    before, after = (f"{value / whole:.1%}" for value in cost)
+    return f"{before} > {after}"
 
 
 def _budget_text(budget: Mapping[str, Any]) -> str:

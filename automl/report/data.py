@@ -13,6 +13,7 @@ from automl.costs.latency_budget import LatencyBudget
 from automl.errors import InputError
 from automl.export.manifest import MANIFEST, Manifest, read_manifest
 from automl.run.directory import RunDirectory, RunInfo
+from automl.run.explanation import Explanation
 from automl.run.store import SearchRow, Store
 from automl.search import ddpg_options
 from search_spaces.policy import LayerPolicy, layer_from_json
@@ -117,6 +118,7 @@ class RunData:
         warm_up: evaluations at the start of a search that its agent acts at random in; 0 where none are known.
         shares: whether the metric is a share, shown in percent.
         accelerator: what the layers take on the config's accelerator, by finalist.
+        explanation: of the best policy, layer by layer; None where there is none yet.
     """
 
     config: Config
@@ -134,6 +136,7 @@ class RunData:
     manifest: Manifest | None = None
     accelerator: Mapping[str, AcceleratorUsage] = field(default_factory=dict)
     durations: Mapping[str, Mapping[int, float]] = field(default_factory=dict)
+    explanation: Explanation | None = None
 
     @property
     def given(self) -> bool:
@@ -149,6 +152,11 @@ class RunData:
     def limit(self) -> float | None:
         """The budget in that metric."""
         return self.budget.limit if self.budget.metric == self.cost_metric else None
+
+    @property
+    def limits(self) -> Mapping[str, float]:
+        """Limits of the budgets, by metric; what is not known yet is left out."""
+        return {} if self.budget.limit is None else {self.budget.metric: self.budget.limit}
 
     @property
     def shares(self) -> bool:
@@ -220,6 +228,7 @@ def read_run(run_dir: Path) -> RunData:
         manifest=read_manifest(directory.best) if (directory.best / MANIFEST).exists() else None,
         accelerator=_accelerator(directory.accelerator_file),
         durations=durations,
+        explanation=Explanation.read(directory.explanation_file),
     )
 
 

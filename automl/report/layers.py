@@ -48,6 +48,11 @@ def treatments(data: RunData) -> Element | None:
     )
 
 
+def shortened(name: str) -> str:
+    """The end of a long name of a layer, which tells most."""
+    return name if len(name) <= 42 else "…" + name[-41:]
+
+
 def _rank(policy: LayerPolicy) -> str:
     if policy.factors is None:
         return ""
@@ -78,9 +83,8 @@ def _kept_by_group(data: RunData) -> Element | None:
     for index, group in enumerate(data.layers):
         top = 26 + index * ROW
         share = f"{group.kept} of {group.width}, {100 * group.kept / group.width:.0f} %"
-        name = group.name if len(group.name) <= 42 else "…" + group.name[-41:]
         row = tag("g", tag("title", f"{group.name}: keeps {share}"))
-        append(row, tag("text", name, class_="tick", x=left - 10, y=top + 11, text_anchor="end"))
+        append(row, tag("text", shortened(group.name), class_="tick", x=left - 10, y=top + 11, text_anchor="end"))
         append(row, tag("rect", class_="width", x=left, y=top, width=x(group.width) - left, height=ROW - 5, rx=2))
         append(row, tag("rect", class_="kept", x=left, y=top, width=x(group.kept) - left, height=ROW - 5, rx=2))
         append(row, tag("text", share, class_="tick", x=x(group.width) + 8, y=top + 11))

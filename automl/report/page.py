@@ -6,6 +6,7 @@ from xml.etree.ElementTree import Element
 from automl.engines import ENGINES
 from automl.report import units
 from automl.report.data import Finalist, RunData
+from automl.report.explained import explained_layers
 from automl.report.figures import (
     WIDTH,
     accuracy_against_cost,
@@ -57,7 +58,7 @@ def build_page(data: RunData) -> Element:
         tag("style", style),
     )
     body = tag("main", _header(data, title), *_notices(data), *_tiles(data))
-    parts = (_comparison, _scatter, _episodes, kept_channels, treatments, _roofline, _method, _config)
+    parts = (_comparison, _scatter, _episodes, kept_channels, treatments, explained_layers, _roofline, _method, _config)
     for part in parts:
         append(body, part(data))
     return tag("html", head, tag("body", body), lang="en")

@@ -64,6 +64,7 @@ class RunDirectory:
         self.estimates_file = path / "estimates.json"
         self.latency_file = path / "latency.json"
         self.accelerator_file = path / "accelerator.json"
+        self.explanation_file = path / "explanation.json"
         self.best = path / "best"
         self.summary_file = path / "summary.json"
         self.report_file = path / "report.html"

@@ -1,7 +1,7 @@
 """The stages of a run, in order. One that has ended is not repeated: a resumed run passes over it."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -22,9 +22,11 @@ from automl.orchestration.worker import load_finalist
 from automl.problem import Problem, example_input
 from automl.progress import Progress
 from automl.run.directory import RunClock, RunDirectory, write_atomically, write_json
+from automl.run.explaining import explain_best
+from automl.run.explanation import Explanation
 from automl.run.finalists import Compiled, Finalist, choose, measure_all, read_progress
 from automl.run.store import Store
-from automl.run.summary import accelerator_usage, build_summary
+from automl.run.summary import accelerator_usage, budget_text, build_summary
 from automl.signals import StopSignal
 from backends.integers import formats_of
 from search_spaces.objective import Constraint
@@ -104,6 +106,7 @@ class Run:
                     self._search(workers, prices, scratch)
                 self._check_best(workers, scratch)
                 finalists = self._choose()
+                self._explain(finalists, workers)
                 compiled, errors = self._finish(finalists, workers, scratch)
                 self._check_code([network for network in compiled if network.name not in errors], finalists)
             return self._measure(compiled, errors)
@@ -194,18 +197,16 @@ class Run:
 
         config = self.problem.config
 
-        def timed(policies: Mapping[str, CompressionPolicy]) -> dict[str, float]:
-            def watch(running: Sequence[str], finished: Sequence[str]) -> None:
-                self.progress.update("networks compiled", len(finished), len(jobs))
-                self.clock.beat()
-                self.stop.check()
+        watch = self._counts("networks compiled")
 
+        def timed(policies: Mapping[str, CompressionPolicy]) -> dict[str, float]:
             jobs = {
                 name: lambda worker, policy=policy: worker.compile.remote(policy, policy.digest, scratch)
                 for name, policy in policies.items()
                 if policy.digest not in self.compiled
             }
-            for name, compiled in spread(jobs, workers, watch).items():
+            made = spread(jobs, workers, lambda _, finished: watch(len(finished), len(jobs)))
+            for name, compiled in made.items():
                 self.compiled[policies[name].digest] = compiled
             networks = [self.compiled[policy.digest] for policy in policies.values()]
             found = measure_all(
@@ -224,7 +225,7 @@ class Run:
             return
         problem, config = self.problem, self.problem.config
         rows, given = searches(config), config.search.given
-        text = f"Search: {_budget_text(problem)}, {config.search.evaluations} evaluations a search"
+        text = f"Search: {budget_text(problem)}, {config.search.evaluations} evaluations a search"
         self._stage("search", "Evaluation: what is given, and the uniform policy that costs as much" if given else text)
 
         def run(rows: list[Any], constraints: Sequence[Constraint] | None = None) -> None:
@@ -260,9 +261,28 @@ class Run:
             self._summary("infeasible", finalists, {})
             raise InfeasibleError(
                 f"no policy that the {self.problem.config.search.algorithm!r} searches evaluated is within the budget "
-                f"({_budget_text(self.problem)}); raise the budget, or search longer"
+                f"({budget_text(self.problem)}); raise the budget, or search longer"
             )
         return finalists
+
+    def _explain(self, finalists: Sequence[Finalist], workers: Sequence[Any]) -> None:
+        """Find out what each layer of the best policy loses and costs, unless that is known."""
+        best = next(finalist for finalist in finalists if finalist.name == "best")
+        known = Explanation.read(self.directory.explanation_file)
+        if known is None or known.policy != best.policy.digest:
+            self._stage("explanation", "Explanation: each layer compressed as in the best policy, alone")
+            found = explain_best(self.problem, self.directory, best.policy, workers, self._counts("networks evaluated"))
+            write_json(self.directory.explanation_file, found.to_json())
+
+    def _counts(self, what: str) -> Callable[[int, int], None]:
+        """What is told how many of how many jobs are done."""
+
+        def watch(done: int, total: int) -> None:
+            self.progress.update(what, done, total)
+            self.clock.beat()
+            self.stop.check()
+
+        return watch
 
     def _finish(
         self, finalists: Sequence[Finalist], workers: Sequence[Any], scratch: Path
@@ -371,15 +391,3 @@ def export_best(problem: Problem, directory: RunDirectory, summary: Mapping[str,
         measure_latency=config.measure.backend != "none",
         device=config.measure.remote,
     )
-
-
-def _budget_text(problem: Problem) -> str:
-    limit = problem.constraint
-    if problem.config.budget is None:
-        return "accuracy-guaranteed, no hard budget"
-    latency = problem.latency
-    whole = price(problem.graph, None, problem.backend)[limit.metric] if latency is None else latency.baseline_s
-    text = f"at most {limit.amount(limit.limit)} ({limit.limit / whole:.1%})"
-    if latency is not None and latency.margin:
-        text += f", {latency.margin:.1%} of it held back"
-    return " and ".join([text, *(each.amount(each.limit) for each in problem.constraints[1:])])

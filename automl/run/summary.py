@@ -8,6 +8,7 @@ from automl.costs.accelerator import usage_of
 from automl.costs.pricing import accelerator_backend, price, pricing_backend
 from automl.problem import Problem
 from automl.run.directory import RunDirectory
+from automl.run.explanation import Explanation
 from automl.run.finalists import NAMES, Finalist, read_result
 from automl.run.store import Store
 from backends.base import HardwareBackend
@@ -36,6 +37,7 @@ def build_summary(
     config = problem.config
     by_name = {finalist.name: finalist for finalist in finalists}
     backend = pricing_backend(config.measure.accelerator)
+    explanation = Explanation.read(directory.explanation_file)
     store = Store.read(directory.store_file)
     try:
         counts = store.counts()
@@ -53,6 +55,7 @@ def build_summary(
         "searches": dict(sorted(counts.items())),
         "layers": _layers(problem, by_name),
         "treatments": _treatments(problem, by_name),
+        "explanation": None if explanation is None else explanation.to_json(),
         "latency_device": None if config.measure.device is None else config.measure.device.model_dump(mode="json"),
         "latency_engine": None if config.measure.backend == "none" else config.measure.backend,
         "latency_errors": dict(latencies.get("errors", {})),
@@ -62,6 +65,19 @@ def build_summary(
             "best": directory.best.name,
         },
     }
+
+
+def budget_text(problem: Problem) -> str:
+    """The budgets in a few words, for whoever looks on."""
+    limit = problem.constraint
+    if problem.config.budget is None:
+        return "accuracy-guaranteed, no hard budget"
+    latency = problem.latency
+    whole = price(problem.graph, None, problem.backend)[limit.metric] if latency is None else latency.baseline_s
+    text = f"at most {limit.amount(limit.limit)} ({limit.limit / whole:.1%})"
+    if latency is not None and latency.margin:
+        text += f", {latency.margin:.1%} of it held back"
+    return " and ".join([text, *(each.amount(each.limit) for each in problem.constraints[1:])])
 
 
 def _budget(problem: Problem, latencies: Mapping[str, Any]) -> dict[str, Any]:

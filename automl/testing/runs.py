@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,10 @@ from automl.config import load_config
 from automl.costs.latency_budget import LatencyBudget
 from automl.orchestration.searches import searches
 from automl.run.directory import RunDirectory, State, write_json
+from automl.run.explanation import BudgetUse, ExplainedLayer, Explanation, Loss
 from automl.run.store import EvaluationRow, SearchRow, Store
 from search_spaces.objective import Constraint, Evaluation, Metric
-from search_spaces.policy import CompressionPolicy
+from search_spaces.policy import CompressionPolicy, LayerPolicy
 
 FULL = {"macs": 10_200_000.0, "params": 272_474.0, "weight_bytes": 1_089_896.0, "latency_s": 1.25e-4}
 WIDTHS = (16, 16, 16, 16, 32, 32, 32, 32, 64, 64, 64, 64)
@@ -66,6 +68,7 @@ def make_run(
         store.close()
     if summarised:
         write_json(directory.summary_file, summary(seeds, evaluations, state, budget))
+        write_json(directory.explanation_file, explanation(budget).to_json())
     return directory
 
 
@@ -114,6 +117,31 @@ def summary(seeds: Sequence[int], evaluations: int, state: State, budget: Constr
             for i, w in enumerate(WIDTHS)
         ],
     }
+
+
+def explanation(budget: Constraint) -> Explanation:
+    """A made-up explanation of the best policy of `summary`."""
+    kept = summary((), 0, "done", budget)["layers"]
+    whole, generator = FULL[budget.metric], np.random.default_rng(0)
+    layers = [
+        ExplainedLayer(
+            name=group["name"],
+            policy=LayerPolicy(keep=group["kept"] / group["width"], weight_bits=8),
+            kept=group["kept"],
+            width=group["width"],
+            group=None,
+            loss=Loss(float(accuracy), float(divergence)),
+            costs={budget.metric: (whole / 13, whole / 13 * (group["kept"] / group["width"]) ** 2)},
+        )
+        for group, accuracy, divergence in zip(
+            kept, generator.uniform(-0.01, 0.06, len(kept)), generator.uniform(0.0, 0.1, len(kept)), strict=True
+        )
+    ]
+    layers[1] = replace(layers[1], group=layers[0].name)
+    layers[2] = replace(layers[2], loss=Loss(0.0, None, "out of memory"))
+    layers[3] = replace(layers[3], policy=LayerPolicy(), kept=layers[3].width, loss=None)
+    budgets = [BudgetUse(budget.metric, budget.limit, whole, 0.497 * whole)]
+    return Explanation("0" * 64, 256, Loss(0.0923, 0.31), budgets, layers)
 
 
 def _fill(store: Store, row: SearchRow, budget: Constraint) -> None:

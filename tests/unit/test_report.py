@@ -18,6 +18,7 @@ from automl.report.data import read_run
 from automl.report.markup import tag, to_html
 from automl.report.page import headline
 from automl.run.directory import RunDirectory, State
+from automl.run.explanation import Explanation, in_words
 from automl.testing.runs import make_run
 from search_spaces.errors import InputError
 
@@ -87,6 +88,27 @@ def test_every_figure_of_the_summary_is_in_it(run: RunDirectory) -> None:
         assert f"{layer['kept']} of {layer['width']}" in text
     assert "budget 5.10 M" in text
     assert run.config_file.read_text() in text
+
+
+def test_every_layer_is_explained(run: RunDirectory) -> None:
+    text = _page(run).text
+    found = Explanation.read(run.explanation_file)
+    assert found is not None
+    (budget,) = found.budgets
+    for layer in found.layers:
+        assert text.count(layer.name) >= 3  # in both pictures and the table
+        assert in_words(layer) in text
+        assert units.percent(layer.costs["macs"][1] / budget.whole, 1) in text
+        if layer.loss is not None and layer.loss.error is None:
+            assert f"{layer.loss.divergence:.2g} nats" in text
+            assert f"{-100 * layer.loss.accuracy:+.1f} points".replace("-", "−") in text
+    assert "Together they lose 0.31 nats, −9.2 points." in text
+    assert text.count("failed") == 3  # the picture, its hint and the table
+    run.explanation_file.rename(run.path / "kept.json")
+    try:
+        assert "Layer by layer" not in _page(run).text
+    finally:
+        (run.path / "kept.json").rename(run.explanation_file)
 
 
 def test_a_latency_budget_is_told_in_milliseconds_by_the_table_and_by_the_clock(tmp_path: Path) -> None:

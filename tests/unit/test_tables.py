@@ -6,7 +6,9 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from automl.tables import name_table, summary_table
+from automl.cli import main
+from automl.run.explanation import Explanation, in_words
+from automl.tables import explanation_table, name_table, summary_table
 from automl.testing.runs import make_run
 
 
@@ -43,6 +45,21 @@ def test_a_given_policy_is_called_so_and_told_where_it_is_above_the_budget(tmp_p
     assert "budget: at most 61.00 µs measured" in text(summary_table({**found, "budget": timed}))
     timed["measured_limit"] = None
     assert "no hard budget" not in text(summary_table({**found, "budget": timed}))
+
+
+def test_the_best_policy_is_told_layer_by_layer(tmp_path: Path) -> None:
+    found = Explanation.read(make_run(tmp_path / "run").explanation_file)
+    assert found is not None
+    shown = text(explanation_table(found))
+    assert "together 0.31 nats, accuracy -0.0923" in shown
+    assert "macs, of the budget" in shown
+    for layer in found.layers:
+        assert f"{in_words(layer)} " in shown
+    first = found.layers[0]
+    assert f"{-first.loss.accuracy:+.4f}" in shown  # type: ignore[union-attr]
+    before, after = first.costs["macs"]
+    assert f"{before / found.budgets[0].whole:.1%} > {after / found.budgets[0].whole:.1%}" in shown
+    assert main(["status", str(tmp_path / "run")]) == 0
 
 
 def test_brackets_are_no_markup() -> None:

@@ -58,7 +58,7 @@ def joint(problem: Problem, options: Mapping[str, Any]) -> dict[str, Any]:
         raise InputError(f"the environments Joint and LowRank keep budgets, got search.mode {config.search.mode!r}")
     return {
         "space": problem.space,
-        "constraints": (problem.constraint,),
+        "constraints": problem.constraints,
         "prices": point_prices(problem.space, problem.backend),
         "evaluator": problem.evaluator(),
         "reward": config.reward_name,

@@ -1,23 +1,17 @@
 """Who evaluates what: one actor that owns a run's store and hands proposals to the evaluators."""
 
-import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import ray
-from ray.exceptions import RayActorError
-
-from automl.errors import InputError, RunStoppedError, TrimtabError
+from automl.errors import TrimtabError
+from automl.orchestration.pool import EvaluatorPool, ray_get
 from automl.orchestration.search_loop import FAILURES_IN_A_ROW
 from automl.run.directory import write_atomically
 from automl.run.store import EvaluationRow, SearchRow, Store
-from search_spaces.objective import Constraint, Evaluation, violation
+from search_spaces.objective import Constraint, Evaluation
 from search_spaces.policy import CompressionPolicy
-
-ATTEMPTS = 2
-"""What a worker dies of is tried this often before it counts as failed."""
 
 
 @dataclass
@@ -80,10 +74,8 @@ class DispatcherActor:
         self._store = Store(store)
         self._store.add_searches(searches)
         self._snapshots = snapshots
-        self._evaluators = evaluators
+        self._pool = EvaluatorPool(evaluators, constraints)
         self._constraints = constraints
-        self._idle: asyncio.Queue[Any] | None = None
-        self._stopping = False
         self._progress = {row.name: SearchProgress(row.name, row.evaluations) for row in self._store.searches()}
         for row in self._store.searches():
             self._store.forget_failures(row.name, min(FAILURES_IN_A_ROW, row.evaluations))
@@ -129,44 +121,10 @@ class DispatcherActor:
                     "the libraries changed since; start a new run"
                 )
             return stored.evaluation
-        if self._idle is None:
-            self._idle = asyncio.Queue()
-            for evaluator in self._evaluators:
-                self._idle.put_nowait(evaluator)
-        evaluator = await self._idle.get()
-        try:
-            if self._stopping:
-                raise RunStoppedError("the run is stopping")
-            evaluation = await self._attempt(evaluator, policy, cost, share)
-        finally:
-            self._idle.put_nowait(evaluator)
+        evaluation = await self._pool.evaluate(policy, cost, share)
         self._store.add(EvaluationRow(search, number, policy, evaluation))
         self._progress[search].count(evaluation, self._constraints[0].metric)
         return evaluation
-
-    async def _attempt(
-        self, evaluator: Any, policy: CompressionPolicy, cost: Mapping[str, float], share: float
-    ) -> Evaluation:
-        for _ in range(ATTEMPTS):
-            try:
-                evaluation: Evaluation = await evaluator.evaluate.remote(policy, cost, share)
-                return evaluation
-            except RayActorError as error:
-                await self._revived(evaluator, error)
-        reason = f"the evaluator's process died of it, {ATTEMPTS} times"
-        return Evaluation(0.0, cost, violation(cost, self._constraints), 0.0, reason, share=share)
-
-    async def _revived(self, evaluator: Any, error: RayActorError) -> None:
-        """Wait until Ray has started a dead evaluator anew."""
-        try:
-            if not error.actor_init_failed and not self._stopping:
-                await when_ready(evaluator)
-                return
-        except RayActorError as second:
-            error = second
-        if self._stopping:  # it was stopped, too: this is no result
-            raise RunStoppedError("the run is stopping") from None
-        raise TrimtabError(f"an evaluator cannot start: {last_line(error)}") from None
 
     async def save(self, search: str, rewards: Mapping[int, float], snapshot: bytes | None) -> None:
         """Record rewards, then replace the snapshot where there is a new one."""
@@ -194,9 +152,7 @@ class DispatcherActor:
 
     async def stop(self) -> None:
         """Stop the evaluators, and answer what is or will be asked with `RunStoppedError`."""
-        self._stopping = True
-        for evaluator in self._evaluators:
-            ray.kill(evaluator)
+        await self._pool.stop()
 
     async def close(self) -> None:
         """Let go of the store."""
@@ -235,27 +191,3 @@ class RemoteEvaluators:
     def save(self, rewards: Mapping[int, float], snapshot: bytes | None) -> None:
         """Put rewards and a snapshot on record."""
         ray_get(self._dispatcher.save.remote(self._search, dict(rewards), snapshot))
-
-
-def ray_get(reference: Any) -> Any:
-    """`ray.get` that raises our own errors as what they are."""
-    try:
-        return ray.get(reference)
-    except ray.exceptions.RayTaskError as error:
-        if isinstance(error.cause, InputError | TrimtabError):
-            raise error.cause from None
-        raise
-
-
-def when_ready(worker: Any) -> Any:
-    """A reference that is there when the worker is up, be it in a new process.
-
-    Other calls fail while a worker is being started anew, so that a policy it dies of is not tried for ever.
-    """
-    return worker.ready.options(max_task_retries=-1).remote()
-
-
-def last_line(error: BaseException) -> str:
-    """The end of a message that Ray wrapped in a traceback."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1][:300] if lines else type(error).__name__

@@ -12,7 +12,7 @@ from ray.exceptions import RayActorError, RayError
 
 from automl.costs.latency import EstimatedPrices
 from automl.errors import RunStoppedError, TrimtabError
-from automl.orchestration.dispatcher import last_line, ray_get
+from automl.orchestration.pool import last_line, ray_get
 from backends.operator_prices import OperatorPrices
 from backends.recipes import Recipe
 

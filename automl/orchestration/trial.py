@@ -10,7 +10,8 @@ from automl.config import Config
 from automl.costs.latency import priced_by_table
 from automl.costs.pricing import price, pricing_backend
 from automl.errors import RunStoppedError
-from automl.orchestration.dispatcher import RemoteEvaluators, ray_get
+from automl.orchestration.dispatcher import RemoteEvaluators
+from automl.orchestration.pool import ray_get
 from automl.orchestration.price_actor import RemotePrices
 from automl.orchestration.search_loop import SearchFailedError, run_search
 from automl.orchestration.searches import make_search

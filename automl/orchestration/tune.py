@@ -20,7 +20,8 @@ from ray.exceptions import RayActorError, RayError
 
 from automl.config import Config
 from automl.errors import RunStoppedError, TrimtabError
-from automl.orchestration.dispatcher import ATTEMPTS, DispatcherActor, SearchProgress, last_line, ray_get, when_ready
+from automl.orchestration.dispatcher import DispatcherActor, SearchProgress
+from automl.orchestration.pool import ATTEMPTS, last_line, ray_get, when_ready
 from automl.orchestration.trial import run_trial
 from automl.orchestration.worker import Worker
 from automl.problem import Problem
@@ -42,8 +43,14 @@ CLOSE_S = 10.0
 
 
 @contextmanager
-def evaluators(config: Config, directory: RunDirectory, constraints: Sequence[Constraint]) -> Iterator[list[Any]]:
-    """The worker actors of a run, one CPU each, and their part of a GPU; Ray starts one anew when it dies.
+def evaluators(
+    config: Config, baseline: Path, imports_from: str, constraints: Sequence[Constraint]
+) -> Iterator[list[Any]]:
+    """The worker actors of a config, one CPU each, and their part of a GPU; Ray starts one anew when it dies.
+
+    Args:
+        config: says how many.
+        baseline, imports_from, constraints: see `Worker`.
 
     Raises:
         TrimtabError: they are to run on a GPU, and Ray has none.
@@ -56,7 +63,7 @@ def evaluators(config: Config, directory: RunDirectory, constraints: Sequence[Co
         gpus = gpu_share(config.search.evaluators, int(resources.get("GPU", 0)))
     actors = [
         remote.options(name=f"evaluator-{index}-{stamp}", num_cpus=1, num_gpus=gpus, max_restarts=-1).remote(
-            config, directory.baseline_file, directory.info().working_directory, constraints
+            config, baseline, imports_from, constraints
         )
         for index in range(config.search.evaluators)
     ]

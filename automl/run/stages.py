@@ -100,7 +100,8 @@ class Run:
             )
 
             self.stop.install()  # Ray takes SIGTERM for itself when it starts
-            with evaluators(config, self.directory, self.problem.constraints) as workers:
+            baseline, imports_from = self.directory.baseline_file, self.directory.info().working_directory
+            with evaluators(config, baseline, imports_from, self.problem.constraints) as workers:
                 with self._prices() as prices:
                     self._hold_back(workers, prices, scratch)
                     self._search(workers, prices, scratch)

@@ -132,13 +132,12 @@ def test_evaluators_find_room_on_one_gpu(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
     monkeypatch.setattr(tune, "Worker", Worker)
     config: Any = SimpleNamespace(search=SimpleNamespace(evaluators=3, device="cuda"))
-    directory: Any = SimpleNamespace(baseline_file=None, info=lambda: SimpleNamespace(working_directory=""))
     with ray_session(3):
         import ray
 
-        with tune.evaluators(config, directory, [Constraint("macs", 1.0)]) as workers:
+        with tune.evaluators(config, Path(), "", [Constraint("macs", 1.0)]) as workers:
             found = ray.get([worker.ready.remote() for worker in workers], timeout=120)
         assert found == [[0], [0], [0]]
         config.search.device = "cpu"
-        with tune.evaluators(config, directory, [Constraint("macs", 1.0)]) as workers:
+        with tune.evaluators(config, Path(), "", [Constraint("macs", 1.0)]) as workers:
             assert ray.get([worker.ready.remote() for worker in workers], timeout=120) == [[], [], []]

@@ -12,7 +12,8 @@ import ray
 
 from automl.costs.pricing import price
 from automl.errors import RunStoppedError, TrimtabError
-from automl.orchestration.dispatcher import DispatcherActor, RemoteEvaluators, ray_get
+from automl.orchestration.dispatcher import DispatcherActor, RemoteEvaluators
+from automl.orchestration.pool import ray_get
 from automl.orchestration.ray_session import ray_session
 from automl.run.store import EvaluationRow, SearchRow, Store
 from automl.testing.problems import AdditiveEvaluator, conv_chain

@@ -13,7 +13,8 @@ from latency_fakes import ArithmeticTimer, LayerBackend, fake_prices
 
 from automl.config import Config, load_config
 from automl.orchestration import trial
-from automl.orchestration.dispatcher import DispatcherActor, ray_get
+from automl.orchestration.dispatcher import DispatcherActor
+from automl.orchestration.pool import ray_get
 from automl.orchestration.price_actor import price_actor
 from automl.orchestration.ray_session import ray_session
 from automl.run.store import EvaluationRow, SearchRow, Store

@@ -15,7 +15,7 @@ import ray
 from latency_fakes import ArithmeticTimer, LayerBackend, LayerRecipe, fake_prices
 
 from automl.errors import RunStoppedError, TrimtabError
-from automl.orchestration.dispatcher import ray_get
+from automl.orchestration.pool import ray_get
 from automl.orchestration.price_actor import RemotePrices, price_actor
 from automl.orchestration.ray_session import ray_session
 from automl.testing.problems import cifar_resnet

@@ -3,16 +3,16 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import accumulate
 from math import inf, isfinite
 from statistics import median
-from typing import Any
 
 from search_jobs import Search, Task, problem_of
-from search_records import Journal, counts
+from search_records import Journal, evaluation_of
 
 from automl.compare.statistics import Difference, Quartiles
 from automl.costs.pricing import price
-from search_spaces.objective import hypervolume
+from search_spaces.objective import Evaluation, hypervolume
 from search_spaces.policy import CompressionPolicy
 
 AGENTS = ("ddpg", "td3", "sac", "ppo")
@@ -35,9 +35,14 @@ class Outcome:
         return self.journal.end is not None and self.journal.end["ended"] == "finished"
 
     @cached_property
+    def evaluations(self) -> list[Evaluation]:
+        """All of them, those on a part of the images included."""
+        return [evaluation_of(line) for line in self.journal.lines]
+
+    @cached_property
     def best(self) -> float:
         """Search accuracy of its best policy within the budget; minus infinity where there is none."""
-        return max((line["accuracy"] for line in self.journal.lines if counts(line)), default=-inf)
+        return max((each.accuracy for each in self.evaluations if each.feasible), default=-inf)
 
     @property
     def policy(self) -> CompressionPolicy | None:
@@ -46,13 +51,14 @@ class Outcome:
         return CompressionPolicy.from_json(found[-1]) if found else None
 
     @property
-    def effort(self) -> float:
-        """Images forwarded, in whole evaluations."""
-        return sum(_effort(line) for line in self.journal.lines)
+    def efforts(self) -> list[float]:
+        """Images forwarded until the end of each evaluation, in whole evaluations."""
+        whole = len(problem_of(self.search.task).data.val)  # type: ignore[arg-type]  # torch's Dataset has no length
+        return list(accumulate(each.images / whole for each in self.evaluations))
 
     @property
     def evaluating_s(self) -> float:
-        return float(sum(line["seconds"] for line in self.journal.lines))
+        return sum(each.seconds for each in self.evaluations)
 
     @property
     def thinking_s(self) -> float:
@@ -61,12 +67,8 @@ class Outcome:
 
     def reached(self, accuracy: float) -> float:
         """The effort after which a policy within the budget was as accurate; infinity where none was."""
-        spent = 0.0
-        for line in self.journal.lines:
-            spent += _effort(line)
-            if counts(line) and line["accuracy"] >= accuracy:
-                return spent
-        return inf
+        both = zip(self.efforts, self.evaluations, strict=True)
+        return next((effort for effort, each in both if each.feasible and each.accuracy >= accuracy), inf)
 
     def hypervolume(self, metric: str, whole: float) -> float:
         """Of the policies within the budget, as a share of what accuracy 1 at no cost has.
@@ -76,12 +78,8 @@ class Outcome:
             whole: that of the uncompressed network, from which it is counted: counted from the budget, policies that
                 use it up would be worth nothing.
         """
-        points = [(line["cost"][metric], line["accuracy"]) for line in self.journal.lines if counts(line)]
+        points = [(each.cost[metric], each.accuracy) for each in self.evaluations if each.feasible]
         return hypervolume(points, (whole, 0.0)) / whole
-
-
-def _effort(line: Mapping[str, Any]) -> float:
-    return float(line.get("share", 1.0))
 
 
 def outcomes(searches: Sequence[Search]) -> list[Outcome]:
@@ -171,7 +169,7 @@ def table(task: Task, metric: str, ranked: Sequence[Standing], tested: Mapping[s
             "" if difference is None else points(difference),
             percent(tested[each.name]) if each.name in tested else "",
             f"{median(one.hypervolume(metric, whole) for one in each.outcomes):.3f}",
-            f"{median(one.effort for one in each.outcomes):.0f}",
+            f"{median(one.efforts[-1] for one in each.outcomes):.0f}",
             f"{median(one.evaluating_s for one in each.outcomes):.0f}",
             f"{median(one.thinking_s for one in each.outcomes):.0f}",
         ]

@@ -28,7 +28,6 @@ from automl.orchestration.searches import make_search
 from automl.problem import Problem, training_options
 from automl.run.store import SearchRow
 from automl.training import evaluate, train
-from search_spaces.objective import Constraint
 from search_spaces.policy import CompressionPolicy
 
 
@@ -69,11 +68,6 @@ def prepare(task: Task) -> Problem:
         points = np.array([problem.space.sample(generator) for _ in range(task.warming)])
         point_prices(problem.space, problem.backend)(points)
     return problem
-
-
-def searched_constraint(problem: Problem) -> Constraint:
-    """What searchers keep to: the budget, less what is held back of a latency."""
-    return problem.constraint if problem.latency is None else problem.latency.held_back
 
 
 @dataclass(frozen=True)
@@ -124,7 +118,7 @@ class Search:
         journal, problem, config = self.journal, problem_of(self.task), self.config
         row = SearchRow(self.label, self.searcher, self.seed, self.evaluations)
         try:
-            made = make_search(config, problem.space, searched_constraint(problem), row, problem.backend)
+            made = make_search(config, problem.space, problem.held_back, row, problem.backend)
         except InputError as error:  # channels are all that some decide on
             journal.add({"ended": "refused:", "reason": str(error)})
             return

@@ -19,7 +19,7 @@ from automl.errors import InputError, RunStoppedError
 from automl.problem import Problem
 from automl.search.base import Searcher, State
 from backends.lease import shared_lease
-from search_spaces.objective import Evaluation
+from search_spaces.objective import Evaluation, violation
 from search_spaces.policy import CompressionPolicy
 
 
@@ -90,6 +90,14 @@ class Clocked(Searcher):
         self._searcher = searcher
         self.seconds = 0.0
 
+    @property
+    def share(self) -> float:  # type: ignore[override]  # the searcher's own says it
+        return self._searcher.share
+
+    @property
+    def finished(self) -> bool:  # type: ignore[override]
+        return self._searcher.finished
+
     def ask(self) -> CompressionPolicy:
         with self._counted():
             return self._searcher.ask()
@@ -133,23 +141,21 @@ class SharedEvaluations:
                 "metric": config.metric,
             }
         )
-        self._constraint = problem.constraint
+        self._constraints = problem.constraints
         file.parent.mkdir(parents=True, exist_ok=True)
         with self._connect() as database:
             database.execute("CREATE TABLE IF NOT EXISTS evaluations (key TEXT PRIMARY KEY, found TEXT)")
 
-    def __call__(self, policy: CompressionPolicy, cost: Mapping[str, float]) -> Evaluation:
-        """The evaluation of a policy of that cost."""
-        key = f"{self._subject} {policy.digest}"
+    def __call__(self, policy: CompressionPolicy, cost: Mapping[str, float], share: float) -> Evaluation:
+        """The evaluation of a policy of that cost on a share of the images."""
+        key = f"{self._subject} {policy.digest} {share:.6f}"
         with self._connect() as database:
             row = database.execute("SELECT found FROM evaluations WHERE key = ?", (key,)).fetchone()
         if row is not None:
-            violation = self._constraint.violation(cost)
-            return replace(
-                evaluation_of({"cost": {}, "violation": 0.0, **json.loads(row[0])}), cost=cost, violation=violation
-            )
+            found = evaluation_of({"cost": {}, "violation": 0.0, **json.loads(row[0])})
+            return replace(found, cost=cost, violation=violation(cost, self._constraints))
         with shared_lease():
-            found = self._evaluator(policy, cost)
+            found = self._evaluator(policy, cost, share)
         remembered = {each.name: getattr(found, each.name) for each in fields(found)}
         del remembered["cost"], remembered["violation"]
         with self._connect() as database:
@@ -178,10 +184,10 @@ class Recorded:
     ) -> None:
         self._journal, self._problem, self._evaluate = journal, problem, evaluate
         self._searcher, self._stop = searcher, stop
-        self._pending: dict[int, CompressionPolicy] = {}
+        self._pending: dict[int, tuple[CompressionPolicy, float]] = {}
 
-    def submit(self, number: int, policy: CompressionPolicy) -> None:
-        self._pending[number] = policy
+    def submit(self, number: int, policy: CompressionPolicy, share: float) -> None:
+        self._pending[number] = policy, share
 
     def result(self, number: int) -> Evaluation:
         """See `automl.orchestration.search_loop.Evaluators`.
@@ -189,7 +195,7 @@ class Recorded:
         Raises:
             InputError: the journal holds another policy, of another version of the program.
         """
-        policy = self._pending.pop(number)
+        policy, share = self._pending.pop(number)
         lines = self._journal.lines
         if number < len(lines):
             if lines[number]["digest"] != policy.digest:
@@ -197,14 +203,14 @@ class Recorded:
             return evaluation_of(lines[number])
         if self._stop():
             raise RunStoppedError("the stretch is over")
-        found = self._evaluate(policy, price(self._problem.graph, policy, self._problem.backend))
-        best = max((line["accuracy"] for line in lines if counts(line)), default=-1.0)
+        found = self._evaluate(policy, price(self._problem.graph, policy, self._problem.backend), share)
         line = {
             "digest": policy.digest,
             **{each.name: getattr(found, each.name) for each in fields(found)},
             "thinking_s": self._searcher.seconds,
         }
-        if counts(line) and found.accuracy > best:
+        best = max((each.accuracy for each in map(evaluation_of, lines) if each.feasible), default=-1.0)
+        if found.feasible and found.accuracy > best:
             line["policy"] = policy.to_json()
         self._journal.add(line)
         return found
@@ -212,8 +218,3 @@ class Recorded:
     def save(self, rewards: Mapping[int, float], snapshot: bytes | None) -> None:
         if snapshot is not None:
             self._journal.write_snapshot(snapshot)
-
-
-def counts(line: Mapping[str, Any]) -> bool:
-    """Whether the policy of a journal's line may be the best of its search."""
-    return line["error"] is None and line["violation"] == 0.0

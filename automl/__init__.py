@@ -7,17 +7,18 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from automl.api import RunResult, compress_run, make_env, search
+    from automl.api import RunResult, compress_run, make_env, make_vec_env, search
     from automl.compression import compress
     from automl.config import load_config
 
-__all__ = ["RunResult", "compress", "compress_run", "load_config", "make_env", "search"]
+__all__ = ["RunResult", "compress", "compress_run", "load_config", "make_env", "make_vec_env", "search"]
 
 _HOME = {
     "RunResult": "automl.api",
     "search": "automl.api",
     "compress_run": "automl.api",
     "make_env": "automl.api",
+    "make_vec_env": "automl.api",
     "compress": "automl.compression",
     "load_config": "automl.config",
 }

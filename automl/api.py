@@ -3,6 +3,7 @@
 import json
 import traceback
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,7 @@ from search_spaces.policy import CompressionPolicy
 
 if TYPE_CHECKING:
     import gymnasium
+    from stable_baselines3.common.vec_env import VecEnv
 
     from automl.problem import Problem
 
@@ -169,6 +171,41 @@ def make_env(
     checked = config if isinstance(config, Config) else load_config(config)
     problem = Problem.build(checked, prices=local_prices(checked))
     return gymnasium.make(f"trimtab/{name}-v0", **arguments(problem, options))
+
+
+def make_vec_env(
+    config: Config | str | Path | Mapping[str, Any], name: str = "ChannelPruning", count: int = 2, **options: Any
+) -> "VecEnv":
+    """Several environments of a config's search, for an agent of stable-baselines3 and a loop of one's own.
+
+    They step side by side; the policies of their last steps are evaluated together on `search.evaluators` workers of a
+    Ray that runs until the environments are closed. Policies and rewards are those of `make_env`.
+
+    Args:
+        config: a `Config`, a mapping, or the path of a YAML file.
+        name: as of `make_env`.
+        count: how many.
+        options: arguments of the environments that replace those of the config.
+
+    Raises:
+        InputError: the config cannot work, there is no such environment, or one that is judged by other images.
+        TrimtabError: Ray does not start.
+    """
+    from automl.environments import check_elsewhere, find_environment
+    from automl.orchestration.ray_session import ray_session
+    from automl.problem import Problem
+
+    if count < 1:
+        raise InputError(f"there is at least 1 environment, got {count}")
+    find_environment(name)
+    checked = config if isinstance(config, Config) else load_config(config)
+    problem = Problem.build(checked, prices=local_prices(checked))
+    check_elsewhere(problem, name, options)
+    with ExitStack() as stack:
+        scratch = stack.enter_context(ray_session(checked.search.evaluators))
+        from automl.orchestration.vec_env import pooled_vec_env  # Ray reads its environment when it is imported
+
+        return pooled_vec_env(problem, name, count, options, scratch / "baseline.safetensors", stack)
 
 
 def export(directory: RunDirectory) -> Path:

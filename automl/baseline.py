@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save, save_file
 from torch import Tensor, nn
 
 from automl.cache import atomic_path, cache_dir, digest_of
@@ -110,6 +110,12 @@ def load_weights(model: nn.Module, checkpoint: Path) -> None:
         if name not in expected:
             raise InputError(f"checkpoint {checkpoint} is of another architecture: the model has no {name!r}")
     model.load_state_dict(state, strict=False)
+
+
+def to_bytes(model: nn.Module) -> bytes:
+    """The model's weights as a safetensors file, which `load_weights` reads."""
+    content: bytes = save(_contiguous(model.state_dict()))
+    return content
 
 
 def _read_checkpoint(checkpoint: Path) -> dict[str, Tensor]:

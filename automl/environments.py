@@ -19,17 +19,17 @@ from search_spaces.objective import COUNTED, MODELLED
 def channel_pruning(problem: Problem, options: Mapping[str, Any]) -> dict[str, Any]:
     """Of "trimtab/ChannelPruning-v0"."""
     how = problem.config.search
-    return {
+    arguments = {
         "graph": problem.graph,
         "space": problem.space.channels,
         "constraint": problem.constraint,
-        "evaluator": problem.evaluator(),
         "mode": how.mode,
         "reward": problem.config.reward_name,
         "faithful": how.faithful,
         "cost": problem.cost,
         **options,
     }
+    return arguments if "evaluator" in options else {**arguments, "evaluator": problem.evaluator()}
 
 
 def mixed_precision(problem: Problem, options: Mapping[str, Any]) -> dict[str, Any]:
@@ -56,14 +56,14 @@ def joint(problem: Problem, options: Mapping[str, Any]) -> dict[str, Any]:
     config = problem.config
     if config.search.mode != "resource":
         raise InputError(f"the environments Joint and LowRank keep budgets, got search.mode {config.search.mode!r}")
-    return {
+    arguments = {
         "space": problem.space,
         "constraints": problem.constraints,
         "prices": point_prices(problem.space, problem.backend),
-        "evaluator": problem.evaluator(),
         "reward": config.reward_name,
         **options,
     }
+    return arguments if "evaluator" in options else {**arguments, "evaluator": problem.evaluator()}
 
 
 ENVIRONMENTS = {"ChannelPruning": channel_pruning, "MixedPrecision": mixed_precision, "LowRank": joint, "Joint": joint}
@@ -78,6 +78,17 @@ def find_environment(name: str) -> str:
     if name not in ENVIRONMENTS:
         raise InputError(f"there is no environment {name!r}{did_you_mean(name, ENVIRONMENTS)}")
     return name
+
+
+def check_elsewhere(problem: Problem, name: str, options: Mapping[str, Any]) -> None:
+    """InputError where policies of that environment are not what the evaluators of the problem's config judge."""
+    if name != "MixedPrecision" or "evaluator" in options:
+        return
+    space = problem.config.space
+    if options.get("faithful", problem.config.search.faithful):
+        raise InputError("a faithful MixedPrecision is judged by training images: take make_env, one at a time")
+    if not (space.weight_bits or space.activation_bits):
+        raise InputError("evaluators elsewhere prepare for the config's space: give it weight_bits for MixedPrecision")
 
 
 def bit_price(problem: Problem) -> BitPrice:

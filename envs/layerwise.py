@@ -3,7 +3,8 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, Protocol, runtime_checkable
 
 import gymnasium
 import numpy as np
@@ -16,8 +17,18 @@ from search_spaces.objective import Evaluation
 from search_spaces.policy import CompressionPolicy
 
 Evaluator = Callable[[CompressionPolicy], Evaluation]
+Step = tuple["Observation", float, bool, bool, dict[str, Any]]
+"""What Gymnasium's `step` returns."""
 Observation = npt.NDArray[np.float32]
 Action = npt.NDArray[np.floating[Any]]
+
+
+@runtime_checkable
+class DistantEvaluator(Protocol):
+    """An evaluator that works elsewhere, so that several policies can be evaluated at once."""
+
+    def submit(self, policy: CompressionPolicy) -> Callable[[], Evaluation]:
+        """Have a policy evaluated; what is returned waits for it."""
 
 
 @dataclass(frozen=True)
@@ -91,30 +102,42 @@ class LayerwiseEnv(gymnasium.Env[Observation, Action]):
         self.action_space = walk.action_space
         self._evaluator = evaluator
         self._reward = reward
+        self._begun: Callable[[], Step] | None = None
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Observation, dict[str, Any]]:
         """Start an episode; nothing in it is random."""
         super().reset(seed=seed)
+        self._begun = None
         return self.walk.reset(), {}
 
-    def step(self, action: Action) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
+    def step(self, action: Action) -> Step:
         """Decide on one layer; the last decision has the policy evaluated."""
+        if self._begun is None:
+            self.begin(action)
+        outcome, self._begun = self._begun, None
+        return outcome()  # type: ignore[misc]  # `begin` has set it
+
+    def begin(self, action: Action) -> None:
+        """Decide on one layer without waiting for an evaluation elsewhere: that is left to the call of `step`."""
         observation, done = self.walk.step(action)
+        info: dict[str, Any] = {"taken": self.walk.taken()}
         if not done:
-            return observation, 0.0, False, False, {"taken": self.walk.taken()}
-        policy = self.walk.policy()
-        evaluation = self._evaluator(policy)
-        info = {
-            "taken": self.walk.taken(),
-            "policy": policy,
-            "evaluation": evaluation,
-            "cost": dict(evaluation.cost),
-        }
+            self._begun = lambda: (observation, 0.0, False, False, info)
+            return
+        info["policy"] = policy = self.walk.policy()
         if (revised := self.walk.revised()) is not None:
             info["revised"] = revised
-        return observation, float(self._reward(evaluation)), True, False, info
+        judge = self._evaluator
+        result = judge.submit(policy) if isinstance(judge, DistantEvaluator) else partial(judge, policy)
+
+        def ended() -> Step:
+            evaluation = result()
+            found = {**info, "evaluation": evaluation, "cost": dict(evaluation.cost)}
+            return observation, float(self._reward(evaluation)), True, False, found
+
+        self._begun = ended
 
 
 def scalar(action: Action) -> float:

@@ -21,7 +21,7 @@ from ray.exceptions import RayActorError, RayError
 from automl.config import Config
 from automl.errors import RunStoppedError, TrimtabError
 from automl.orchestration.dispatcher import DispatcherActor, SearchProgress
-from automl.orchestration.pool import ATTEMPTS, last_line, ray_get, when_ready
+from automl.orchestration.pool import ATTEMPTS, EvaluatorPool, last_line, ray_get, when_ready
 from automl.orchestration.trial import run_trial
 from automl.orchestration.worker import Worker
 from automl.problem import Problem
@@ -72,6 +72,20 @@ def evaluators(
     finally:
         for actor in actors:
             ray.kill(actor)
+
+
+@contextmanager
+def evaluator_pool(
+    config: Config, baseline: Path, imports_from: str, constraints: Sequence[Constraint]
+) -> Iterator[Any]:
+    """The actor that hands policies to workers of its own; see `evaluators` and `EvaluatorPool`."""
+    with evaluators(config, baseline, imports_from, constraints) as workers:
+        actor: Any = ray.remote(EvaluatorPool)
+        pool = actor.options(num_cpus=0, max_concurrency=10_000).remote(workers, constraints)
+        try:
+            yield pool
+        finally:
+            ray.kill(pool)
 
 
 def gpu_share(evaluators: int, gpus: int) -> float:

@@ -126,8 +126,16 @@ class DispatcherActor:
         self._progress[search].count(evaluation, self._constraints[0].metric)
         return evaluation
 
-    async def save(self, search: str, rewards: Mapping[int, float], snapshot: bytes | None) -> None:
-        """Record rewards, then replace the snapshot where there is a new one."""
+    async def save(
+        self,
+        search: str,
+        rewards: Mapping[int, float],
+        snapshot: bytes | None,
+        thinking_s: Mapping[int, float] | None = None,
+    ) -> None:
+        """Record rewards and the searcher's own seconds, then replace the snapshot where there is a new one."""
+        if thinking_s:
+            self._store.set_thinking(search, thinking_s)
         if rewards:
             self._store.set_rewards(search, rewards)
             for reward in rewards.values():
@@ -176,6 +184,7 @@ class RemoteEvaluators:
         self._search = search
         self._price = price
         self._waiting: dict[int, Any] = {}
+        self._thinking_s: dict[int, float] = {}
 
     def submit(self, number: int, policy: CompressionPolicy, share: float) -> None:
         """Have a proposal evaluated."""
@@ -188,6 +197,11 @@ class RemoteEvaluators:
         del self._waiting[number]
         return evaluation
 
+    def thought(self, seconds: Mapping[int, float]) -> None:
+        """Put what the searcher itself took on record with the next `save`."""
+        self._thinking_s.update(seconds)
+
     def save(self, rewards: Mapping[int, float], snapshot: bytes | None) -> None:
         """Put rewards and a snapshot on record."""
-        ray_get(self._dispatcher.save.remote(self._search, dict(rewards), snapshot))
+        ray_get(self._dispatcher.save.remote(self._search, dict(rewards), snapshot, self._thinking_s))
+        self._thinking_s = {}

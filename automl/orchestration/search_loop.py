@@ -6,8 +6,9 @@ its last snapshot; what was evaluated since stands in the store and is not evalu
 
 import json
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from time import perf_counter
 from typing import Any, Protocol
 
 import numpy as np
@@ -70,6 +71,7 @@ def run_search(
     lag: int,
     snapshot: bytes | None = None,
     snapshot_every: int = 10,
+    thought: Callable[[Mapping[int, float]], None] = lambda _: None,
 ) -> None:
     """Run a search to its end, from the start or from a snapshot.
 
@@ -80,6 +82,8 @@ def run_search(
         lag: how many proposals ahead of the results the searcher is asked.
         snapshot: what `Evaluators.save` was last given by an earlier run of the same search.
         snapshot_every: proposals between two snapshots.
+        thought: told, before `Evaluators.save`, how many seconds the searcher took to make and to learn from each of
+            the proposals since the last time, by number.
 
     Raises:
         RunStoppedError: the run was told to stop; a snapshot has been saved, or the last one stands.
@@ -90,17 +94,21 @@ def run_search(
     for ahead, (policy, share) in enumerate(position.pending):
         evaluators.submit(position.told + ahead, policy, share)
     rewards: dict[int, float] = {}
+    thinking: dict[int, float] = {}
+    asking: dict[int, float] = {}  # of proposals that are not told yet
     failures = 0
     between = True  # two proposals: half way through one, the searcher is in no state to go on from
     saved_at = position.asked
 
     def save(*, full: bool) -> None:
         nonlocal saved_at
+        thought(dict(thinking))
         # Failures are told like any other result, but no snapshot contains the last ones: a resumed search may then
         # forget them and try again (see `Store.forget_failures`).
         evaluators.save(rewards, _snapshot(searcher, position) if full and not failures else None)
         saved_at = position.asked
         rewards.clear()
+        thinking.clear()
 
     try:
         while True:
@@ -109,7 +117,9 @@ def run_search(
                 if position.asked - saved_at >= snapshot_every:
                     save(full=True)
                 between = False
+                started = perf_counter()
                 policy = searcher.ask()
+                asking[position.asked] = perf_counter() - started
                 evaluators.submit(position.asked, policy, searcher.share)
                 position.pending.append((policy, searcher.share))
                 position.asked += 1
@@ -119,7 +129,9 @@ def run_search(
             if not position.pending:
                 break
             evaluation = evaluators.result(position.told)
+            started = perf_counter()
             reward = searcher.tell(position.pending[0][0], evaluation)
+            thinking[position.told] = asking.pop(position.told, 0.0) + perf_counter() - started
             position.pending.popleft()
             if reward is not None:
                 rewards[position.told] = reward

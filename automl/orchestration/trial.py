@@ -56,12 +56,14 @@ def run_trial(
 
             torch.set_num_threads(1)
         snapshot = ray_get(dispatcher.snapshot.remote(search.name))
+        evaluators = RemoteEvaluators(dispatcher, search.name, lambda policy: price(graph, policy, backend))
         run_search(
             searcher,
-            RemoteEvaluators(dispatcher, search.name, lambda policy: price(graph, policy, backend)),
+            evaluators,
             evaluations=search.evaluations,
             lag=config.search.lag,
             snapshot=snapshot,
+            thought=evaluators.thought,
         )
     except RunStoppedError:
         tune.report({"state": "stopped"})

@@ -1,7 +1,8 @@
 """The record of every evaluation: one SQLite file a run, written by one process, readable by any.
 
 What stands here is the truth of a run. An evaluation is committed, and on disk, before the searcher learns of it; a
-resumed run reads it back instead of evaluating again. Nothing but `seconds` and `finished_at` depends on timing.
+resumed run reads it back instead of evaluating again. Nothing but `seconds`, `thinking_s` and `finished_at` depends on
+timing.
 """
 
 import json
@@ -48,10 +49,18 @@ CREATE TABLE evaluations (
     feasible INTEGER NOT NULL,
     error TEXT,
     seconds REAL NOT NULL,
+    thinking_s REAL,                -- that the searcher took to propose it and to learn from it; null until then
     finished_at TEXT NOT NULL,      -- UTC
     PRIMARY KEY (search, number)
 ) WITHOUT ROWID;
 """
+
+
+_AS_BEFORE = """
+CREATE TEMP VIEW evaluations AS
+SELECT *, NULL AS divergence, 1.0 AS share, 0 AS images, NULL AS thinking_s FROM main.evaluations
+"""
+"""A store of schema 1, to readers: all its evaluations were on all images."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,13 +77,14 @@ class SearchRow:
 
 @dataclass(frozen=True, slots=True)
 class EvaluationRow:
-    """One evaluated proposal of a search."""
+    """One evaluated proposal of a search, and what the searcher made of it in how many seconds of its own."""
 
     search: str
     number: int
     policy: CompressionPolicy
     evaluation: Evaluation
     reward: float | None = None
+    thinking_s: float | None = None
 
 
 class Store:
@@ -122,8 +132,13 @@ class Store:
             )
         elif application != APPLICATION_ID:
             raise InputError(f"{str(self._path)!r} is an SQLite file of another program")
+        elif version == 1 and read_only:
+            self._connection.execute(_AS_BEFORE)
         elif version != SCHEMA_VERSION:
-            raise InputError(f"{str(self._path)!r} has schema {version}; this version reads schema {SCHEMA_VERSION}")
+            raise InputError(
+                f"{str(self._path)!r} has schema {version}; this version writes schema {SCHEMA_VERSION} and "
+                f"reads 1 and {SCHEMA_VERSION}: start a new run, or go on with the version that made it"
+            )
         if not read_only:
             self._connection.execute("PRAGMA journal_mode = WAL")  # readers and the writer do not wait for each other
         self._connection.execute("PRAGMA synchronous = FULL")  # a commit is on disk, also after a power cut
@@ -179,7 +194,7 @@ class Store:
         found = row.evaluation
         with self._transaction() as connection:
             connection.execute(
-                "INSERT INTO evaluations VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                "INSERT INTO evaluations VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 (
                     row.search,
                     row.number,
@@ -195,6 +210,7 @@ class Store:
                     found.feasible,
                     found.error,
                     found.seconds,
+                    row.thinking_s,
                     datetime.now(UTC).isoformat(timespec="milliseconds"),
                 ),
             )
@@ -205,6 +221,14 @@ class Store:
             connection.executemany(
                 "UPDATE evaluations SET reward = ? WHERE search = ? AND number = ?",
                 [(reward, search, number) for number, reward in rewards.items()],
+            )
+
+    def set_thinking(self, search: str, seconds: Mapping[int, float]) -> None:
+        """Note how long the searcher took to propose and to learn, by proposal number."""
+        with self._transaction() as connection:
+            connection.executemany(
+                "UPDATE evaluations SET thinking_s = ? WHERE search = ? AND number = ?",
+                [(spent, search, number) for number, spent in seconds.items()],
             )
 
     def find(self, search: str, number: int) -> EvaluationRow | None:
@@ -249,36 +273,14 @@ class Store:
 
     def _evaluations(self, where: str, values: tuple[object, ...]) -> Iterator[EvaluationRow]:
         rows = self._rows(
-            "SELECT search, number, policy, accuracy, cost, violation, seconds, error, divergence, share, images, "
-            f"reward FROM evaluations {where} ORDER BY search, number",
+            "SELECT search, number, policy, reward, thinking_s, accuracy, cost, violation, seconds, error, divergence, "
+            f"share, images FROM evaluations {where} ORDER BY search, number",
             values,
         )
-        for (
-            search,
-            number,
-            policy,
-            accuracy,
-            cost,
-            violation,
-            seconds,
-            error,
-            divergence,
-            share,
-            images,
-            reward,
-        ) in rows:
+        for search, number, policy, reward, thinking_s, *found in rows:
             try:
-                evaluation = Evaluation(
-                    float(accuracy),
-                    _costs(cost),
-                    float(violation),
-                    float(seconds),
-                    error,
-                    divergence if divergence is None else float(divergence),
-                    float(share),
-                    int(images),
-                )
-                yield EvaluationRow(search, int(number), CompressionPolicy.from_json(policy), evaluation, reward)
+                policy = CompressionPolicy.from_json(policy)
+                yield EvaluationRow(search, int(number), policy, _evaluation(*found), reward, _known(thinking_s))
             except (AttributeError, TypeError, ValueError, RecursionError, InputError):
                 raise InputError(f"{str(self._path)!r} is damaged: evaluation {number!r} of {search!r}") from None
 
@@ -289,6 +291,17 @@ class Store:
                 yield row
         except sqlite3.Error as error:
             raise InputError(f"{str(self._path)!r} cannot be read: {error}") from None
+
+
+def _evaluation(
+    accuracy: Any, cost: str, violation: Any, seconds: Any, error: str | None, divergence: Any, share: Any, images: Any
+) -> Evaluation:
+    figures = (float(accuracy), _costs(cost), float(violation), float(seconds))
+    return Evaluation(*figures, error, _known(divergence), float(share), int(images))
+
+
+def _known(value: Any) -> float | None:
+    return None if value is None else float(value)
 
 
 def _costs(text: str) -> dict[str, float]:

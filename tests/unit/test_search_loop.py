@@ -76,6 +76,25 @@ def test_a_proposal_knows_exactly_the_results_before_its_lag() -> None:
             assert [n for w, n in record.log[:index] if w == "result"] == list(range(max(0, number - 3)))
 
 
+def test_what_the_searcher_itself_takes_is_told_of_every_proposal(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [0.0]
+
+    def taking(seconds: float, function: Callable[..., Any]) -> Callable[..., Any]:
+        def slow(*arguments: Any) -> Any:
+            clock[0] += seconds
+            return function(*arguments)
+
+        return slow
+
+    thinker, told = searcher("random"), dict[int, float]()
+    thinker.ask, thinker.tell = taking(1.0, thinker.ask), taking(2.0, thinker.tell)  # type: ignore[method-assign]
+    record = Record()
+    record.result = taking(60.0, record.result)  # type: ignore[method-assign]
+    monkeypatch.setattr("automl.orchestration.search_loop.perf_counter", lambda: clock[0])
+    run_search(thinker, record, evaluations=TOTAL, lag=3, snapshot_every=5, thought=told.update)
+    assert told == dict.fromkeys(range(TOTAL), 3.0)
+
+
 @pytest.mark.parametrize("lag", [0, 1, 100])
 def test_every_proposal_is_evaluated_once_whatever_the_lag(lag: int) -> None:
     record = run("random", Record(), lag=lag)

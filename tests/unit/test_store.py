@@ -72,6 +72,36 @@ def test_rewards_come_later(store: Store) -> None:
     assert [item.reward for item in store.evaluations()] == [None, 0.25]
 
 
+def test_what_a_searcher_took_comes_later_and_the_last_word_counts(store: Store) -> None:
+    store.add(row(0))
+    store.add(row(1))
+    store.set_thinking("ddpg-0", {0: 0.5, 1: 0.25})
+    store.set_thinking(
+        "ddpg-0", {1: 0.125, 2: 9.0}
+    )  # proposed and told anew after a kill; another is not evaluated yet
+    assert [item.thinking_s for item in store.evaluations()] == [0.5, 0.125]
+
+
+def test_a_store_of_before_is_read_as_whole_evaluations_and_not_written(tmp_path: Path) -> None:
+    path = tmp_path / "trials.sqlite"
+    store = Store(path)
+    store.add_searches([SearchRow("ddpg-0", "ddpg", 0, 20)])
+    for number in range(2):
+        store.add(row(number))
+    store.close()
+    with sqlite3.connect(path) as connection:
+        for column in ("divergence", "share", "images", "thinking_s"):
+            connection.execute(f"ALTER TABLE evaluations DROP COLUMN {column}")
+        connection.execute("PRAGMA user_version = 1")
+    connection.close()
+    reader = Store.read(path)
+    assert list(reader.evaluations()) == [row(0), row(1)]
+    assert reader.overview()[0]["done"] == 2
+    reader.close()
+    with pytest.raises(InputError, match="has schema 1; this version writes schema 2"):
+        Store(path)
+
+
 def test_announcing_searches_again_changes_nothing(store: Store) -> None:
     store.finish("ddpg-0")
     store.add_searches([SearchRow("ddpg-0", "ddpg", 0, 99)])

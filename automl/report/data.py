@@ -15,7 +15,7 @@ from automl.export.manifest import MANIFEST, Manifest, read_manifest
 from automl.run.directory import RunDirectory, RunInfo
 from automl.run.explanation import Explanation
 from automl.run.store import SearchRow, Store
-from automl.search import ddpg_options
+from automl.search.agent_options import AGENTS, agent_options
 from search_spaces.policy import LayerPolicy, layer_from_json
 
 FINALISTS = ("baseline", "best", "uniform", "random", "from_scratch")
@@ -327,8 +327,10 @@ def _number(value: object) -> float | None:
 
 
 def _warm_up(config: Config) -> int:
-    """Evaluations before the agent learns; 0 for an algorithm without an agent."""
-    if config.search.algorithm != "ddpg":
-        return 0
+    """Evaluations before the agent learns; 0 for an algorithm without an agent, or without such a phase."""
     how = config.search
-    return min(ddpg_options(how.options, how.evaluations, how.faithful).warmup, how.evaluations)
+    if how.algorithm not in AGENTS:
+        return 0
+    bits = config.space.treats
+    options = agent_options(how.algorithm, how.options, how.evaluations, faithful=how.faithful, bits=bits)
+    return min(getattr(options, "warmup", 0), how.evaluations)

@@ -3,8 +3,9 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from automl.search.agent_options import AgentOptions, agent_options
 from automl.search.base import Searcher, State
 from automl.search.given import GivenSearcher, given_policies
 from automl.search.options import parse_options
@@ -13,19 +14,18 @@ from automl.search.points.random import RandomPoints
 from automl.search.points.uniform import UniformPoints
 from automl.search.random import RandomSearcher
 from automl.search.uniform import UniformSearcher
+from automl.search.walks import walk_over
 from backends.point_prices import PointPrices
 from envs.channel_pruning import ChannelPruningWalk
+from envs.layerwise import LayerwiseWalk
 from envs.pricing import Cost, CountedCost, TightestCost
-from envs.reward import find_reward
+from envs.reward import Reward, accuracy_change, find_reward
 from search_spaces.channel_space import ChannelSpace
 from search_spaces.errors import InputError, did_you_mean
 from search_spaces.objective import Constraint, Metric
 from search_spaces.space import Prices, SearchSpace
 
-if TYPE_CHECKING:
-    from automl.search.agents import DDPGOptions
-
-__all__ = ["Searcher", "State", "ddpg_options", "given_policies", "make_searcher", "searcher_names"]
+__all__ = ["Searcher", "State", "given_policies", "make_searcher", "searcher_names"]
 
 
 @dataclass(frozen=True)
@@ -98,34 +98,40 @@ class _NoOptions:
     """Of searchers that have nothing to set."""
 
 
-def ddpg_options(options: Mapping[str, Any], evaluations: int, faithful: bool) -> "DDPGOptions":
-    """The agent's hyperparameters: the published ones if faithful, else those tuned for the number of evaluations.
+def _agent(name: str) -> Callable[[_Search], Searcher]:
+    """What makes the searcher of an agent."""
 
-    Raises:
-        InputError: an unknown option, or a value out of range.
-    """
-    from automl.search.agents import DDPGOptions  # torch and stable-baselines3 only where they are needed
+    def make(search: _Search) -> Searcher:
+        from automl.search.agents import AgentSearcher  # torch and stable-baselines3 only where they are needed
 
-    given = parse_options(DDPGOptions(), "ddpg", options)
-    if faithful:
-        return given
-    warmup = given.warmup if "warmup" in options else None
-    return parse_options(DDPGOptions.tuned(evaluations, warmup), "ddpg", options)
+        options = agent_options(
+            name, search.options, search.evaluations, faithful=search.faithful, bits=not search.space.channels_only
+        )
+        return AgentSearcher(_walk(search, options), _reward(search), search.seed, options)
+
+    return make
 
 
-def _ddpg(search: _Search) -> Searcher:
-    from automl.search.ddpg import DDPGSearcher
-
-    walk = ChannelPruningWalk(
+def _walk(search: _Search, options: AgentOptions) -> LayerwiseWalk:
+    faithful, step_code = search.faithful, options.step_code
+    if not search.space.channels_only:
+        points = search.points
+        return walk_over(points.space, points.constraints, points.prices, faithful=faithful, step_code=step_code)
+    return ChannelPruningWalk(
         search.channels,
         search.constraint,
         mode=search.mode,
-        faithful=search.faithful,
-        step_code=not search.faithful,
+        faithful=faithful,
+        step_code=step_code,
         cost=search.bound,
     )
-    options = ddpg_options(search.options, search.evaluations, search.faithful)
-    return DDPGSearcher(walk, find_reward(search.reward, search.mode), search.seed, options)
+
+
+def _reward(search: _Search) -> Reward:
+    """The one asked for; of a faithful agent of bits HAQ's, whose zero does not matter to who subtracts a baseline."""
+    if search.faithful and not search.space.channels_only:
+        return accuracy_change(whole=1.0)
+    return find_reward(search.reward, search.mode)
 
 
 def _random(search: _Search) -> Searcher:
@@ -175,7 +181,10 @@ class _Entry:
 
 
 _SEARCHERS: Mapping[str, _Entry] = {
-    "ddpg": _Entry("AMC's agent: DDPG over the layers' keep ratios (He et al. 2018)", _ddpg, points=False),
+    "ddpg": _Entry("AMC's and HAQ's agent, DDPG (He et al. 2018, Wang et al. 2019)", _agent("ddpg")),
+    "td3": _Entry("TD3: DDPG with two critics and a slower actor (Fujimoto et al. 2018)", _agent("td3")),
+    "sac": _Entry("soft actor-critic: an agent that explores by entropy (Haarnoja et al. 2018)", _agent("sac")),
+    "ppo": _Entry("proximal policy optimisation: it learns by batches (Schulman et al. 2017)", _agent("ppo")),
     "random": _Entry("random policies of the same budget", _random),
     "uniform": _Entry("the same level for all layers, the highest that meets the budget", _uniform),
     "evolution": _Entry(

@@ -10,8 +10,7 @@ from scipy import stats
 from torch import nn
 
 from automl.search import make_searcher
-from automl.search.agents import AmcDDPG, DDPGOptions, EpisodeReplay, make_ddpg, truncated_normal
-from automl.search.ddpg import DDPGSearcher
+from automl.search.agents import AgentSearcher, AmcDDPG, DDPGOptions, EpisodeReplay, make_ddpg, truncated_normal
 from automl.testing.problems import AdditiveEvaluator, conv_chain
 from envs.channel_pruning import ChannelPruningEnv, ChannelPruningWalk
 from envs.reward import find_reward
@@ -216,9 +215,9 @@ def test_the_library_s_own_loop_learns_and_repeats() -> None:
         assert all(torch.equal(*pair) for pair in zip(first, other, strict=True)) == same
 
 
-def searcher(**options: Any) -> DDPGSearcher:
+def searcher(**options: Any) -> AgentSearcher:
     walk = ChannelPruningWalk(SPACE, CONSTRAINT)
-    return DDPGSearcher(walk, find_reward("accuracy"), seed=0, options=DDPGOptions(hidden=16, batch=8, **options))
+    return AgentSearcher(walk, find_reward("accuracy"), seed=0, options=DDPGOptions(hidden=16, batch=8, **options))
 
 
 def test_results_are_told_to_the_oldest_pending_episode() -> None:
@@ -228,7 +227,7 @@ def test_results_are_told_to_the_oldest_pending_episode() -> None:
     for index, policy in enumerate(policies):
         reward = searching.tell(policy, Evaluation(0.1 * index, {"macs": 1.0}, 0.0, 0.0))
         assert reward == pytest.approx(0.1 * index)
-    replay = searching._replay
+    replay = searching._agent.replay
     for index in range(3):
         rows = slice(index * STEPS, (index + 1) * STEPS)
         assert replay.actions[rows, 0] == pytest.approx(pending[index])

@@ -67,20 +67,6 @@ class _Search:
         return TightestCost(costs, [each.limit for each in self.constraints])
 
     @property
-    def channels(self) -> ChannelSpace:
-        """What an algorithm decides on that knows of channels alone.
-
-        Raises:
-            InputError: the space has more.
-        """
-        if not self.space.channels_only:
-            raise InputError(
-                "this algorithm decides on channels alone: leave bits, sparsity and rank out of the space, or take "
-                f"one of {', '.join(name for name, entry in _SEARCHERS.items() if entry.points)}"
-            )
-        return self.space.channels
-
-    @property
     def points(self) -> PointProblem:
         """The problem of an algorithm that decides on points.
 
@@ -118,7 +104,7 @@ def _walk(search: _Search, options: AgentOptions) -> LayerwiseWalk:
         points = search.points
         return walk_over(points.space, points.constraints, points.prices, faithful=faithful, step_code=step_code)
     return ChannelPruningWalk(
-        search.channels,
+        search.space.channels,
         search.constraint,
         mode=search.mode,
         faithful=faithful,
@@ -138,7 +124,7 @@ def _random(search: _Search) -> Searcher:
     parse_options(_NoOptions(), "random", search.options)
     if not search.space.channels_only:
         return RandomPoints(search.points)
-    walk = ChannelPruningWalk(search.channels, search.constraint, mode=search.mode, cost=search.bound)
+    walk = ChannelPruningWalk(search.space.channels, search.constraint, mode=search.mode, cost=search.bound)
     return RandomSearcher(walk, find_reward(search.reward, search.mode), search.seed)
 
 
@@ -146,7 +132,9 @@ def _uniform(search: _Search) -> Searcher:
     parse_options(_NoOptions(), "uniform", search.options)
     if not search.space.channels_only:
         return UniformPoints(search.points)
-    return UniformSearcher(search.channels, search.constraint, find_reward(search.reward, search.mode), search.bound)
+    return UniformSearcher(
+        search.space.channels, search.constraint, find_reward(search.reward, search.mode), search.bound
+    )
 
 
 def _over_points(name: str, module: str, searcher: str, options: str) -> Callable[[_Search], Searcher]:
@@ -172,12 +160,10 @@ class _Entry:
     Attributes:
         text: what it is, in a line.
         make: makes one.
-        points: whether it decides on bits, sparsity and ranks, too.
     """
 
     text: str
     make: Callable[[_Search], Searcher]
-    points: bool = True
 
 
 _SEARCHERS: Mapping[str, _Entry] = {
@@ -247,7 +233,7 @@ def make_searcher(
         evaluations: how many proposals the search will have evaluated; schedules stretch to it.
         mode: "resource" keeps the budget, "accuracy" has no hard limit.
         reward: by name, see `envs.reward`.
-        faithful: as published, where that differs from what works best; only "ddpg" has such a thing.
+        faithful: as published, where that differs from what works best: AMC's "ddpg" over channels, HAQ's over bits.
         options: of the searcher.
         cost: of the constraint's metric, or of each one's; None where it is counted. A latency cannot be.
         prices: of points; by default what can be counted.

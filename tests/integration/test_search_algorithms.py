@@ -12,7 +12,7 @@ from search_spaces.policy import CompressionPolicy
 
 SPACE, PRICES = small_space()
 BUDGET = Constraint("weight_bytes", 0.15 * SPACE.graph.weight_bytes)
-NAMES = [name for name, _ in searcher_names() if name not in ("given", "ddpg")]
+NAMES = [name for name, _ in searcher_names() if name != "given"]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -28,11 +28,6 @@ def test_each_searches_channels_and_bits_within_the_budget(name: str) -> None:
     last = SPACE.graph.apply(pending[-1])
     assert last.weight_bytes <= BUDGET.limit
     assert last.treatments
-
-
-def test_an_agent_of_channels_alone_says_what_to_take_instead() -> None:
-    with pytest.raises(InputError, match=r"decides on channels alone.*or take one of random, uniform, evolution"):
-        make_searcher("ddpg", space=SPACE, constraint=BUDGET, seed=0, evaluations=8, prices=PRICES)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -30,18 +30,19 @@ from automl.orchestration.dispatcher import DispatcherActor
 from automl.orchestration.search_loop import run_search
 from automl.run.store import SearchRow
 from automl.search import make_searcher, searcher_names
+from automl.search.agent_options import AGENTS
 from automl.search.base import Searcher
 from automl.testing.points import AdditiveAccuracy, small_space
-from search_spaces.errors import InputError
 from search_spaces.objective import Constraint, Evaluation
 from search_spaces.policy import CompressionPolicy
 from search_spaces.space import SearchSpace
 
 TOTAL = 24
-FEWER = {"uniform": 1, "given": 2, "gp": 14, "ddpg": 14}
+FEWER = {"uniform": 1, "given": 2, "gp": 14, "ddpg": 14, "td3": 14, "sac": 14}
+SMALL_AGENT = {"hidden": 16, "batch": 8}
 LAG = 3
 NAMES = [name for name, _ in searcher_names()]
-IMPORTED_ONCE = ["automl.orchestration.dispatcher", "automl.search.ddpg", "automl.testing.points", "optuna.samplers"]
+IMPORTED_ONCE = ["automl.orchestration.dispatcher", "automl.search.agents", "automl.testing.points", "optuna.samplers"]
 
 
 @pytest.fixture(scope="module")
@@ -117,15 +118,14 @@ def drive(name: str, total: int, folder: Path, evaluators: int, kill_after: int 
 
 
 def search(name: str, total: int) -> tuple[Searcher, SearchSpace, Constraint]:
-    """The algorithm over channels and bits or, where it knows no more, over channels."""
+    """The algorithm over channels and bits."""
     space, prices = small_space()
     constraint = Constraint("weight_bytes", 0.15 * space.graph.weight_bytes)
-    how: dict[str, Any] = {"seed": 1, "evaluations": total, "options": {"policies": given()} if name == "given" else {}}
-    try:
-        return make_searcher(name, space=space, constraint=constraint, prices=prices, **how), space, constraint
-    except InputError:
-        space, constraint = SearchSpace.of_channels(space.channels), Constraint("macs", 0.5 * space.graph.macs)
-        return make_searcher(name, space=space, constraint=constraint, **how), space, constraint
+    options: dict[str, Any] = {"policies": given()} if name == "given" else SMALL_AGENT if name in AGENTS else {}
+    searcher = make_searcher(
+        name, space=space, constraint=constraint, prices=prices, seed=1, evaluations=total, options=options
+    )
+    return searcher, space, constraint
 
 
 @cache

@@ -13,8 +13,7 @@ from gymnasium.utils.env_checker import check_env as check_gymnasium
 from stable_baselines3.common.env_checker import check_env as check_sb3
 
 import envs
-from automl.search.agents import DDPGOptions, make_ddpg
-from automl.search.ddpg import DDPGSearcher
+from automl.search.agents import AgentSearcher, DDPGOptions, make_ddpg
 from automl.testing.problems import GraphBuilder, cifar_resnet, conv_chain
 from backends.bit_prices import counted_price
 from envs.bit_budget import BitBudget, IntArray, one_by_one
@@ -293,10 +292,10 @@ def test_the_agent_learns_from_actions_that_were_taken() -> None:
 
     def stored(taken: bool) -> tuple[list[Any], list[Any], MixedPrecisionWalk]:
         walk = walk_of(graph, limit=46)
-        searcher = DDPGSearcher(walk, accuracy_change(0.9), 0, DDPGOptions(warmup=5, taken=taken))
+        searcher = AgentSearcher(walk, accuracy_change(0.9), 0, DDPGOptions(warmup=5, taken=taken))
         policy = searcher.ask()
         searcher.tell(policy, judged(policy))
-        replay = searcher._replay
+        replay = searcher._agent.replay
         return replay.actions[:4, 0].tolist(), replay.observations[:4, 0].tolist(), walk
 
     actions, observations, walk = stored(taken=True)

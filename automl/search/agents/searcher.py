@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from automl.search.agent_options import AgentOptions, DDPGOptions, PPOOptions, SACOptions, TD3Options
-from automl.search.agents.base import Agent, Episode, under
+from automl.search.agents.base import Episode, under
 from automl.search.agents.ddpg import AmcDDPG
 from automl.search.agents.ppo import SearchPPO
 from automl.search.agents.sac import SearchSAC
@@ -49,7 +49,7 @@ class AgentSearcher(Searcher):
         self._reward = reward
         self._options = options
         env = LayerwiseEnv(walk, _elsewhere, reward)
-        self._agent: Agent = AGENTS[type(options)](env, walk.steps, options, seed)
+        self._agent = AGENTS[type(options)](env, walk.steps, options, seed)
         self._asked = 0
         self._told = 0
         self._pending: deque[Episode] = deque()

@@ -1,12 +1,16 @@
 """Whole runs as a user starts them: the command in a process of its own, with a cache and a home of its own."""
 
 import os
+import random
+import signal
+import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -68,3 +72,40 @@ def none_left_behind() -> Iterator[list[psutil.Process]]:
     left.extend(set(psutil.Process().children(recursive=True)) - before)
     psutil.wait_procs(left, timeout=100)
     assert not [process for process in left if alive(process)]
+
+
+def record(run: Path) -> list[tuple[Any, ...]]:
+    """Everything that stands in a run's store, times aside."""
+    with closing(_connect(run)) as connection:
+        searches = connection.execute("SELECT * FROM searches ORDER BY name").fetchall()
+        evaluations = connection.execute(
+            "SELECT search, number, digest, policy, accuracy, reward, divergence, share, images, cost, violation, "
+            "feasible, error FROM evaluations ORDER BY search, number"
+        ).fetchall()
+    return [*searches, *evaluations]
+
+
+def evaluations(run: Path) -> int:
+    """How many stand in a run's store by now."""
+    try:
+        with closing(_connect(run)) as connection:
+            return int(connection.execute("SELECT count(*) FROM evaluations").fetchone()[0])
+    except sqlite3.Error:
+        return 0
+
+
+def kill_after(
+    process: subprocess.Popen[str], run: Path, chance: random.Random, *, at_least: int
+) -> list[psutil.Process]:
+    """Kill a driver a random moment after so many evaluations are on record; returns its former family."""
+    wait_until(process, lambda: evaluations(run) >= at_least and (run / "baseline.safetensors").exists())
+    time.sleep(chance.uniform(0.0, 1.0))
+    family = psutil.Process(process.pid).children(recursive=True)
+    process.kill()
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
+    return family
+
+
+def _connect(run: Path) -> sqlite3.Connection:
+    return sqlite3.connect(f"file:{run / 'trials.sqlite'}?mode=ro", uri=True)

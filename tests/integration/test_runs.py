@@ -4,18 +4,26 @@ import json
 import os
 import random
 import signal
-import sqlite3
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
 import yaml
-from run_processes import PATIENCE_S, alive, none_left_behind, start, trimtab, wait_until
+from run_processes import (
+    PATIENCE_S,
+    alive,
+    evaluations,
+    kill_after,
+    none_left_behind,
+    record,
+    start,
+    trimtab,
+    wait_until,
+)
 
 CONFIG: dict[str, Any] = {
     "model": {"name": "lenet5"},
@@ -55,17 +63,6 @@ def families() -> Iterator[list[psutil.Process]]:
         yield left
 
 
-def rows(run: Path) -> list[tuple[Any, ...]]:
-    """Everything that stands in the store, times aside."""
-    with closing(_connect(run)) as connection:
-        searches = connection.execute("SELECT * FROM searches ORDER BY name").fetchall()
-        evaluations = connection.execute(
-            "SELECT search, number, digest, policy, accuracy, reward, cost, violation, feasible, error "
-            "FROM evaluations ORDER BY search, number"
-        ).fetchall()
-    return [*searches, *evaluations]
-
-
 def summary(run: Path) -> dict[str, Any]:
     found: dict[str, Any] = json.loads((run / "summary.json").read_text())
     del found["wall_s"]
@@ -99,7 +96,7 @@ def test_a_run_leaves_what_it_should(finished: Path, home: Path) -> None:
     assert (finished / "report.html").read_text().startswith("<!DOCTYPE html>")
     assert (finished / "best" / "manifest.json").is_file()
     assert not [path for path in finished.rglob("*") if path.name.endswith((".tmp", "-wal", "-shm"))]
-    known = {row[0]: row[3] for row in rows(finished)[:3]}
+    known = {row[0]: row[3] for row in record(finished)[:3]}
     assert known == {"ddpg-0": 24, "random-0": 24, "uniform": 1}
     written = {path.name for path in home.iterdir()} - {
         ".cache",
@@ -131,21 +128,41 @@ def test_status_tells_where_a_run_stands(finished: Path, home: Path) -> None:
     assert set(status["finalists"].values()) == {"finished"}
 
 
-def test_killed_at_random_moments_and_resumed_with_one_evaluator(
+def test_stopped_then_killed_and_resumed_with_one_evaluator_equals_uninterrupted(
     finished: Path, home: Path, families: list[psutil.Process]
 ) -> None:
+    """Ctrl-C, which reaches everything that runs in the terminal; SIGKILL to the driver; SIGKILL to an evaluator."""
+    run = home / "broken"
+    chance = random.Random(seed := random.SystemRandom().randrange(2**32))
+    command = ("search", "tiny.yaml", "--out", "broken", "--set", "search.evaluators=1")
+    _stopped_by(lambda process: os.killpg(process.pid, signal.SIGINT), home, "broken", command)
+    process = start(home, "resume", "broken")
+    wait_until(process, lambda: bool(_evaluators(process)))
+    family = psutil.Process(process.pid).children(recursive=True)
+    assert {address for member in family for address in _listening(member)} <= {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
+    families.extend(kill_after(process, run, chance, at_least=12))
+    assert json.loads(trimtab(home, "status", "broken", "--json")[1])["state"] == "unfinished"
+    _finished_without_its_evaluators(home, run, chance)
+    assert record(run) == record(finished), f"seed {seed}"
+    assert summary(run) == summary(finished), f"seed {seed}"
+
+
+@pytest.mark.slow
+def test_killed_again_and_again(finished: Path, home: Path, families: list[psutil.Process]) -> None:
     """SIGKILL to the driver while it searches, three times; one evaluator instead of two all along."""
     run = home / "killed"
-    seed = random.SystemRandom().randrange(2**32)
-    chance = random.Random(seed)
+    chance = random.Random(seed := random.SystemRandom().randrange(2**32))
     command = ["search", "tiny.yaml", "--out", "killed", "--set", "search.evaluators=1"]
     for kill in range(3):
-        process = start(home, *command)
-        families.extend(_kill_after(process, run, chance, at_least=kill * 12))
-        process.communicate()
-        assert process.returncode == -signal.SIGKILL, f"seed {seed}"
-        assert json.loads(trimtab(home, "status", "killed", "--json")[1])["state"] == "unfinished"
+        families.extend(kill_after(start(home, *command), run, chance, at_least=kill * 12))
         command = ["resume", "killed"]
+    _finished_without_its_evaluators(home, run, chance)
+    assert record(run) == record(finished), f"seed {seed}"
+    assert summary(run) == summary(finished), f"seed {seed}"
+
+
+def _finished_without_its_evaluators(home: Path, run: Path, chance: random.Random) -> None:
+    """Resume a run from elsewhere, and kill the evaluators that it has at some moment."""
     process = start(home, "resume", str(run), folder=home / "elsewhere")
     wait_until(process, lambda: bool(_evaluators(process)))
     time.sleep(chance.uniform(0.0, 3.0))
@@ -153,20 +170,6 @@ def test_killed_at_random_moments_and_resumed_with_one_evaluator(
         worker.kill()
     _, err = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 0, err
-    assert rows(run) == rows(finished), f"seed {seed}"
-    assert summary(run) == summary(finished), f"seed {seed}"
-
-
-def _kill_after(
-    process: subprocess.Popen[str], run: Path, chance: random.Random, *, at_least: int
-) -> list[psutil.Process]:
-    """Kill a driver a random moment after so many evaluations are on record; returns its former family."""
-    wait_until(process, lambda: _count(run) >= at_least and (run / "baseline.safetensors").exists())
-    time.sleep(chance.uniform(0.0, 1.0))
-    family = psutil.Process(process.pid).children(recursive=True)
-    assert {address for member in family for address in _listening(member)} <= {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
-    process.kill()
-    return family
 
 
 def _listening(process: psutil.Process) -> set[str]:
@@ -183,38 +186,26 @@ def _evaluators(process: subprocess.Popen[str]) -> list[psutil.Process]:
     return [child for child in family if alive(child) and child.name().startswith("ray::Worker")]
 
 
-def _connect(run: Path) -> sqlite3.Connection:
-    return sqlite3.connect(f"file:{run / 'trials.sqlite'}?mode=ro", uri=True)
-
-
-def _count(run: Path) -> int:
-    try:
-        with closing(_connect(run)) as connection:
-            return int(connection.execute("SELECT count(*) FROM evaluations").fetchone()[0])
-    except sqlite3.Error:
-        return 0
-
-
-def test_signals_stop_at_a_consistent_point(home: Path, finished: Path) -> None:
-    """Ctrl-C, which reaches everything that runs in the terminal; then SIGTERM to the resumed run."""
-    command = ("search", "tiny.yaml", "--out", "stopped", "--set", "search.evaluations=5000")
-    _stopped_by(lambda process: os.killpg(process.pid, signal.SIGINT), home, "stopped", command)
-    _stopped_by(lambda process: process.terminate(), home, "stopped", ("resume", "stopped"))
-
-
 @pytest.mark.slow
-def test_sigterm_to_everything_stops_too(home: Path, finished: Path) -> None:
-    """As a service manager sends it, to Ray's processes as well."""
-    command = ("search", "tiny.yaml", "--out", "ended", "--set", "search.evaluations=5000")
-    _stopped_by(lambda process: os.killpg(process.pid, signal.SIGTERM), home, "ended", command)
+@pytest.mark.parametrize("everything", [False, True])
+def test_sigterm_stops_too(home: Path, finished: Path, everything: bool) -> None:
+    """To the driver, or as a service manager sends it, to Ray's processes as well."""
+    name = f"ended-{everything}"
+    command = ("search", "tiny.yaml", "--out", name, "--set", "search.evaluations=5000")
+    _stopped_by(
+        lambda process: os.killpg(process.pid, signal.SIGTERM) if everything else process.terminate(),
+        home,
+        name,
+        command,
+    )
 
 
 def _stopped_by(stop: Callable[[subprocess.Popen[str]], None], home: Path, name: str, command: tuple[str, ...]) -> None:
     """Start a command, stop it once it has evaluated something more, and look at what it leaves."""
     run = home / name
-    before = _count(run)
+    before = evaluations(run)
     process = start(home, *command)
-    wait_until(process, lambda: _count(run) > before + 4)
+    wait_until(process, lambda: evaluations(run) > before + 4)
     stop(process)
     out, err = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 1
@@ -239,4 +230,4 @@ def test_failures_in_a_row_stop_a_run_which_may_then_try_again(home: Path, finis
     assert json.loads((home / "failing" / "run.json").read_text())["state"] == "failed"
     code, _, err = trimtab(home, "resume", "failing")
     assert code == 0, err
-    assert rows(home / "failing") == rows(finished)
+    assert record(home / "failing") == record(finished)

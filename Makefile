@@ -13,9 +13,9 @@ demo: $(VENV)/.demo
 	$(BIN)/trimtab $(if $(wildcard $(RUN)/run.json),resume $(RUN),search configs/digits_resnet20.yaml --out $(RUN))
 	$(BIN)/trimtab verify $(RUN)/best
 
+# Two files at a time, in their order: those of tests/integration take longest, and come first.
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest tests/integration
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile tests/unit tests/property tests/oracle
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 test-slow: $(VENV)/.dev
 	$(BIN)/python -m pytest -m slow

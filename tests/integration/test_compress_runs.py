@@ -21,6 +21,7 @@ CONFIG: dict[str, Any] = {
     "model": {"name": "resnet20"},
     "data": {"name": "digits", "args": {"size": 16}},
     "baseline": {"epochs": 1},
+    "search": {"evaluators": 1},
     "compression": {"calibration_images": 60},
     "fine_tune": {"epochs": 2},
     "measure": {"backend": "none"},

@@ -25,7 +25,7 @@ CONFIG: dict[str, Any] = {
     "baseline": {"epochs": 1},
     "space": {"round_to": 8},
     "budget": {"metric": "latency_s", "ratio": 0.7},
-    "search": {"options": {"warmup": 4}, "evaluations": 12, "evaluators": 2, "lag": 3},
+    "search": {"options": {"warmup": 4}, "evaluations": 12, "evaluators": 1, "lag": 3},
     "compression": {"calibration_images": 60},
     "fine_tune": {"epochs": 0},
     "measure": {"margin": 0.02},
@@ -123,13 +123,13 @@ def entries(folder: Path) -> int:
 
 
 @pytest.mark.slow
-def test_killed_and_resumed_with_one_evaluator_equals_uninterrupted(
+def test_killed_and_resumed_with_two_evaluators_equals_uninterrupted(
     finished: Path, home: Path, families: list[psutil.Process]
 ) -> None:
     """SIGKILL to the driver while it searches, and to the process that prices operators."""
     run = home / "killed"
     chance = random.Random(seed := random.SystemRandom().randrange(2**32))
-    process = start(home, "search", "tiny.yaml", "--out", "killed", "--set", "search.evaluators=1")
+    process = start(home, "search", "tiny.yaml", "--out", "killed", "--set", "search.evaluators=2")
     wait_until(process, lambda: (run / "trials.sqlite").exists() and len(rows(run)) >= 3)
     time.sleep(chance.uniform(0.0, 1.0))
     families.extend(psutil.Process(process.pid).children(recursive=True))

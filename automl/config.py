@@ -63,7 +63,7 @@ class SpaceSection(Section):
     """What may be decided; the fields of `search_spaces.building.SpaceOptions`."""
 
     channels: bool = True
-
+    resolution: list[float | int] = Field(default_factory=list, max_length=32)
     lower_bound: float = Field(default=0.2, gt=0, le=1)
     round_to: int | None = Field(default=None, ge=1)
     protect: list[str] = Field(default_factory=list)

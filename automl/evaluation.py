@@ -20,6 +20,8 @@ from backends.base import HardwareBackend
 from search_spaces.errors import InputError
 from search_spaces.objective import Constraint, Evaluation, violation
 from search_spaces.policy import CompressionPolicy
+from search_spaces.resizing import resize
+from search_spaces.resolution import Resolution
 
 BATCH = 64
 """Images a forward pass: the activations of a small network then stay in the cache (the fastest of 8 to 357 tried)."""
@@ -36,7 +38,8 @@ class PolicyEvaluator:
 
     An evaluation starts from the pristine weights, on one thread whatever the process is set to (the order of
     floating-point sums depends on their number), so neither earlier evaluations nor the machine's load matter. Networks
-    are compressed on the CPU whatever the device; another device may round an image into another class.
+    are compressed on the CPU whatever the device; another device may round an image into another class. A policy's
+    network sees the images at the policy's resolution.
 
     Args:
         compressor: makes the network of a policy.
@@ -110,7 +113,7 @@ class PolicyEvaluator:
         if count not in self._seen:
             self._seen[count] = self._see(count)
         seen = self._seen[count]
-        logits = self._logits(self.compressor.apply(policy), seen.batches)
+        logits = self._logits(self.compressor.apply(policy), seen.batches, policy.resolution)
         if not torch.isfinite(logits).all():
             raise FloatingPointError("the compressed network answers NaN or infinity")
         value = self.metric(logits, seen.labels)
@@ -121,10 +124,10 @@ class PolicyEvaluator:
         labels = torch.cat([labels for _, labels in batches])
         return _Seen(batches, labels, self._logits(self.compressor.network.prune({}), batches))
 
-    def _logits(self, module: fx.GraphModule, batches: "_Batches") -> Tensor:
+    def _logits(self, module: fx.GraphModule, batches: "_Batches", resolution: Resolution | None = None) -> Tensor:
         folded = for_inference(module).to(self._device)
         with torch.inference_mode(), _reproducible(self._device):
-            return torch.cat([folded(images) for images, _ in batches]).cpu()
+            return torch.cat([folded(resize(images, resolution)) for images, _ in batches]).cpu()
 
 
 def divergence(wanted: Tensor, found: Tensor) -> float | None:

@@ -32,14 +32,15 @@ from automl.run.artefacts import require_engine
 from automl.search import given_policies
 from automl.training import EpochReport, TrainingOptions
 from backends.base import HardwareBackend
-from backends.integers import formats_of
-from backends.table_backend import Latencies
+from backends.table_backend import Latencies, asked_of
 from envs.pricing import Cost
 from search_spaces.building import SpaceOptions, build_space
 from search_spaces.capture import PrunableNetwork
 from search_spaces.graph import ModelGraph
 from search_spaces.objective import Constraint
 from search_spaces.policy import CompressionPolicy
+from search_spaces.resizing import resize
+from search_spaces.resolution import Resolution, resolutions
 from search_spaces.space import SearchSpace
 
 OnEpoch = Callable[[EpochReport], None]
@@ -160,7 +161,7 @@ class Problem:
         trained: bool,
         metric: Metric,
     ) -> "Problem":
-        network = PrunableNetwork(model, example_input(data))
+        network = captured(config, data, model)
         space = search_space(config, network.graph)
         backend = pricing_backend(config.measure.accelerator)
         backend.require(network.graph)
@@ -174,7 +175,7 @@ class Problem:
         graph = self.graph
         backend = priced_by_table(self.config.measure, graph, prices)
         least = graph.apply(self.space.cheapest())
-        cheapest = (least.kept, formats_of(least))
+        cheapest = asked_of(least)
         prices.latencies([*backend.recipes(graph.kept), *backend.recipes(*cheapest)])  # in one go
         latency = LatencyBudget.of(self.config, backend.price(graph.kept), backend.price(*cheapest))
         return replace(self, backend=backend)._with_latency(latency)
@@ -212,7 +213,7 @@ class Problem:
             return self
         options = training_options(self.config.baseline)
         model = load_baseline(self.model, model_key(self.config), self.data, options, None, on_epoch)
-        network = PrunableNetwork(model, example_input(self.data))
+        network = captured(self.config, self.data, model)
         return replace(self, model=model, trained=True, network=network)
 
     def compressor(self) -> Compressor:
@@ -312,7 +313,19 @@ def anything(graph: ModelGraph) -> Constraint:
 def untrained_graph(config: Config) -> ModelGraph:
     """The captured network of a config, without training it."""
     data = load_data(config.data.name, config.data.args)
-    return PrunableNetwork(initial_model(config, data), example_input(data)).graph
+    return captured(config, data, initial_model(config, data)).graph
+
+
+def captured(config: Config, data: DataBundle, model: nn.Module) -> PrunableNetwork:
+    """The model, at every resolution that the space or a given policy knows.
+
+    Raises:
+        InputError: it cannot be captured, or does not take images of one of them.
+    """
+    sizes = list(resolutions(config.space.resolution, data.input_shape))
+    if config.search.given:
+        sizes += [policy.resolution for policy in given_policies(config.search.options) if policy.resolution]
+    return PrunableNetwork(model, example_input(data), resolutions=sizes)
 
 
 def model_key(config: Config) -> dict[str, Any]:
@@ -331,10 +344,10 @@ def initial_model(config: Config, data: DataBundle) -> nn.Module:
     )
 
 
-def example_input(data: DataBundle) -> Tensor:
-    """One validation image, [1, C, H, W]."""
+def example_input(data: DataBundle, resolution: Resolution | None = None) -> Tensor:
+    """One validation image, [1, C, H, W], at a resolution or as it is."""
     image: Tensor = data.val[0][0]
-    return image.unsqueeze(0)
+    return resize(image.unsqueeze(0), resolution)
 
 
 def calibration_data(data: DataBundle, count: int, seed: int) -> tuple[Tensor, Tensor]:

@@ -72,7 +72,7 @@ class Artefact:
 
 def measure(
     artefacts: Sequence[Artefact],
-    example: npt.NDArray[Any],
+    example: npt.NDArray[Any] | Sequence[npt.NDArray[Any]],
     expected: npt.NDArray[Any] | None = None,
     *,
     threads: int = 1,
@@ -85,8 +85,8 @@ def measure(
     on the very processors that another engine needs next.
 
     Args:
-        artefacts: what to time; each takes the same input.
-        example: [N, ...] the input, float32.
+        artefacts: what to time.
+        example: [N, ...] the input, float32; or a list of one for each artefact.
         expected: the output each must give, to `TOLERANCE`; None to leave the outputs unchecked.
         threads: threads each engine may use.
         rounds: samples of each artefact, at least one.
@@ -96,11 +96,13 @@ def measure(
         TrimtabError: an artefact crashes, hangs, fails or answers wrongly (it is named), or another process keeps the
             machine busy measuring.
     """
+    examples = [example] * len(artefacts) if isinstance(example, np.ndarray) else example
     found: dict[int, Measurement] = {}
     with exclusive_lease():
         for party in _parties(artefacts, threads):
             chosen = [artefacts[index] for index in party]
-            measured = _measure_in_turns(chosen, example, expected, threads, rounds, timeout_s)
+            inputs = [examples[index] for index in party]
+            measured = _measure_in_turns(chosen, inputs, expected, threads, rounds, timeout_s)
             found.update(zip(party, measured, strict=True))
     return [found[index] for index in range(len(artefacts))]
 
@@ -118,7 +120,7 @@ def _parties(artefacts: Sequence[Artefact], threads: int) -> list[list[int]]:
 
 def _measure_in_turns(
     artefacts: Sequence[Artefact],
-    example: npt.NDArray[Any],
+    examples: Sequence[npt.NDArray[Any]],
     expected: npt.NDArray[Any] | None,
     threads: int,
     rounds: int,
@@ -127,7 +129,8 @@ def _measure_in_turns(
     """See `measure`; all in one process."""
     with tempfile.TemporaryDirectory(prefix="trimtab-measure-") as name:
         folder = Path(name)
-        np.save(folder / "example.npy", np.ascontiguousarray(example, dtype=np.float32))
+        for index, example in enumerate(examples):
+            np.save(folder / f"example{index}.npy", np.ascontiguousarray(example, dtype=np.float32))
         job = {
             "artefacts": [[a.engine, str(a.path.resolve())] for a in artefacts],
             "threads": threads,

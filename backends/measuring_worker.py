@@ -2,8 +2,8 @@
 
     python -m backends.measuring_worker FOLDER
 
-FOLDER holds job.json and example.npy; report.json and the outputs are written there. `current` says which artefact
-is being run, for the parent to name should this process die.
+FOLDER holds job.json and an input for each artefact; report.json and the outputs are written there. `current` says
+which artefact is being run, for the parent to name should this process die.
 """
 
 import importlib.metadata
@@ -36,10 +36,10 @@ def main(folder: Path) -> None:
     """Does the job of the folder."""
     os.environ |= {"TMPDIR": str(folder), "TORCHINDUCTOR_CACHE_DIR": str(folder / "inductor")}  # nothing stays behind
     job = json.loads((folder / "job.json").read_text(encoding="utf-8"))
-    example = np.load(folder / "example.npy", allow_pickle=False)
     calls: list[Call] = []
     for index, (engine, path) in enumerate(job["artefacts"]):
         _note(folder, index)
+        example = np.load(folder / f"example{index}.npy", allow_pickle=False)
         call, output = _ENGINES[engine](Path(path), example, int(job["threads"]))
         call()
         np.save(folder / f"output{index}.npy", output())

@@ -26,6 +26,7 @@ from backends.remote.device import RemoteDevice
 from backends.remote.fleet import Fleet
 from search_spaces.errors import InputError, did_you_mean
 from search_spaces.graph import ModelGraph
+from search_spaces.resolution import Resolution
 
 _PACKAGE = Path(__file__).resolve().parent
 
@@ -118,7 +119,7 @@ class TableBackend(HardwareBackend):
         self._graph = graph
         self._prices = prices
         self._threads = threads
-        self._parts: NetworkParts | None = None
+        self._parts: dict[int, NetworkParts] = {}  # by number of the resolution
 
     def supports(self, graph: ModelGraph) -> tuple[str, ...]:
         """Reasons why this backend cannot price the graph; empty where it can."""
@@ -140,18 +141,21 @@ class TableBackend(HardwareBackend):
         if reasons := self.supports(graph):
             raise InputError(f"backend {self.name!r} cannot price the network: {reasons[0]}")
 
-    def recipes(self, kept: Sequence[int], formats: Formats | None = None) -> list[Recipe]:
-        """The operators of the network where group i keeps kept[i] units and layers have such formats, as often as they
-        are called."""
-        return [kernel for part in self._network.parts(kept, formats) for kernel in part.kernels]
+    def recipes(
+        self, kept: Sequence[int], formats: Formats | None = None, resolution: Resolution | None = None
+    ) -> list[Recipe]:
+        """The operators of the network where group i keeps kept[i] units, layers have such formats and images that
+        resolution, as often as they are called."""
+        return [kernel for part in self._network(resolution).parts(kept, formats) for kernel in part.kernels]
 
-    def price(self, kept: Sequence[int], formats: Formats | None = None) -> float:
-        """Seconds of the network where group i keeps kept[i] units and layers have such formats.
+    def price(self, kept: Sequence[int], formats: Formats | None = None, resolution: Resolution | None = None) -> float:
+        """Seconds of the network where group i keeps kept[i] units, layers have such formats and images that
+        resolution; `asked_of` gives these arguments.
 
         Raises:
             RefusedOperatorError: one of its operators cannot be measured.
         """
-        return sum(price for _, price in self._priced(kept, formats))
+        return sum(price for _, price in self._priced(kept, formats, resolution))
 
     def estimate(self, graph: ModelGraph) -> HardwareCost:
         """Counts and latency of the graph, each layer's share in seconds.
@@ -163,26 +167,34 @@ class TableBackend(HardwareBackend):
         self.require(graph)
         shares: dict[str, float] = {}
         total = 0.0
-        for name, price in self._priced(graph.kept, formats_of(graph)):
+        for name, price in self._priced(*asked_of(graph)):
             shares[name] = shares.get(name, 0.0) + price
             total += price
         counted = CountingBackend().estimate(graph)
         return replace(counted, latency_s=total, by_layer=shares, measured=True, backend=self.name)
 
-    @property
-    def _network(self) -> NetworkParts:
-        if self._parts is None:
-            self._parts = self._engine.parts(self._graph, self._threads)
-        return self._parts
+    def _network(self, resolution: Resolution | None) -> NetworkParts:
+        graph = self._graph.at(resolution)
+        number = graph.resolution_number
+        if number not in self._parts:
+            self._parts[number] = self._engine.parts(graph, self._threads)
+        return self._parts[number]
 
-    def _priced(self, kept: Sequence[int], formats: Formats | None) -> list[tuple[str, float]]:
-        parts = self._network.parts(kept, formats)
+    def _priced(
+        self, kept: Sequence[int], formats: Formats | None, resolution: Resolution | None
+    ) -> list[tuple[str, float]]:
+        parts = self._network(resolution).parts(kept, formats)
         new = [part for part in parts if part.price is None]
         if new:
             known = self._prices.latencies([kernel for part in new for kernel in part.kernels])
             for part in new:
                 part.price = sum(known[kernel.recipe] for kernel in part.kernels)
         return [(part.name, part.price or 0.0) for part in parts]
+
+
+def asked_of(graph: ModelGraph) -> tuple[tuple[int, ...], Formats, Resolution | None]:
+    """What `TableBackend.price` and `recipes` are asked for a graph."""
+    return graph.kept, formats_of(graph), graph.resolution
 
 
 @contextmanager

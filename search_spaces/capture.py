@@ -78,7 +78,11 @@ class PrunableNetwork:
         self.weight_names = {name: self._template.weight_name(name) for name in labels.layers}
         self.carried = {name: self._place(channels) for name, channels in labels.carriers.items()}
         self._group_index = {group.name: index for index, group in enumerate(structure.groups)}
-        others = {size: self._captured_at(size, model, example_input, prove) for size in resolutions}
+        others = {
+            size: self._captured_at(size, model, example_input, prove)
+            for size in dict.fromkeys(resolutions)
+            if size != self.graph.input_shape[-2:]
+        }
         self._at: dict[Resolution, PrunableNetwork] = {_size_of(self.graph): self, **others} if others else {}
         self.graph = self.graph.knowing([other.graph for other in others.values()])
         for size, other in others.items():

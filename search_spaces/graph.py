@@ -172,7 +172,7 @@ class ModelGraph:
             if sizes.resolution == resolution:
                 shape = (self.input_shape[0], *resolution)
                 return replace(self, full_operators=sizes.operators, full_layers=sizes.layers, input_shape=shape)
-        known = [text(sizes.resolution) for sizes in self.resolutions] or [text(self.input_shape[1:])]
+        known = [text(sizes.resolution) for sizes in self.resolutions] or [text(self.input_shape[-2:])]
         raise InputError(
             f"the network is known for images of {', '.join(known)} pixels, the policy has {text(resolution)}; capture "
             "it at that resolution, too"

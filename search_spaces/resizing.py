@@ -6,9 +6,9 @@ from torch import Tensor
 from search_spaces.resolution import Resolution
 
 
-def resize(images: Tensor, size: Resolution) -> Tensor:
-    """Images [..., C, H, W] at a size, [..., C, *size]: bilinear, antialiased; as they are where it is theirs."""
-    if tuple(images.shape[-2:]) == tuple(size):
+def resize(images: Tensor, size: Resolution | None) -> Tensor:
+    """Images [..., C, H, W] at a size, [..., C, *size]: bilinear, antialiased; as they are where that is None."""
+    if size is None or tuple(images.shape[-2:]) == tuple(size):
         return images
     batch = images.reshape(-1, *images.shape[-3:])
     small = F.interpolate(batch, size=size, mode="bilinear", antialias=True, align_corners=False)

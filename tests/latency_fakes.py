@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from backends.base import HardwareBackend, HardwareCost
 from backends.latency_entries import DeviceKey
@@ -56,18 +57,18 @@ class LayerBackend(HardwareBackend):
         self._graph = graph
         self._prices = prices
 
-    def recipes(self, kept: Sequence[int], formats: object = None) -> list[LayerRecipe]:
+    def recipes(self, kept: Sequence[int], formats: object = None, resolution: Any = None) -> list[LayerRecipe]:
         return [
             LayerRecipe(
                 f"{layer.kind}({layer.in_channels}, {layer.out_channels}, {layer.kernel}, {layer.positions})",
                 float(layer.macs),
                 float(layer.in_channels + layer.out_channels),
             )
-            for layer in self._graph.with_kept(kept).layers
+            for layer in self._graph.at(resolution).with_kept(kept).layers
         ]
 
-    def price(self, kept: Sequence[int], formats: object = None) -> float:
-        recipes = self.recipes(kept)
+    def price(self, kept: Sequence[int], formats: object = None, resolution: Any = None) -> float:
+        recipes = self.recipes(kept, formats, resolution)
         seconds = self._prices.latencies(recipes)
         return sum(seconds[recipe.recipe] for recipe in recipes)
 

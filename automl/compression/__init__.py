@@ -35,18 +35,18 @@ def compress(
         model: any module that `torch.export` can take.
         policy: what each layer keeps.
         example_input: [N, C, H, W], for capture.
-        calibration_data: training images [N, C, H, W]; None means no least-squares reconstruction.
+        calibration_data: training images [N, C, H, W], of its size; None means no least-squares reconstruction.
         options: how to compress; by default with reconstruction wherever there is calibration data.
         calibration_labels: classes of the calibration data [N], for an importance or a criterion of sparsity that needs
             them.
 
     Returns:
-        The compressed network in eval mode, a plain module without masks.
+        The compressed network in eval mode, a plain module without masks; it reads images of the policy's resolution.
 
     Raises:
         InputError: the model, the policy or the data cannot be used.
     """
     options = options or CompressionOptions(reconstruct=calibration_data is not None)
-    return Compressor(PrunableNetwork(model, example_input), calibration_data, options, calibration_labels).apply(
-        policy
-    )
+    sizes = () if policy.resolution is None else (policy.resolution,)
+    network = PrunableNetwork(model, example_input, resolutions=sizes)
+    return Compressor(network, calibration_data, options, calibration_labels).apply(policy)

@@ -20,6 +20,8 @@ from automl.compression.treatments import Compressed, QuantisationOptions, Spars
 from search_spaces.capture import PrunableNetwork
 from search_spaces.errors import InputError
 from search_spaces.policy import CompressionPolicy
+from search_spaces.resizing import resize
+from search_spaces.resolution import Resolution
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,9 @@ class Compressor:
     """Applies policies to one network. What the data can tell is gathered once; a policy then costs no forward pass
     (but for `recalibrate_images`), and neither the network nor the order of policies changes what it gives.
 
+    It is gathered once more at each other resolution that policies have, from the same images brought to that: what
+    layers read, which they are refitted and their ranges found on, is another there.
+
     Args:
         network: the captured network, with the weights to compress.
         calibration: training images [N, C, H, W]; None where nothing that is wanted needs them.
@@ -79,6 +84,7 @@ class Compressor:
     ) -> None:
         self.network = network
         self.options = options = options or CompressionOptions()
+        self._given, self._at = (calibration, labels), dict[Resolution, Compressor]()
         original = network.prune({})
         _check_weights(original)
         inputs = ImportanceInputs(network, original, calibration, labels, options.seed, options.calibration_images)
@@ -118,12 +124,29 @@ class Compressor:
             }
             self._layers = gather(original, listen, self._images, options.points_per_image, options.seed)
 
+    def at(self, resolution: Resolution | None) -> "Compressor":
+        """What compresses the network that reads images of that resolution.
+
+        Raises:
+            InputError: the network was not captured at it.
+        """
+        network = self.network.at(resolution)
+        if resolution is None or network is self.network:
+            return self
+        if resolution not in self._at:
+            images, labels = self._given
+            images = None if images is None else resize(images, resolution)
+            self._at[resolution] = Compressor(network, images, self.options, labels)
+        return self._at[resolution]
+
     def kept(self, policy: CompressionPolicy) -> dict[str, list[int]]:
         """The units that stay, sorted, by the name of the channel group.
 
         Raises:
             InputError: see `ModelGraph.kept_units`; or the importance cannot rank units of which some go.
         """
+        if (own := self.at(policy.resolution)) is not self:
+            return own.kept(policy)
         graph = self.network.graph
         kept = {}
         for group, count in zip(graph.groups, graph.kept_units(policy), strict=True):
@@ -155,6 +178,8 @@ class Compressor:
             InputError: see `ModelGraph.apply`; a layer has no weights of its own, or images or labels are needed.
             torch.linalg.LinAlgError: the reconstruction of a layer has no solution in floating point.
         """
+        if (own := self.at(policy.resolution)) is not self:
+            return own.compress(policy, reconstruct=reconstruct, sparse=sparse)
         graph = self.network.graph.apply(policy)
         kept = self.kept(policy)
         stay = torch.cat([*(_mask(kept[group.name], group.width) for group in self.network.graph.groups), _ALWAYS])

@@ -7,12 +7,14 @@ from backends.accelerators.backend import AcceleratorBackend
 from backends.accelerators.catalogue import load
 from backends.base import HardwareBackend, HardwareCost
 from backends.counting import CountingBackend
-from backends.integers import Formats, formats_of
+from backends.integers import Formats
 from backends.point_prices import PointPrices
+from backends.table_backend import asked_of
 from envs.pricing import Cost, TabulatedCost
 from search_spaces.graph import ModelGraph
 from search_spaces.objective import COUNTED, MODELLED, Metric
 from search_spaces.policy import CompressionPolicy
+from search_spaces.resolution import Resolution
 from search_spaces.space import SearchSpace
 
 BACKEND = CountingBackend()
@@ -25,8 +27,9 @@ class LatencyBackend(Protocol):
     def estimate(self, graph: ModelGraph) -> HardwareCost:
         """Every figure of the graph, `latency_s` and each layer's part of it among them."""
 
-    def price(self, kept: Sequence[int], formats: Formats | None = None) -> float:
-        """Seconds where group i keeps kept[i] units and layers have these formats; the same whenever asked."""
+    def price(self, kept: Sequence[int], formats: Formats | None = None, resolution: Resolution | None = None) -> float:
+        """Seconds where group i keeps kept[i] units, layers have these formats and images this resolution; the same
+        whenever asked."""
 
 
 def price(
@@ -57,11 +60,12 @@ def _modelled_cost(graph: ModelGraph, backend: AcceleratorBackend, figure: int) 
     treatments = prices.treatments(graph)
 
     def price(kept: Sequence[int]) -> float:
-        totals = prices.price([kept], [treatments])
+        totals = prices.price([kept], [treatments], graph.resolution_number)
         return float((totals.latency_s, totals.energy_j)[figure][0])
 
     names = [spec.name for spec in graph.full_layers]
-    shares = prices.by_layer([graph.kept], [treatments])[0, :, figure].tolist()
+    costs = prices.by_layer([graph.kept], [treatments], resolutions=graph.resolution_number)
+    shares = costs[0, :, figure].tolist()
     return TabulatedCost(price, graph, dict(zip(names, shares, strict=True)))
 
 
@@ -71,7 +75,7 @@ def point_prices(space: SearchSpace, backend: HardwareBackend | LatencyBackend) 
         return PointPrices(space, backend.prices(space.graph))
     if isinstance(backend, LatencyBackend):
         table = backend
-        return PointPrices(space, latency=lambda graph: table.price(graph.kept, formats_of(graph)))
+        return PointPrices(space, latency=lambda graph: table.price(*asked_of(graph)))
     return PointPrices(space)
 
 

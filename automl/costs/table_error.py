@@ -14,7 +14,7 @@ from automl.costs.probes import Timed
 from automl.errors import TrimtabError
 from automl.run.finalists import Compiled, Finalist
 from automl.search import make_searcher
-from backends.integers import formats_of
+from backends.table_backend import asked_of
 from search_spaces.policy import CompressionPolicy
 from search_spaces.space import SearchSpace
 
@@ -57,7 +57,7 @@ def with_margin(latency: LatencyBudget, space: SearchSpace, backend: LatencyBack
     policies.update((f"random-{number}", policy) for number, policy in enumerate(found.values()))
     seconds = timed(policies)
     graphs = {name: graph.apply(policy) for name, policy in policies.items()}
-    probes = {name: Probe(backend.price(each.kept, formats_of(each)), seconds[name]) for name, each in graphs.items()}
+    probes = {name: Probe(backend.price(*asked_of(each)), seconds[name]) for name, each in graphs.items()}
     return latency.with_probes(probes).checked()
 
 

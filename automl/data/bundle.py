@@ -18,7 +18,7 @@ Images = Dataset[Any]
 """Yields (image float32 [C, H, W], normalised; label int)."""
 
 Augment = Callable[[Tensor, torch.Generator], Tensor]
-"""(images [N, C, H, W], generator) -> images of the same shape, randomly changed."""
+"""(images [N, C, H, W], generator) -> images of the bundle's shape, randomly changed."""
 
 
 @runtime_checkable

@@ -17,6 +17,7 @@ from torch import nn
 from automl.compression.saving import state_of, to_bytes
 from automl.compression.treatments import Compressed
 from automl.data import DataBundle, load_data
+from automl.data.resized import resized
 from automl.export.agreement import compare, rounding_step
 from automl.export.atomic import appearing_at_once
 from automl.export.elf import foreign_architecture
@@ -78,8 +79,9 @@ def export_network(
         network: the compressed network; left as it is. Where it is sparse or quantised, not the module alone.
         directory: where; an export that stands there is replaced, anything else is refused.
         policy: what made the network.
-        architecture: "model", "args", "classes", "input_shape", "units", perhaps "layers" (see `rebuild.Architecture`).
-        example_input: one image or more [N, C, H, W], float32.
+        architecture: "model", "args", "classes", "input_shape", "units", perhaps "layers" and "resolution" (see
+            `rebuild.Architecture`).
+        example_input: one image or more [N, C, H, W], float32, at the policy's resolution.
         data: "name" and "args" of the data set that the accuracy was measured on.
         results: "accuracy" (test split), "macs", "params", "weight_bytes", perhaps "metric" (a reference as in the
             config); what else it holds goes into the manifest as it is.
@@ -108,7 +110,8 @@ def export_network(
         (folder / ARCHITECTURE).write_text(described.to_json(), encoding="utf-8")
         (folder / WEIGHTS).write_bytes(_weights(network, described))
         bundle = load_data(str(data["name"]), dict(data.get("args") or {}))
-        formats = _write_formats(network, example, _images(bundle), folder, threads, device)
+        read = resized(bundle, policy.resolution)
+        formats = _write_formats(network, example, _images(read), folder, threads, device)
         latency: dict[str, LatencyRecord] = {}
         if measure_latency:
             try:
@@ -122,12 +125,13 @@ def export_network(
             left_out=formats.left_out,
             onnx_float=formats.onnx_float,
             input=InputRecord(shape=list(example.shape[1:]), dtype="float32"),
+            resolution=policy.resolution,
             classes=described.classes,
             batch=formats.batch,
             data=_data_record(data, bundle),
             metric=metric,
             accuracy=float(known.pop("accuracy")),
-            verification=_verification(module, bundle, metric, int(known["macs"])),
+            verification=_verification(module, read, metric, int(known["macs"])),
             macs=int(known.pop("macs")),
             params=int(known.pop("params")),
             weight_bytes=int(known.pop("weight_bytes")),

@@ -28,6 +28,8 @@ CHUNK = 2**20
 
 Share = Annotated[float, Field(allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=0)]
+Size = tuple[Annotated[int, Field(gt=0)], Annotated[int, Field(gt=0)]]
+"""Height and width in pixels."""
 
 
 class _Record(BaseModel):
@@ -120,6 +122,9 @@ class Manifest(Document):
 
     Attributes:
         files: by file name; plain names in the directory of the manifest.
+        input: what the network reads, after images were brought to its resolution.
+        resolution: height and width that images of the data set are brought to (`search_spaces.resizing`); None where
+            they go in as they are.
         left_out: artefacts that could not be made, with the reason.
         onnx_float: what `model.onnx` computes in float32 although the policy gives it fewer bits, with the reason.
         batch: by artefact, "dynamic" or the one batch size it takes.
@@ -137,6 +142,7 @@ class Manifest(Document):
     left_out: dict[str, str] = Field(default_factory=dict)
     onnx_float: dict[str, str] = Field(default_factory=dict)
     input: InputRecord
+    resolution: Size | None = None
     classes: Annotated[int, Field(gt=0)]
     batch: dict[str, Literal["dynamic"] | int]
     data: DataRecord

@@ -15,7 +15,7 @@ from torch import nn
 
 from automl.compression.saving import from_bytes
 from automl.compression.treatments import Compressed
-from automl.export.manifest import ARCHITECTURE, WEIGHTS, Document, open_regular, read_json_file
+from automl.export.manifest import ARCHITECTURE, WEIGHTS, Document, Size, open_regular, read_json_file
 from automl.models import build_model
 from automl.models.external import EXTERNAL
 from automl.plugins import is_reference
@@ -38,7 +38,8 @@ class Architecture(Document):
         model: registry name, "torchvision:NAME", "timm:NAME" or the user's own "package.module:attribute".
         args: arguments of the model.
         classes: number of classes.
-        input_shape: of one image (C, H, W).
+        input_shape: of one image of the data set (C, H, W).
+        resolution: height and width that images are brought to before they go in; None leaves them as they are.
         units: channel group -> indices of the units that stay, rising; groups not named stay whole.
         layers: layer -> what was done to it beside pruning, as in a policy.
     """
@@ -49,6 +50,7 @@ class Architecture(Document):
     args: dict[str, Any] = Field(default_factory=dict)
     classes: Width
     input_shape: Annotated[list[Width], Field(min_length=3, max_length=3)]
+    resolution: Size | None = None
     units: dict[str, list[Annotated[int, Field(ge=0)]]] = Field(default_factory=dict)
     layers: dict[str, dict[str, Any]] = Field(default_factory=dict)
 
@@ -97,7 +99,8 @@ def rebuild_network(directory: Path, *, allow_code: bool = False) -> Rebuilt:
     if architecture.model.partition(":")[0] in EXTERNAL:
         args = {name: value for name, value in args.items() if name not in NEEDLESS_ARGS}
     model = build_model(architecture.model, args, classes=architecture.classes, input_shape=(channels, height, width))
-    network = PrunableNetwork(model.eval(), torch.zeros(1, channels, height, width))
+    size, image = architecture.resolution, torch.zeros(1, channels, height, width)
+    network = PrunableNetwork(model.eval(), image, resolutions=() if size is None else (size,))
     known = {group.name: group.width for group in network.graph.groups}
     for name, kept in architecture.units.items():
         _check_units(name, kept, known)
@@ -105,7 +108,7 @@ def rebuild_network(directory: Path, *, allow_code: bool = False) -> Rebuilt:
     units = {name: np.array(kept) for name, kept in architecture.units.items()}
     with open_regular(directory, WEIGHTS) as file:
         content = file.read()
-    compressed = from_bytes(content, network, units, layers, WEIGHTS)
+    compressed = from_bytes(content, network.at(size), units, layers, WEIGHTS)
     return Rebuilt(compressed, network, architecture)
 
 

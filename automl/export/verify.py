@@ -5,7 +5,7 @@ loaded is the copy that was digested. A digest proves integrity, not origin (doc
 """
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import sqrt
 from pathlib import Path
@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader, Subset
 
 from automl.cache import cache_dir
 from automl.data import DataBundle, load_data
+from automl.data.resized import resized
 from automl.export.agreement import compare
 from automl.export.elf import foreign_architecture
 from automl.export.exporter import is_machine_path
@@ -167,10 +168,11 @@ class _Verification:
     def checks(self, intact: set[str]) -> list[Check]:
         """Checks of the data, then of every artefact that is intact."""
         manifest = self._manifest
-        checks = _check_data(manifest, self._bundle)
+        read = resized(self._bundle, manifest.resolution)
+        checks = _check_data(manifest, self._bundle, read.input_shape)
         if any(not check.passed for check in checks):
             return checks
-        images, labels = _arrays(self._bundle, manifest.verification.images)
+        images, labels = _arrays(read, manifest.verification.images)
         path = self._scratch / "images.npy"
         np.save(path, images)
         reference = None
@@ -300,8 +302,8 @@ def _made_for(manifest: Manifest) -> str:
     return "" if runs_here else f"{device.key}, {device.mcpu} {device.mtriple}".strip()
 
 
-def _check_data(manifest: Manifest, bundle: DataBundle) -> list[Check]:
-    """Whether the data set is the one that the accuracy was measured on."""
+def _check_data(manifest: Manifest, bundle: DataBundle, read: Sequence[int]) -> list[Check]:
+    """Whether the data set is the one that the accuracy was measured on, and its images, as they are read, fit."""
     stated = manifest.verification
     total = len(bundle.test)  # type: ignore[arg-type]  # torch's Dataset declares no __len__
     checks = []
@@ -312,8 +314,8 @@ def _check_data(manifest: Manifest, bundle: DataBundle) -> list[Check]:
         checks.append(Check("data", "digest", True, figure, judged=False))
     if total != stated.of or stated.images > total:
         checks.append(Check("data", "test images", False, f"{total}, the manifest says {stated.images} of {stated.of}"))
-    if list(bundle.input_shape) != manifest.input.shape:
-        figure = f"{list(bundle.input_shape)}, the network reads {manifest.input.shape}"
+    if list(read) != manifest.input.shape:
+        figure = f"{list(read)}, the network reads {manifest.input.shape}"
         checks.append(Check("data", "shape", False, figure))
     return checks
 

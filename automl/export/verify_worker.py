@@ -119,6 +119,10 @@ def _policy_difference(rebuilt: Rebuilt, folder: Path) -> str | None:
         said = rebuilt.network.graph.apply(policy)
     except (InputError, UnicodeDecodeError) as error:
         return str(error)
+    if said.input_shape != found.input_shape:
+        return (
+            f"it reads images of {list(said.input_shape)} by the policy and of {list(found.input_shape)} in the network"
+        )
     for group, count, units in zip(found.groups, said.kept, found.kept, strict=True):
         if units != count:
             return f"{group.name!r} keeps {count} units by the policy and {units} in the network"

@@ -11,6 +11,7 @@ from torch import nn
 from automl.compression import Compressed, GradualSparsity, fine_tune
 from automl.compression.saving import from_bytes, to_bytes
 from automl.config import Config
+from automl.data.resized import resized
 from automl.errors import TrimtabError
 from automl.export.manifest import WEIGHTS, open_regular
 from automl.problem import Problem, example_input, training_options
@@ -22,6 +23,7 @@ from automl.training_state import TrainingState
 from backends.lease import shared_lease
 from search_spaces.objective import Constraint, Evaluation, violation
 from search_spaces.policy import CompressionPolicy, beside_pruning
+from search_spaces.resolution import Resolution
 
 RUNTIME = "onnxruntime"
 
@@ -65,8 +67,10 @@ class Worker:
         Raises:
             TrimtabError: it cannot be compiled.
         """
-        module = self._problem.network.prune(self._problem.kept(policy)).eval()
-        compiled, error = self._compiled(name, module, scratch, [self._problem.config.measure.backend])
+        network = self._problem.network.at(policy.resolution)
+        module = network.prune(self._problem.kept(policy)).eval()
+        engines = [self._problem.config.measure.backend]
+        compiled, error = self._compiled(name, module, policy.resolution, scratch, engines)
         if error is not None:
             raise TrimtabError(error)
         return compiled
@@ -92,7 +96,7 @@ class Worker:
             (folder / "progress.json").unlink(missing_ok=True)
 
     def _train_and_test(self, finalist: Finalist, folder: Path) -> None:
-        data, metric = self._problem.data, self._problem.metric
+        data, metric = resized(self._problem.data, finalist.policy.resolution), self._problem.metric
         unfinished = TrainingState(folder / "training.pt", f"{finalist.name} {finalist.policy.digest}")
         trained, epochs = self._trained(finalist, unfinished, _notes(folder))
         found = finalist.search_accuracy
@@ -117,11 +121,12 @@ class Worker:
         config = self._problem.config
         if finalist.name == "baseline":
             return Compressed(self._problem.network.prune({}), self._problem.graph), 0
-        options, data = training_options(config.fine_tune), self._problem.data
+        resolution = finalist.policy.resolution
+        options, data = training_options(config.fine_tune), resized(self._problem.data, resolution)
         sparsity, anew = self._compressor.options.sparsity, finalist.name == "from_scratch"
         growing = round(sparsity.gradual * step_count(data, options))
         found = self._compressor.compress(finalist.policy, reconstruct=not anew, sparse=not growing)
-        teacher = self._problem.network.prune({}) if options.distillation else None
+        teacher = self._problem.network.at(resolution).prune({}) if options.distillation else None
         if anew:
             reinitialise(found.module, options.seed)
             options, teacher = replace(options, lr=config.baseline.lr), None
@@ -137,13 +142,19 @@ class Worker:
         measure = self._problem.config.measure
         alone = measure.backend == RUNTIME or measure.device is not None or finalist.name not in ("baseline", "best")
         engines = [measure.backend] if alone else [measure.backend, RUNTIME]
-        return self._compiled(finalist.name, load_finalist(self._problem, finalist, folder), scratch, engines)
+        network = load_finalist(self._problem, finalist, folder)
+        return self._compiled(finalist.name, network, finalist.policy.resolution, scratch, engines)
 
     def _compiled(
-        self, name: str, network: Compressed | nn.Module, scratch: Path, engines: Sequence[str]
+        self,
+        name: str,
+        network: Compressed | nn.Module,
+        resolution: Resolution | None,
+        scratch: Path,
+        engines: Sequence[str],
     ) -> tuple[Compiled, str | None]:
         """The network as a file for each engine that takes it, and why the first does not."""
-        example, measure = example_input(self._problem.data), self._problem.config.measure
+        example, measure = example_input(self._problem.data, resolution), self._problem.config.measure
         found: dict[str, Made] = {}
         refused: dict[str, str] = {}
         for engine in engines:
@@ -154,8 +165,9 @@ class Worker:
         first = found.get(engines[0])
         artefacts = tuple(made.artefact for made in found.values())
         if first is None:
-            return Compiled(name, artefacts), refused[engines[0]]
-        return Compiled(name, artefacts, first.error, first.recipes, first.structures, first.expected, first.step), None
+            return Compiled(name, artefacts, resolution=resolution), refused[engines[0]]
+        code = (first.error, first.recipes, first.structures, first.expected, first.step)
+        return Compiled(name, artefacts, *code, resolution), None
 
 
 def load_finalist(problem: Problem, finalist: Finalist, folder: Path) -> Compressed:
@@ -167,7 +179,8 @@ def load_finalist(problem: Problem, finalist: Finalist, folder: Path) -> Compres
     with open_regular(folder, WEIGHTS) as file:
         content = file.read()
     units, layers = problem.kept(finalist.policy), beside_pruning(finalist.policy)
-    return from_bytes(content, problem.network, units, layers, f"{folder.name}/{WEIGHTS}")
+    network = problem.network.at(finalist.policy.resolution)
+    return from_bytes(content, network, units, layers, f"{folder.name}/{WEIGHTS}")
 
 
 def reinitialise(module: nn.Module, seed: int) -> None:

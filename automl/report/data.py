@@ -17,6 +17,7 @@ from automl.run.explanation import Explanation
 from automl.run.store import SearchRow, Store
 from automl.search.agent_options import AGENTS, agent_options
 from search_spaces.policy import LayerPolicy, layer_from_json
+from search_spaces.resolution import text
 
 FINALISTS = ("baseline", "best", "uniform", "random", "from_scratch")
 METRICS_AS_SHARES = (None, "accuracy", "top1", "top5")
@@ -45,6 +46,8 @@ class Finalist:
     energy_j: float | None = None
     feasible: bool | None = None
     fine_tune_epochs: float | None = None
+    resolution: str | None = None
+    """Of the images that it reads, where they were brought to another: "12 x 16"."""
 
     def cost(self, metric: str) -> float | None:
         """The figure that a budget in that metric bounds."""
@@ -273,7 +276,7 @@ def _budget(config: Config, summary: Mapping[str, Any], directory: RunDirectory)
 
 
 def _finalist(name: str, values: Mapping[str, Any]) -> Finalist:
-    feasible = values.get("feasible")
+    feasible, resolution = values.get("feasible"), values.get("resolution")
     return Finalist(
         name=name,
         accuracy=_number(values.get("accuracy")),
@@ -290,6 +293,7 @@ def _finalist(name: str, values: Mapping[str, Any]) -> Finalist:
         energy_j=_number(values.get("energy_j")),
         feasible=feasible if isinstance(feasible, bool) else None,
         fine_tune_epochs=_number(values.get("fine_tune_epochs")),
+        resolution=text(resolution) if isinstance(resolution, list) else None,
     )
 
 

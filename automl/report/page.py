@@ -199,8 +199,10 @@ def _comparison(data: RunData) -> Element | None:
     names, explained = (NAMES_GIVEN, EXPLAINED_GIVEN) if data.given else (NAMES, EXPLAINED)
     engine, device = data.config.measure.backend, data.config.measure.device
     runtime = engine != "onnxruntime" and device is None  # else it stands there already, or did not run there
+    smaller = any(found.resolution for found in data.finalists.values())
     columns = [
         "network",
+        *(["images"] if smaller else []),
         f"test {data.metric_name}",
         f"search {data.metric_name}",
         "MACs",
@@ -218,6 +220,7 @@ def _comparison(data: RunData) -> Element | None:
         label = names[name].format(algorithm=data.config.search.algorithm)
         cells: list[Child] = [
             tag("th", label, tag("small", explained[name]), scope="row"),
+            *([cell(found.resolution or "as they are")] if smaller else []),
             cell(None if found.accuracy is None else text(found.accuracy)),
             cell(None if found.search_accuracy is None else text(found.search_accuracy)),
             cell(units.count(found.macs), units.ratio(found.macs, baseline.macs if baseline else None)),

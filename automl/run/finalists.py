@@ -21,6 +21,8 @@ from backends.remote.device import RemoteDevice
 from backends.remote.fleet import Fleet
 from backends.remote.networks import Network, measure_networks
 from search_spaces.policy import CompressionPolicy
+from search_spaces.resizing import resize
+from search_spaces.resolution import Resolution
 
 NAMES = ("baseline", "best", "uniform", "random", "from_scratch")
 
@@ -102,6 +104,7 @@ class Compiled:
         error: how far the output of TVM's machine code is from torch's; None where there is no such code.
         recipes, structures: the operators in TVM's code, see `automl.run.artefacts.Made`.
         expected, step: what TVM's code must compute on another device, see the same.
+        resolution: of the images that it reads; None where that is the data's own.
     """
 
     name: str
@@ -111,6 +114,7 @@ class Compiled:
     structures: Mapping[str, str] = field(default_factory=dict)
     expected: npt.NDArray[Any] | None = None
     step: float = 0.0
+    resolution: Resolution | None = None
 
 
 def measure_all(
@@ -123,7 +127,7 @@ def measure_all(
 
     Args:
         compiled: the networks.
-        example: [1, ...] their input.
+        example: [1, ...] their input, at the data's own resolution.
         threads: that an engine may use.
         device: that they are compiled for; this machine by default.
 
@@ -131,15 +135,16 @@ def measure_all(
         By network: {"tvm": figures, "onnxruntime": figures}, as `automl.run.summary` reads and the run directory keeps.
     """
     owners = [item for item in compiled for _ in item.artefacts]
+    examples = [resize(example, item.resolution).numpy() for item in owners]
     artefacts = [artefact for item in compiled for artefact in item.artefacts]
     if not artefacts:
         return {}
     if device is None:
-        tries = [measure(artefacts, example.numpy(), None, threads=threads, rounds=ROUNDS) for _ in range(PROCESSES)]
+        tries = [measure(artefacts, examples, None, threads=threads, rounds=ROUNDS) for _ in range(PROCESSES)]
     else:
-        networks = [Network(item.artefacts[0].path, partial(_compared, item)) for item in compiled]
+        networks = [Network(item.artefacts[0].path, partial(_compared, item)) for item in owners]
         with Fleet(device, threads) as fleet:
-            tries = [measure_networks(fleet, networks, example.numpy(), rounds=ROUNDS) for _ in range(PROCESSES)]
+            tries = [measure_networks(fleet, networks, examples, rounds=ROUNDS) for _ in range(PROCESSES)]
     latencies: dict[str, Any] = {}
     for owner, found in zip(owners, zip(*tries, strict=True), strict=True):
         figures = asdict(sorted(found, key=lambda item: item.latency_s)[PROCESSES // 2])

@@ -27,7 +27,7 @@ from automl.run.finalists import Compiled, Finalist, choose, measure_all, read_p
 from automl.run.store import Store
 from automl.run.summary import accelerator_usage, budget_text, build_summary
 from automl.signals import StopSignal
-from backends.integers import formats_of
+from backends.table_backend import asked_of
 from search_spaces.objective import Constraint
 from search_spaces.policy import CompressionPolicy, beside_pruning, layer_to_json
 
@@ -183,8 +183,8 @@ class Run:
         with open_prices(measure) as prices:
             backend = priced_by_table(measure, graph, prices)
             for network in compiled:
-                priced = graph.apply(policies[network.name])
-                recipes = [each.recipe for each in backend.recipes(priced.kept, formats_of(priced))]
+                asked = asked_of(graph.apply(policies[network.name]))
+                recipes = [each.recipe for each in backend.recipes(*asked)]
                 known = prices.table.get(set(recipes))
                 check_code(network, recipes, {recipe: entry.structure for recipe, entry in known.items()})
 
@@ -374,10 +374,11 @@ def export_best(problem: Problem, directory: RunDirectory, summary: Mapping[str,
             "args": config.model.args,
             "classes": problem.data.classes,
             "input_shape": list(problem.data.input_shape),
+            "resolution": best.policy.resolution,
             "units": problem.kept(best.policy),
             "layers": {name: layer_to_json(layer) for name, layer in beside_pruning(best.policy).items()},
         },
-        example_input=example_input(problem.data),
+        example_input=example_input(problem.data, best.policy.resolution),
         data={"name": config.data.name, "args": config.data.args},
         results={
             **{name: figures[name] for name in ("accuracy", "macs", "params", "weight_bytes", "search_accuracy")},

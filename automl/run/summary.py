@@ -164,6 +164,7 @@ def _network(
         "onnxruntime_latency_s": runtime["latency_s"] if runtime else None,
         **_verdict(problem, latencies, finalist, cost),
         "fine_tune_epochs": result.get("fine_tune_epochs"),
+        "resolution": None if finalist.policy.resolution is None else list(finalist.policy.resolution),
         "search": finalist.search,
         "number": finalist.number,
         "weights": str(Path(directory.finalists.name) / finalist.name / "model.safetensors"),

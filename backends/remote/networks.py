@@ -46,24 +46,25 @@ class Network:
 
 
 def measure_networks(
-    fleet: Fleet, networks: Sequence[Network], example: Array, *, rounds: int = 100
+    fleet: Fleet, networks: Sequence[Network], example: Array | Sequence[Array], *, rounds: int = 100
 ) -> list[Measurement]:
     """Seconds of one inference of each network, all on one and the same device.
 
     Args:
         fleet: the devices.
         networks: in whose order the measurements come.
-        example: [N, ...] their input.
+        example: [N, ...] their input; or a list of one for each.
         rounds: samples of each; fewer where a network takes long.
 
     Raises:
         TrimtabError: no device is to be had, or each that was asked was lost, hung or answered wrongly.
     """
+    examples = [example] * len(networks) if isinstance(example, np.ndarray) else example
     job, reasons = " ".join(str(network.library) for network in networks), []
     for _ in range(_ATTEMPTS):
         try:
             with fleet.worker() as worker:
-                turns = _Turns(fleet, worker, networks, example, rounds)
+                turns = _Turns(fleet, worker, networks, examples, rounds)
                 found: list[Measurement] = fleet.on_a_device(job, turns.measured)
                 return found
         except OperatorFailure as failure:
@@ -78,14 +79,14 @@ class _Turns:
     fleet: Fleet
     worker: WorkerProcess
     networks: Sequence[Network]
-    example: Array
+    examples: Sequence[Array]
     rounds: int
 
     def measured(self, place: Place) -> list[Measurement] | Fault:
         """The measurements on that device, or what went wrong with it."""
         try:
             self._ask(Open(place, self._limit_s))
-            errors = [self._loaded(network) for network in self.networks]
+            errors = [self._loaded(*each) for each in zip(self.networks, self.examples, strict=True)]
             samples = self._samples()
             self._ask(Close(self._limit_s))
         except _FaultError as error:
@@ -102,9 +103,9 @@ class _Turns:
             raise _FaultError(answer)
         return answer
 
-    def _loaded(self, network: Network) -> float:
+    def _loaded(self, network: Network, example: Array) -> float:
         """Loads a network; how far its answer is from the right one."""
-        output = self._ask(Load(network.library, self.example, self._limit_s))
+        output = self._ask(Load(network.library, example, self._limit_s))
         found = network.compare(output)
         if not found.holds:
             self.worker.ask(Close(self._limit_s), self._limit_s)

@@ -50,6 +50,17 @@ def test_where_nothing_succeeded_nothing_is_known() -> None:
     assert not causes(COUNTS, POINTS, [True] * len(POINTS))[~NO_CHOICE].any()
 
 
+def test_agents_take_failures_for_no_better_than_their_worst_result() -> None:
+    """Also where the metric is a loss, which is negated: a failed evaluation's accuracy of 0 would be the best."""
+    graph = conv_chain((16, 32), size=16)
+    searcher = make_searcher(
+        "ddpg", space=ChannelSpace.build(graph), constraint=Constraint("macs", 0.5 * graph.macs), seed=0, evaluations=40
+    )
+    outcomes = [(-0.5, None), (-0.25, None), (0.0, "NaN"), (-0.75, None), (0.0, "NaN")]
+    rewards = [searcher.tell(searcher.ask(), Evaluation(value, {}, 0.0, 0.0, error)) for value, error in outcomes]
+    assert rewards == [-0.5, -0.25, -0.5, -0.75, -0.75]
+
+
 def failures(name: str, evaluations: int = 48, lag: int = 3) -> npt.NDArray[np.bool_]:
     """Which proposals of a search fail: those whose first decision takes one of its larger choices, [evaluations].
 

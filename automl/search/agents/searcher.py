@@ -52,6 +52,7 @@ class AgentSearcher(Searcher):
         self._agent = AGENTS[type(options)](env, walk.steps, options, seed)
         self._asked = 0
         self._told = 0
+        self._worst: float | None = None  # of the rewards
         self._pending: deque[Episode] = deque()
         self._proposed: set[str] = set()
 
@@ -69,7 +70,7 @@ class AgentSearcher(Searcher):
         return policy
 
     def tell(self, policy: CompressionPolicy, evaluation: Evaluation) -> float:
-        """Have the agent learn from the oldest pending episode.
+        """Have the agent learn from the oldest pending episode; a failed one is worth no more than the worst so far.
 
         Raises:
             TrimtabError: no proposal is pending.
@@ -77,6 +78,10 @@ class AgentSearcher(Searcher):
         if not self._pending:
             raise TrimtabError("a result was told that no proposal is waiting for")
         reward = self._reward(evaluation)
+        if self._worst is None or reward < self._worst:
+            self._worst = reward
+        elif evaluation.error is not None:
+            reward = self._worst
         self._agent.learn_from(self._pending.popleft(), reward, self._told)
         self._told += 1
         return reward
@@ -87,13 +92,14 @@ class AgentSearcher(Searcher):
         for index, episode in enumerate(self._pending):
             arrays |= episode.arrays(f"pending/{index}/")
         arrays["proposed"] = np.frombuffer(bytes.fromhex("".join(sorted(self._proposed))), np.uint8).reshape(-1, DIGEST)
-        return arrays, {**values, "agent": self._options.agent, "asked": self._asked, "told": self._told}
+        own = {"agent": self._options.agent, "asked": self._asked, "told": self._told, "worst": self._worst}
+        return arrays, {**values, **own}
 
     def restore(self, arrays: Mapping[str, np.ndarray[Any, Any]], values: Mapping[str, Any]) -> None:
         """Take over what `state` gave."""
         self._agent.restore(arrays, values)
         self._proposed = {bytes(row).hex() for row in arrays["proposed"]}
-        self._asked, self._told = values["asked"], values["told"]
+        self._asked, self._told, self._worst = values["asked"], values["told"], values["worst"]
         self._pending = deque(
             Episode.of(under(arrays, f"pending/{index}/")) for index in range(self._asked - self._told)
         )

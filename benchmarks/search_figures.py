@@ -47,8 +47,18 @@ class Outcome:
     @property
     def policy(self) -> CompressionPolicy | None:
         """The first of the best policies."""
+        found = self.best_policies(1)
+        return found[0] if found else None
+
+    def best_policies(self, count: int) -> list[CompressionPolicy]:
+        """The best one, then those that were the best before it."""
         found = [line["policy"] for line in self.journal.lines if "policy" in line]
-        return CompressionPolicy.from_json(found[-1]) if found else None
+        return [CompressionPolicy.from_json(text) for text in reversed(found[-count:])]
+
+    def accuracy_of(self, policy: CompressionPolicy) -> float:
+        """Search accuracy of one of its best policies."""
+        lines = self.journal.lines
+        return float(next(line["accuracy"] for line in lines if line["digest"] == policy.digest and "policy" in line))
 
     @property
     def efforts(self) -> list[float]:

@@ -67,10 +67,9 @@ class Worker:
         Raises:
             TrimtabError: it cannot be compiled.
         """
-        network = self._problem.network.at(policy.resolution)
-        module = network.prune(self._problem.kept(policy)).eval()
+        network = self._compressor.compress(policy, reconstruct=False)
         engines = [self._problem.config.measure.backend]
-        compiled, error = self._compiled(name, module, policy.resolution, scratch, engines)
+        compiled, error = self._compiled(name, network, policy.resolution, scratch, engines)
         if error is not None:
             raise TrimtabError(error)
         return compiled

@@ -32,7 +32,7 @@ POLICY = CompressionPolicy(
 def workers(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Worker]:
     folder: Path = tmp_path_factory.mktemp("workers")
 
-    def make(**sparsity: Any) -> Worker:
+    def make(backend: str = "none", **sparsity: Any) -> Worker:
         config = automl.load_config(
             {
                 "model": {"name": "lenet5"},
@@ -41,7 +41,7 @@ def workers(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Worker]:
                 "fine_tune": {"epochs": 3, "lr": 0.01},
                 "budget": {"metric": "macs", "ratio": 0.5},
                 "compression": {"calibration_images": 40, "sparsity": sparsity},
-                "measure": {"backend": "none"},
+                "measure": {"backend": backend},
             }
         )
         problem = Problem.build(config)
@@ -129,3 +129,13 @@ def test_what_is_trained_from_scratch_is_not_reconstructed_first(
     assert not corrected
     finished(made, tmp_path / "best")
     assert corrected
+
+
+def test_a_network_is_timed_as_its_policy_says(workers: Callable[..., Worker], tmp_path: Path) -> None:
+    """Before anything is fine-tuned: 8-bit layers are timed as integers, as the latency table prices them."""
+    made = workers("tvm")
+    eight = CompressionPolicy({"conv2": LayerPolicy(weight_bits=8, activation_bits=8)})
+    whole = made.compile(CompressionPolicy(), "whole", tmp_path)
+    quantised = made.compile(eight, "quantised", tmp_path)
+    assert not any(recipe.startswith("conv2d_u8") for recipe in whole.recipes)
+    assert any(recipe.startswith("conv2d_u8") for recipe in quantised.recipes)

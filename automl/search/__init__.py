@@ -167,6 +167,14 @@ class _Entry:
 
 
 _SEARCHERS: Mapping[str, _Entry] = {
+    "auto": _Entry(
+        "sensitivities, their exact solution, then what a surrogate expects most of; the default",
+        _over_points("auto", "auto", "Auto", "AutoOptions"),
+    ),
+    "exact": _Entry(
+        "sensitivities and the points whose losses add up to least, by integer programming (HAWQ-V3: Yao et al. 2021)",
+        _over_points("exact", "exact", "Exact", "ExactOptions"),
+    ),
     "ddpg": _Entry("AMC's and HAQ's agent, DDPG (He et al. 2018, Wang et al. 2019)", _agent("ddpg")),
     "td3": _Entry("TD3: DDPG with two critics and a slower actor (Fujimoto et al. 2018)", _agent("td3")),
     "sac": _Entry("soft actor-critic: an agent that explores by entropy (Haarnoja et al. 2018)", _agent("sac")),

@@ -28,6 +28,7 @@ def solve(
     limits: npt.ArrayLike,
     *,
     forbidden: Sequence[npt.ArrayLike] = (),
+    gap: float = GAP,
     time_limit_s: float = 60.0,
 ) -> npt.NDArray[np.int64] | None:
     """The choices of least summed loss whose summed costs keep all limits.
@@ -37,6 +38,7 @@ def solve(
         factors: parts of the cost; one of no decision is a constant.
         limits: of each budget, [budgets].
         forbidden: points that are not to be returned, each [decisions].
+        gap: share by which the loss may be above the least; what is coarser is found sooner.
         time_limit_s: after which the best point found so far is taken.
 
     Returns:
@@ -51,7 +53,7 @@ def solve(
         program.add(factor)
     for point in forbidden:
         program.forbid(np.asarray(point, dtype=np.int64))
-    return program.solve(time_limit_s)
+    return program.solve(gap, time_limit_s)
 
 
 class _Program:
@@ -97,7 +99,7 @@ class _Program:
         columns = self._starts[:-1] + point
         self._rows.append((np.ones(len(columns)), columns, -np.inf, len(columns) - 1.0))
 
-    def solve(self, time_limit_s: float) -> npt.NDArray[np.int64] | None:
+    def solve(self, gap: float, time_limit_s: float) -> npt.NDArray[np.int64] | None:
         rows = list(self._rows)
         for parts, limit in zip(self._budgets, self._limits.tolist(), strict=True):
             if parts and np.isfinite(limit):
@@ -118,7 +120,7 @@ class _Program:
             constraints=LinearConstraint(matrix.tocsr(), np.array(low), np.array(high)),
             integrality=(np.arange(self._variables) < self._binary).astype(int),
             bounds=Bounds(0.0, 1.0),
-            options={"time_limit": time_limit_s, "mip_rel_gap": GAP},
+            options={"time_limit": time_limit_s, "mip_rel_gap": gap},
         )
         if found.x is None:
             if found.status == 2:  # infeasible

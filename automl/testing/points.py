@@ -7,7 +7,6 @@ class TestMine(PointSearcherConformance):
 
 import json
 from abc import ABC, abstractmethod
-from collections import deque
 from collections.abc import Sequence
 from functools import cache
 
@@ -60,19 +59,27 @@ class PointSearcherConformance(ABC):
         evaluations: of a search of the kit; enough to reach every phase of the algorithm.
         lags: how many proposals may be pending when the next one is asked for.
         ratios: the budgets, of the network's MACs and of its bytes.
+        divergences: whether evaluations know one.
+        random: whether another seed makes another search.
     """
 
     evaluations = 40
     lags: Sequence[int] = (0, 4)
     ratios = (0.6, 0.15)
+    divergences = False
+    random = True
 
     @abstractmethod
     def make(self, problem: PointProblem) -> PointSearcher:
         """A new searcher."""
 
+    def space(self) -> tuple[SearchSpace, PointPrices]:
+        """What is searched, and what it costs."""
+        return small_space()
+
     def problem(self, seed: int = 0, ratios: Sequence[float] | None = None) -> PointProblem:
         """The kit's."""
-        space, prices = small_space()
+        space, prices = self.space()
         whole = prices(space.greatest[None])
         graph = space.graph
         limits = (graph.macs, graph.weight_bytes)
@@ -89,14 +96,17 @@ class PointSearcherConformance(ABC):
         for lag in self.lags:
             first, second = (self._searched(self.problem(), lag) for _ in range(2))
             require(first == second, f"two searches of one seed differ at lag {lag}")
-        require(self._searched(self.problem(1), 0) != self._searched(self.problem(2), 0), "seeds make no difference")
+        differs = self._searched(self.problem(1), 0) != self._searched(self.problem(2), 0)
+        require(differs or not self.random, "seeds make no difference")
 
     def test_every_proposal_is_a_new_policy_of_the_space_within_the_budget(self) -> None:
         """Priced by the graph itself; of a searcher that comes from above the budget, only the last has to keep it."""
         problem = self.problem()
         keeps = self.make(problem).keeps_budget
-        proposals = self._searched(problem, 2)
-        require(len({policy.digest for policy in proposals}) == len(proposals), "a policy was proposed twice")
+        made = self._made(problem, 2)
+        proposals = [policy for policy, _ in made]
+        require(len({(policy.digest, share) for policy, share in made}) == len(made), "a policy was proposed twice")
+        require(made[-1][1] == 1.0, "the last proposal is looked at on a part of the images, and no result")
         for policy in proposals:
             graph = problem.space.graph.apply(policy)
             require(problem.space.contains(policy), "a proposal is not in the space")
@@ -115,7 +125,7 @@ class PointSearcherConformance(ABC):
 
     def test_it_finds_more_than_its_first_proposals(self) -> None:
         """The best of a search is better than the median of its first proposals, all of them within the budget."""
-        problem, accuracy = self.problem(), AdditiveAccuracy(small_space()[0])
+        problem, accuracy = self.problem(), AdditiveAccuracy(self.space()[0])
         points = [problem.space.encode(policy) for policy in self._searched(problem, 0)]
         values = [accuracy(point) for point in points if problem.kept(point[None])[0]]
         require(max(values) > float(np.median(values[: max(1, len(values) // 4)])), "nothing better was found")
@@ -138,22 +148,31 @@ class PointSearcherConformance(ABC):
 
     def _searched(self, problem: PointProblem, lag: int, restored: int | None = None) -> list[CompressionPolicy]:
         """The proposals of a search, interrupted and restored after so many were told."""
+        return [policy for policy, _ in self._made(problem, lag, restored)]
+
+    def _made(
+        self, problem: PointProblem, lag: int, restored: int | None = None
+    ) -> list[tuple[CompressionPolicy, float]]:
+        """The same, each with the share of the images that it is to be evaluated on."""
         searcher, accuracy = self.make(problem), AdditiveAccuracy(problem.space)
-        proposals: list[CompressionPolicy] = []
-        pending: deque[CompressionPolicy] = deque()
-        told = 0
-        while told < self.evaluations:
-            if len(proposals) < self.evaluations and len(pending) <= lag:
+        made: list[tuple[CompressionPolicy, float]] = []
+        told, spent = 0, 0.0
+        while True:
+            more = spent < self.evaluations - 1e-6 and not searcher.finished
+            if more and len(made) - told <= lag:
                 policy = searcher.ask()
-                proposals.append(policy)
-                pending.append(policy)
+                made.append((policy, searcher.share))
+                spent += searcher.share
                 continue
-            policy = pending.popleft()
-            searcher.tell(policy, Evaluation(accuracy(problem.space.encode(policy)), {}, 0.0, 0.0))
+            if told == len(made):
+                return made
+            policy, share = made[told]
+            found = accuracy(problem.space.encode(policy))
+            divergence = 1.0 - found if self.divergences else None
+            searcher.tell(policy, Evaluation(found, {}, 0.0, 0.0, divergence=divergence, share=share))
             told += 1
             if told == restored:
                 arrays, values = searcher.state()
                 arrays, values = load(save(arrays)), json.loads(json.dumps(values))
                 searcher = self.make(problem)
                 searcher.restore(arrays, values)
-        return proposals

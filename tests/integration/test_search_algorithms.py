@@ -19,13 +19,15 @@ NAMES = [name for name, _ in searcher_names() if name != "given"]
 def test_each_searches_channels_and_bits_within_the_budget(name: str) -> None:
     accuracy = AdditiveAccuracy(SPACE)
     searcher = make_searcher(name, space=SPACE, constraint=BUDGET, seed=0, evaluations=8, prices=PRICES)
-    pending: deque[CompressionPolicy] = deque()
-    for _ in range(8):
-        pending.append(searcher.ask())
+    pending: deque[tuple[CompressionPolicy, float]] = deque()
+    spent = 0.0
+    while spent < 8 and not searcher.finished:
+        pending.append((searcher.ask(), searcher.share))
+        spent += searcher.share
         if len(pending) > 2:
-            policy = pending.popleft()
-            searcher.tell(policy, Evaluation(accuracy(SPACE.encode(policy)), {}, 0.0, 0.0))
-    last = SPACE.graph.apply(pending[-1])
+            policy, share = pending.popleft()
+            searcher.tell(policy, Evaluation(accuracy(SPACE.encode(policy)), {}, 0.0, 0.0, share=share))
+    last = SPACE.graph.apply(pending[-1][0])
     assert last.weight_bytes <= BUDGET.limit
     assert last.treatments
 

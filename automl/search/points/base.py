@@ -70,11 +70,15 @@ class Result:
         point: int64 [D].
         accuracy: larger is better; that of a failed evaluation is below every other.
         failed: whether there was none.
+        divergence: from what the uncompressed network answers, nats; None where it is not known.
+        share: of the validation images; only on all of them it is a result of the search.
     """
 
     point: Point
     accuracy: float
     failed: bool = False
+    divergence: float | None = None
+    share: float = 1.0
 
 
 class PointSearcher(Searcher):
@@ -135,7 +139,8 @@ class PointSearcher(Searcher):
         accuracy = evaluation.accuracy
         if evaluation.error is not None:
             accuracy = min([0.0, *(each.accuracy for each in self.results)]) - FAILED_BY
-        result = Result(self._pending.popleft(), accuracy, evaluation.error is not None)
+        point = self._pending.popleft()
+        result = Result(point, accuracy, evaluation.error is not None, evaluation.divergence, evaluation.share)
         self.results.append(result)
         self._causes = self._found_causes()
         self.learn(result)
@@ -148,14 +153,19 @@ class PointSearcher(Searcher):
             "points": np.array([each.point for each in self.results], dtype=np.int64).reshape(shape),
             "accuracies": np.array([each.accuracy for each in self.results], dtype=np.float64),
             "failed": np.array([each.failed for each in self.results], dtype=np.bool_),
+            "divergences": np.array([each.divergence for each in self.results], dtype=np.float64),  # None is NaN
+            "shares": np.array([each.share for each in self.results], dtype=np.float64),
             "pending": np.array(list(self._pending), dtype=np.int64).reshape(shape),
         }
         return arrays, {"generator": self.generator.bit_generator.state}
 
     def restore(self, arrays: Mapping[str, np.ndarray[Any, Any]], values: Mapping[str, Any]) -> None:
         """Take over what `state` gave."""
-        points, told = arrays["points"], zip(arrays["accuracies"].tolist(), arrays["failed"].tolist(), strict=True)
-        self.results = [Result(point.copy(), *result) for point, result in zip(points, told, strict=True)]
+        points = arrays["points"]
+        divergences = [None if np.isnan(each) else each for each in arrays["divergences"].tolist()]
+        accuracies, failed, shares = (arrays[name].tolist() for name in ("accuracies", "failed", "shares"))
+        told = zip(points, accuracies, failed, divergences, shares, strict=True)
+        self.results = [Result(point.copy(), *result) for point, *result in told]
         self._causes = self._found_causes()
         self._pending = deque(point.copy() for point in arrays["pending"])
         self._seen = {point.tobytes() for point in (*points, *arrays["pending"])}
@@ -163,7 +173,7 @@ class PointSearcher(Searcher):
 
     def best(self, count: int = 1) -> Sequence[Result]:
         """The results of highest accuracy within the budget, of equal ones the earliest first."""
-        results = self.results
+        results = [result for result in self.results if result.share == 1.0]
         if not self.keeps_budget and results:
             kept = self.problem.kept([result.point for result in results])
             results = [result for result, keeps in zip(results, kept.tolist(), strict=True) if keeps]

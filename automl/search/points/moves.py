@@ -6,6 +6,8 @@ accuracy does not fall with a larger choice; where it does, steps down are kept 
 that were moved on purpose.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 import numpy.typing as npt
 
@@ -69,3 +71,58 @@ def exchange(problem: PointProblem, point: Point, generator: np.random.Generator
         current[place] += 1 if up else -1
         if generator.random() >= onward:
             return balance(problem, current, generator, current != point)
+
+
+def balance_all(
+    problem: PointProblem,
+    points: npt.NDArray[np.int64],
+    generator: np.random.Generator,
+    moved: npt.NDArray[np.bool_],
+    losses: Sequence[npt.NDArray[np.float64]],
+) -> npt.NDArray[np.int64]:
+    """`balance` of many points at once, each step the better of two by what it loses.
+
+    Args:
+        problem: with the space and the budget.
+        points: of the space, [P, D].
+        generator: draws the steps.
+        moved: decisions that are to stay as they are where that is possible, [P, D].
+        losses: of every choice of every decision; they only guide.
+
+    Returns:
+        Points within the budget, [P, D].
+    """
+    current = points.copy()
+    starts = np.cumsum([0, *(len(loss) for loss in losses)])[:-1]
+    table = np.concatenate(losses)
+
+    def drawn(rows: npt.NDArray[np.int64], free: npt.NDArray[np.bool_], step: int) -> npt.NDArray[np.int64]:
+        """One free decision for each row."""
+        both = np.where(free, generator.random((2, *free.shape)), -1.0).argmax(axis=2)
+        here = current[rows, both]
+        lost = table[starts[both] + here + step] - table[starts[both] + here]
+        return np.where(lost[0] <= lost[1], both[0], both[1])
+
+    rows = np.flatnonzero(~problem.kept(current))
+    while len(rows):
+        free = (current[rows] > 0) & ~moved[rows]
+        stuck = ~free.any(axis=1)
+        for row in rows[stuck].tolist():
+            current[row] = problem.space.repair(current[row], problem.constraints, problem.prices)
+        rows, free = rows[~stuck], free[~stuck]
+        current[rows, drawn(rows, free, -1)] -= 1
+        rows = rows[~problem.kept(current[rows])]
+    free = (current < problem.space.counts - 1) & ~moved
+    places = np.argwhere(free)
+    tries = current[places[:, 0]]
+    tries[np.arange(len(places)), places[:, 1]] += 1
+    free[tuple(places.T)] = problem.kept(tries)
+    rows = np.flatnonzero(free.any(axis=1))
+    while len(rows):
+        chosen = drawn(rows, free[rows], 1)
+        current[rows, chosen] += 1
+        kept = problem.kept(current[rows])
+        current[rows[~kept], chosen[~kept]] -= 1
+        free[rows, chosen] = kept & (current[rows, chosen] < problem.space.counts[chosen] - 1)
+        rows = rows[free[rows].any(axis=1)]
+    return current

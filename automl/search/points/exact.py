@@ -1,0 +1,107 @@
+"""The exact solution of sensitivities, and the next best ones.
+
+A loss for every choice of every decision, summed, is least at a point that integer programming finds, under any number
+of budgets at once (HAWQ-V3: Yao et al., "HAWQ-V3: dyadic neural network quantization", ICML 2021, and many others, for
+bits under one). How well the sum stands for the network is another matter, so the next best points are evaluated, too.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from automl.search.base import State
+from automl.search.points.base import PointProblem, PointSearcher
+from automl.search.points.program import Program
+from automl.search.points.sensitivity import avoiding, measured_losses, probes
+from search_spaces.errors import InputError
+from search_spaces.policy import CompressionPolicy
+from search_spaces.space import Point
+
+FloatArray = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class ExactOptions:
+    """What can be set.
+
+    Attributes:
+        fidelity: share of the images on which sensitivities are measured.
+        solutions: points that are evaluated once all sensitivities are known, the best of the additive model first.
+    """
+
+    fidelity: float = 0.25
+    solutions: int = 8
+
+    def __post_init__(self) -> None:
+        if not 0.0 < self.fidelity <= 1.0:
+            raise InputError(f"exact: fidelity is a share of the images in (0, 1], got {self.fidelity}")
+        if self.solutions < 1:
+            raise InputError(f"exact: solutions is at least 1, got {self.solutions}")
+
+
+class Exact(PointSearcher):
+    """Sensitivities, then the points whose losses add up to least.
+
+    Sensitivities are measured one decision at a time, so most of them are above the budget: `keeps_budget` is False.
+    Asked ahead of the last of them, it proposes the solution of those that it knows.
+
+    Args:
+        problem: what is asked.
+        options: of the algorithm.
+        losses: of every choice of every decision, where they are known already; nothing is measured then.
+    """
+
+    keeps_budget = False
+
+    def __init__(
+        self,
+        problem: PointProblem,
+        options: ExactOptions = ExactOptions(),
+        losses: Sequence[FloatArray] | None = None,
+    ) -> None:
+        super().__init__(problem)
+        self.options = options
+        self._given = losses
+        self._program = Program(problem)
+        affordable = int((problem.evaluations - 1) / options.fidelity)
+        self._probes = probes(self.space, affordable if losses is None else 0)
+        self._solved = 0  # proposals made with all sensitivities known
+
+    def propose(self) -> Point:
+        """A sensitivity, or the best point that was not proposed yet."""
+        made = len(self.results) + len(self._pending)
+        if made < len(self._probes):
+            self.share = self.options.fidelity
+            return self._probes[made]
+        self.share = 1.0
+        known = len(self.results) >= len(self._probes)
+        solutions = [*(each.point for each in self.results), *self._pending][len(self._probes) :]
+        found = self._program.best(avoiding(self._losses(), self._causes), solutions)
+        self._solved = self.options.solutions if found is None else self._solved + known
+        self.finished = self._solved >= self.options.solutions
+        return solutions[0] if found is None else found
+
+    def ask(self) -> CompressionPolicy:
+        """The next proposal."""
+        point = self.propose()
+        self._pending.append(point)
+        return self.space.decode(point)
+
+    def state(self) -> State:
+        """The number of solutions, beside what every searcher has."""
+        arrays, values = super().state()
+        return arrays, values | {"solved": self._solved}
+
+    def restore(self, arrays: Mapping[str, np.ndarray[Any, Any]], values: Mapping[str, Any]) -> None:
+        """Take over what `state` gave."""
+        super().restore(arrays, values)
+        self._solved = values["solved"]
+        self.finished = self._solved >= self.options.solutions
+
+    def _losses(self) -> Sequence[FloatArray]:
+        if self._given is not None:
+            return self._given
+        return measured_losses(self.space, self.results[: len(self._probes)])

@@ -83,8 +83,8 @@ def test_there_is_a_config_of_every_algorithm_budget_and_dimension() -> None:
     of_a_run = {"uniform", "given"}  # beside every search, and what `trimtab compress` makes
     assert {config.search.algorithm for config in configs} >= {name for name, _ in searcher_names()} - of_a_run
     budgets = {budget.metric for config in configs for budget in config.budgets}
-    assert budgets >= {"latency_s", "energy_j", "weight_bytes", "macs", "params"}
-    for dimension in ("weight_bits", "activation_bits", "sparsity", "rank"):
+    assert budgets >= {"latency_s", "modelled_latency_s", "energy_j", "weight_bytes", "macs", "params"}
+    for dimension in ("weight_bits", "activation_bits", "sparsity", "rank", "resolution"):
         assert any(getattr(config.space, dimension) for config in configs), dimension
 
 

@@ -99,6 +99,10 @@ def _parser() -> _Parser:
     compress.add_argument("policy", type=Path, help="JSON file, such as best/policy.json of a run")
     compress.add_argument("--out", type=Path, metavar="DIR", help="run directory (default: runs/<policy>-<n>)")
     add("resume", _resume, "go on with a run that was stopped or killed").add_argument("run", type=Path)
+    tune = add("tune", _tune, "tune the options of a search algorithm by Ray Tune, as a config's section `tune` says")
+    _takes_config(tune)
+    tune.add_argument("--out", type=Path, metavar="DIR", help="its directory (default: runs/<config>-<n>)")
+    tune.add_argument("--resume", action="store_true", help="go on with the tuning whose directory stands for CONFIG")
     layers = add("layers", _layers, "the layers of a config's network, and what can be pruned; or what hardware takes")
     _takes_config(layers)
     layers.add_argument("--backend", metavar="NAME", help="an accelerator: what each layer takes on it, and waits for")
@@ -201,6 +205,38 @@ def _resume(options: argparse.Namespace) -> int:
     with Progress() as progress:
         result = resume(directory, progress)
     return _ended(result)
+
+
+def _tune(options: argparse.Namespace) -> int:
+    from automl.config import load_config
+    from automl.run.directory import next_free
+    from automl.tuning.config import TuningConfig
+    from automl.tuning.records import TuningDirectory
+
+    if options.resume:
+        if options.out is not None or options.overrides:
+            raise InputError("a tuning is resumed as it was started: leave out --out and --set")
+        TuningDirectory.open(options.config)
+    else:
+        config = load_config(options.config, options.overrides, kind=TuningConfig)
+        out = options.out or next_free(Path("runs"), options.config.stem)
+        TuningDirectory.check_free(out)
+
+    from automl.progress import Progress
+    from automl.tables import tuning_table
+    from automl.tuning.api import resume_tuning, tune
+
+    with Progress() as progress:
+        result = resume_tuning(options.config, progress) if options.resume else tune(config, out, progress)
+    if result.stopped:
+        _complain(f"the tuning is unfinished; go on with `trimtab tune {result.directory} --resume`")
+        return FAILED
+    _show(tuning_table(result.trials))
+    if result.best is None:
+        _complain("no trial got as far as a report")
+        return FAILED
+    print(f"a search with the best options: {result.best}")
+    return DONE
 
 
 def _ended(result: "RunResult") -> int:

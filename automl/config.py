@@ -7,7 +7,7 @@ to the config file; a config given as a mapping and `--set` have them relative t
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, TypeVar, overload
 
 import yaml
 from pydantic import Field, field_validator, model_validator
@@ -370,12 +370,24 @@ class Config(Section):
         return text
 
 
-def load_config(source: str | Path | Mapping[str, Any], overrides: Sequence[str] = ()) -> Config:
+AnyConfig = TypeVar("AnyConfig", bound=Config)
+
+
+@overload
+def load_config(source: str | Path | Mapping[str, Any], overrides: Sequence[str] = ()) -> Config: ...
+@overload
+def load_config(
+    source: str | Path | Mapping[str, Any], overrides: Sequence[str] = (), *, kind: type[AnyConfig]
+) -> AnyConfig: ...
+def load_config(
+    source: str | Path | Mapping[str, Any], overrides: Sequence[str] = (), *, kind: type[Config] = Config
+) -> Config:
     """Read and check a config.
 
     Args:
         source: path of a YAML file, or the mapping that one would hold.
         overrides: "key.sub=value" each, the value read as YAML; they win over the source.
+        kind: of config.
 
     Raises:
         InputError: in one line, which key breaks which rule with which value.
@@ -389,7 +401,7 @@ def load_config(source: str | Path | Mapping[str, Any], overrides: Sequence[str]
         raise InputError(f"{place}: a config is a mapping of sections, got {shown(document)}")
     for override in overrides:
         _override(document, override)
-    return _with_absolute_paths(checked(Config, document, place), base)
+    return _with_absolute_paths(checked(kind, document, place), base)
 
 
 def _copied(value: Any) -> Any:
@@ -421,7 +433,7 @@ def _override(document: dict[Any, Any], override: str) -> None:
     section[parts[-1]] = value
 
 
-def _with_absolute_paths(config: Config, base: Path) -> Config:
+def _with_absolute_paths(config: AnyConfig, base: Path) -> AnyConfig:
     model, data = config.model, config.data
     if model.checkpoint is not None:
         model = model.model_copy(update={"checkpoint": _absolute(model.checkpoint, base)})

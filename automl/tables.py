@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from automl.costs.accelerator import AcceleratorUsage
     from automl.costs.profile import Profile
     from automl.run.explanation import Explanation, Loss
+    from automl.tuning.records import TrialRecord
 
 FINALIST_TITLES = {
     "baseline": "baseline",
@@ -250,3 +251,23 @@ def _latency(value: float | None) -> str:
     if value is None:
         return "-"
     return f"{1e3 * value:.3f} ms" if value >= 1e-4 else f"{1e6 * value:.2f} µs"
+
+
+def tuning_table(trials: "Sequence[TrialRecord]") -> Table:
+    """The trials of a tuning, the best first."""
+    table = Table(title=f"{len(trials)} trials")
+    for title in ("trial", "state"):
+        table.add_column(title)
+    for title in ("evaluations", "best accuracy"):
+        table.add_column(title, justify="right")
+    table.add_column("options", overflow="fold")
+    for each in trials:
+        accuracy = "-" if each.accuracy is None else f"{each.accuracy:.4f}"
+        options = ", ".join(f"{name} {shown_value(value)}" for name, value in each.options.items())
+        table.add_row(each.name, each.state, f"{each.evaluations:g}", accuracy, options)
+    return table
+
+
+def shown_value(value: object) -> str:
+    """A number in few digits."""
+    return f"{value:.3g}" if isinstance(value, float) else str(value)

@@ -1,6 +1,6 @@
 """Every config that comes along is started: the network, the space, the budgets, some evaluations of each search.
 
-AMC's are in test_amc_configs.py, with data in the formats that they read.
+AMC's are in test_amc_configs.py, with data in the formats that they read; those of tunings in test_tuning.py.
 """
 
 from collections.abc import Mapping
@@ -24,7 +24,11 @@ from search_spaces.policy import CompressionPolicy
 
 FOLDER = Path(__file__).parents[2] / "configs"
 OWN = "own_model"
-CONFIGS = [path.stem for path in sorted(FOLDER.glob("*.yaml")) if not path.stem.startswith("amc_") and path.stem != OWN]
+CONFIGS = [
+    path.stem
+    for path in sorted(FOLDER.glob("*.yaml"))
+    if not path.stem.startswith(("amc_", "tune_")) and path.stem != OWN
+]
 TINY = ("baseline={epochs: 0}", "fine_tune.epochs=0", "search.seeds=[0]", "compression.calibration_images=20")
 
 

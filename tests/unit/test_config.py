@@ -8,11 +8,12 @@ import pytest
 import yaml
 
 from automl.compression import CompressionOptions, QuantisationOptions, SparsityOptions
-from automl.config import CompressionSection, QuantisationSection, SparsitySection, TrainingSection, load_config
+from automl.config import CompressionSection, Config, QuantisationSection, SparsitySection, TrainingSection, load_config
 from automl.engines import ENGINES
 from automl.errors import InputError
 from automl.problem import compression_options
 from automl.training import TrainingOptions
+from automl.tuning.config import TuningConfig
 from backends import measuring_worker, table_backend
 from search_spaces.yaml_text import MAX_BYTES, parse_yaml
 
@@ -223,4 +224,4 @@ def test_importing_the_package_or_reading_a_config_loads_nothing_heavy() -> None
 
 @pytest.mark.parametrize("file", sorted(Path(__file__).parents[2].glob("configs/*.yaml")), ids=lambda path: path.name)
 def test_configs_that_come_along_are_valid(file: Path) -> None:
-    load_config(file)
+    load_config(file, kind=TuningConfig if file.stem.startswith("tune_") else Config)

@@ -1,0 +1,1 @@
+"""Tuning the options of a search algorithm: many searches of one problem, by Ray Tune (docs/tuning.md)."""

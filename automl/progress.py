@@ -9,6 +9,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, Tim
 from rich.progress import Progress as Bars
 from rich.text import Text
 
+from automl.run.store import ROUNDING, STOPPED
+
 if TYPE_CHECKING:
     from automl.orchestration.dispatcher import SearchProgress
     from automl.training import EpochReport
@@ -111,4 +113,6 @@ def search_note(row: "SearchProgress", constraint: "Constraint") -> str:
         notes.append(f"reward {row.best_reward:.4f}")
     if row.failures:
         notes.append(f"{row.failures} failed")
+    if row.finished and row.error is None and row.done < row.total - ROUNDING:
+        notes.append(f"stopped: {STOPPED}")
     return ", ".join(notes)

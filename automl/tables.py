@@ -8,7 +8,7 @@ from rich.text import Text
 
 from search_spaces.blocks import residual_blocks
 from search_spaces.graph import ModelGraph
-from search_spaces.objective import MODELLED
+from search_spaces.objective import MODELLED, UNITS
 
 if TYPE_CHECKING:
     from automl.costs.accelerator import AcceleratorUsage
@@ -120,7 +120,7 @@ def summary_table(summary: Mapping[str, Any]) -> Table:
     """The networks that a run compared."""
     given = summary.get("algorithm") == "given"
     by_table = summary["budget"]["metric"] == "latency_s" and not given
-    table = Table(title=_budget_text(summary["budget"]))
+    table = Table(title="; ".join(map(_budget_text, summary.get("budgets") or [summary["budget"]])))
     table.add_column("network")
     device = summary.get("latency_device")
     latency = f"latency on {device['key']}" if device else "latency"
@@ -176,10 +176,13 @@ def status_table(status: Mapping[str, Any]) -> list[Table]:
     if status["reason"]:
         table.add_row("reason", Text(status["reason"]))
     table.add_row("driven for", f"{status['wall_s']:.0f} s")
+    for budget in status["budgets"]:
+        table.add_row(f"budget in {budget['metric']}", Text(_use_text(budget)))
     for search in status["searches"]:
         best = search["best_accuracy"]
         note = f", best {best:.4f}" if best is not None else ""
         note += f", {search['failures']} failed" if search["failures"] else ""
+        note += f"; stopped: {search['stopped']}" if search["stopped"] else ""
         table.add_row(search["name"], f"{search['done']:g}/{search['evaluations']}{note}")
     for name, state in status["finalists"].items():
         table.add_row(f"finalist {name}", state)
@@ -224,19 +227,32 @@ def _shares(cost: tuple[float, float] | None, whole: float) -> str:
 
 def _budget_text(budget: Mapping[str, Any]) -> str:
     measured = budget.get("measured_limit")
+    used = f", {budget['used']:.1%} used" if budget.get("used") is not None else ""
     if budget["metric"] == "latency_s" and "margin" not in budget:  # no table was searched by
-        return f"budget: at most {_latency(measured)} measured"
+        return f"budget: at most {_latency(measured)} measured{used}"
     if budget["limit"] is None:
         return "no hard budget"
+    text = f"budget: at most {_amount(budget['metric'], budget['limit'])}"
     if budget["metric"] in MODELLED:
-        figure = _energy(budget["limit"]) if budget["unit"] == "J" else _latency(budget["limit"])
-        return f"budget: at most {figure}, modelled"
-    if budget["metric"] != "latency_s":
-        return f"budget: at most {budget['limit']:,.0f} {budget['unit']}"
-    text = f"budget: at most {_latency(budget['limit'])} by the table"
-    if measured is not None:
-        text += f", {_latency(measured)} measured"
-    return f"{text}; {budget['margin']:.1%} held back" if budget["margin"] else text
+        text += ", modelled"
+    if budget["metric"] == "latency_s":
+        text += " by the table" + (f", {_latency(measured)} measured" if measured is not None else "")
+        text += f"; {budget['margin']:.1%} held back" if budget["margin"] else ""
+    return text + used
+
+
+def _use_text(budget: Mapping[str, Any]) -> str:
+    """The limit of a budget, and how far the best network uses it."""
+    limit = budget["limit"] if budget.get("measured_limit") is None else budget["measured_limit"]
+    share = f"{budget['ratio']:.1%} of the uncompressed network's" if budget.get("ratio") is not None else "none"
+    text = share if limit is None else f"at most {_amount(budget['metric'], limit)}"
+    return text if budget["used"] is None else f"{text}, {budget['used']:.1%} used by the best"
+
+
+def _amount(metric: str, value: float) -> str:
+    if metric == "energy_j":
+        return _energy(value)
+    return _latency(value) if metric.endswith("latency_s") else f"{value:,.0f} {UNITS[metric]}"
 
 
 def _energy(value: float) -> str:

@@ -1,12 +1,13 @@
 """How search algorithms did over the runs that tried them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from math import isfinite
+from functools import partial
+from math import isfinite, prod
 from pathlib import Path
 from typing import Any
 
-from automl.compare.runs import Run, Search, read_runs, searches_of
+from automl.compare.runs import Run, Search, read_runs, searches_of, whole_images
 from automl.compare.statistics import Difference, Quartiles, paired_difference
 from automl.errors import InputError
 from automl.report.data import Point
@@ -23,7 +24,7 @@ class Standing:
         searches: one for each seed, by seed.
         best: search accuracy of the best feasible policy of each seed.
         test_accuracy: of the policy that was best of all by search accuracy; None where it is not known.
-        evaluations, seconds: of a seed, the median; see `automl.compare.runs.Search`.
+        evaluations, seconds: that a seed cost, the median; see `automl.compare.runs.Search`.
         hypervolume: of each seed's feasible policies, see `Contest`.
         difference: to the best algorithm; None for that one, and where no seeds pair up.
     """
@@ -47,28 +48,34 @@ class Standing:
         """Seeds that are not done with their evaluations."""
         return sum(not search.finished for search in self.searches)
 
+    @property
+    def stopped(self) -> int:
+        """Seeds that ended by themselves before they had made all of them."""
+        return sum(search.stopped for search in self.searches)
+
 
 @dataclass(frozen=True, slots=True)
 class Contest:
-    """The algorithms that were run under one budget.
+    """The algorithms that were run under one budget, or the same ones.
 
     Attributes:
         budget: as it was asked for.
-        reference: (cost, accuracy) that hypervolumes are counted from: the budget's limit where it is known, else the
-            largest feasible cost; and 0, or for a metric that is no share the least accuracy of all.
-        ideal: accuracy at cost 0 that has hypervolume 1: a share of 1, or the largest accuracy of all.
+        reference: (cost, ..., accuracy) that hypervolumes are counted from: of each objective the budget's limit where
+            there is a known one, else the largest feasible cost; and 0, or for a metric that is no share the least
+            accuracy of all.
+        ideal: accuracy at no cost that has hypervolume 1: a share of 1, or the largest accuracy of all.
         standings: from the best median down.
     """
 
     budget: str
-    reference: tuple[float, float]
+    reference: tuple[float, ...]
     ideal: float
     standings: Sequence[Standing]
 
     @property
     def unequal(self) -> bool:
-        """Whether algorithms made different numbers of evaluations; those that make one by nature aside."""
-        return len({each.evaluations for each in self.standings if not each.seedless}) > 1
+        """Whether algorithms were allowed different numbers of evaluations; those that make one by nature aside."""
+        return len({search.planned for each in self.standings if not each.seedless for search in each.searches}) > 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,12 +92,14 @@ class Comparison:
 
     Attributes:
         runs: that were read.
+        objectives: costs that are minimised beside the accuracy, in any of the runs.
         contests: one for each budget, from the largest limit down.
-        front: the evaluations, feasible or not, that no other one beats, by rising cost.
+        front: the evaluations, feasible or not, that no other one beats, by rising cost in the first objective.
         repeated: searches that stood in several runs, and were counted once.
     """
 
     runs: Sequence[Run]
+    objectives: Sequence[str]
     contests: Sequence[Contest]
     front: Sequence[Placed]
     repeated: int
@@ -102,10 +111,14 @@ class Comparison:
             "runs": [str(run.path) for run in self.runs],
             "metric": first.metric_name,
             "cost_metric": first.cost_metric,
+            "objectives": list(self.objectives),
             "budgets": [
                 {
                     "budget": contest.budget,
-                    "reference": {"cost": contest.reference[0], "accuracy": contest.reference[1]},
+                    "reference": {
+                        "costs": dict(zip(self.objectives, contest.reference, strict=False)),
+                        "accuracy": contest.reference[-1],
+                    },
                     "algorithms": [_standing_json(standing, contest) for standing in contest.standings],
                 }
                 for contest in self.contests
@@ -113,6 +126,7 @@ class Comparison:
             "front": [
                 {
                     "cost": placed.point.cost,
+                    "costs": dict(placed.point.costs),
                     "accuracy": placed.point.accuracy,
                     "feasible": placed.point.feasible,
                     "algorithm": placed.search.algorithm,
@@ -136,18 +150,20 @@ def compare(paths: Sequence[Path]) -> Comparison:
         InputError: one is no run or is damaged, they do not compare, or nothing was evaluated yet.
     """
     runs = read_runs(paths)
-    every = [search for run in runs for search in searches_of(run)]
+    whole = whole_images(runs)
+    every = [search for run in runs for search in searches_of(run, whole)]
     if not any(search.points for search in every):
         raise InputError(f"there is no evaluation to compare yet in {', '.join(repr(str(run.path)) for run in runs)}")
     groups: dict[str, list[tuple[str, Search]]] = {}
     for name, search in zip(_names(every), every, strict=True):
         groups.setdefault(search.run.budget, []).append((name, search))
-    contests = [_contest(budget, group) for budget, group in groups.items()]
+    objectives = _objectives(every)
+    contests = [_contest(budget, group, objectives) for budget, group in groups.items()]
     contests.sort(key=lambda contest: -contest.reference[0])
     placed = [Placed(point, search) for search in every for point in search.points]
-    front = pareto_front((each.point.cost, each.point.accuracy) for each in placed)
+    front = pareto_front([each.point.objectives(objectives) for each in placed])
     counted = sum(len(standing.searches) for contest in contests for standing in contest.standings)
-    return Comparison(runs, contests, [placed[index] for index in front], len(every) - counted)
+    return Comparison(runs, objectives, contests, [placed[index] for index in front], len(every) - counted)
 
 
 def write_figures(comparison: Comparison, path: Path) -> Path:
@@ -159,24 +175,34 @@ def write_figures(comparison: Comparison, path: Path) -> Path:
     return path
 
 
-def _contest(budget: str, named: Sequence[tuple[str, Search]]) -> Contest:
+def _objectives(searches: Sequence[Search]) -> list[str]:
+    """The costs that any of the runs minimises and all evaluations tell, the one that runs are compared by first."""
+    asked = [search.run.data.objectives for search in searches]
+    every = dict.fromkeys([searches[0].run.data.cost_metric, *(metric for each in asked for metric in each)])
+    wanted = [metric for metric in every if any(metric in each for each in asked)]
+    return [metric for metric in wanted if all(metric in point.costs for each in searches for point in each.points)]
+
+
+def _contest(budget: str, named: Sequence[tuple[str, Search]], objectives: Sequence[str]) -> Contest:
     searches = [search for _, search in named]
     data = searches[0].run.data
     points = [point for search in searches for point in search.points]
-    limits = {search.run.data.limit for search in searches} - {None}
-    reach = max((limit for limit in limits if limit is not None), default=None)
-    if reach is None:
-        reach = max((point.cost for point in points if point.feasible), default=0.0)
+    feasible = [point for point in points if point.feasible]
+    reach = []
+    for metric in objectives:
+        limits = [search.run.data.limits[metric] for search in searches if metric in search.run.data.limits]
+        reach.append(max(limits or [point.costs[metric] for point in feasible] or [0.0]))
     values = [point.accuracy for point in points] or [0.0]
-    reference, ideal = (reach, 0.0 if data.shares else min(values)), 1.0 if data.shares else max(values)
-    standings = [_standing(name, group, reference, ideal) for name, group in _by_name(named).items()]
+    reference, ideal = (*reach, 0.0 if data.shares else min(values)), 1.0 if data.shares else max(values)
+    volumes = partial(_share_of_box, objectives=objectives, reference=reference, ideal=ideal)
+    standings = [_standing(name, group, volumes) for name, group in _by_name(named).items()]
     standings.sort(key=lambda each: (-each.best.median, -each.hypervolume.median, each.name))
     best, *others = standings
     ranked = [best, *(replace(each, difference=paired_difference(best.searches, each.searches)) for each in others)]
     return Contest(budget, reference, ideal, ranked)
 
 
-def _standing(name: str, searches: Sequence[Search], reference: tuple[float, float], ideal: float) -> Standing:
+def _standing(name: str, searches: Sequence[Search], volume: Callable[[Search], float]) -> Standing:
     tests = {found for search in searches if (found := search.run.test_accuracy(search.algorithm)) is not None}
     return Standing(
         name=name,
@@ -185,15 +211,16 @@ def _standing(name: str, searches: Sequence[Search], reference: tuple[float, flo
         test_accuracy=max(tests)[1] if tests else None,
         evaluations=Quartiles.of([search.evaluations for search in searches]).median,
         seconds=Quartiles.of([search.seconds for search in searches]).median,
-        hypervolume=Quartiles.of([_share_of_box(search, reference, ideal) for search in searches]),
+        hypervolume=Quartiles.of([volume(search) for search in searches]),
     )
 
 
-def _share_of_box(search: Search, reference: tuple[float, float], ideal: float) -> float:
-    """Hypervolume of a search's feasible policies, as a share of what (cost 0, ideal accuracy) has."""
-    box = reference[0] * (ideal - reference[1])
-    found = hypervolume(((point.cost, point.accuracy) for point in search.points if point.feasible), reference)
-    return found / box if box > 0.0 else 0.0
+def _share_of_box(search: Search, objectives: Sequence[str], reference: Sequence[float], ideal: float) -> float:
+    """Hypervolume of a search's feasible policies, as a share of what the ideal accuracy at no cost has."""
+    box = prod(reference[:-1]) * (ideal - reference[-1])
+    front = [point.objectives(objectives) for point in search.points if point.feasible]
+    kept = [front[index] for index in pareto_front(front)]  # hypervolumes of many points of many objectives take long
+    return hypervolume(kept, reference) / box if box > 0.0 else 0.0
 
 
 def _by_name(named: Sequence[tuple[str, Search]]) -> dict[str, list[Search]]:
@@ -239,6 +266,7 @@ def _standing_json(standing: Standing, contest: Contest) -> dict[str, Any]:
         "best": _quartiles_json(standing.best),
         "by_seed": {str(search.seed): _known(search.best) for search in standing.searches},
         "unfinished": standing.unfinished,
+        "stopped": standing.stopped,
         "test_accuracy": standing.test_accuracy,
         "evaluations": standing.evaluations,
         "seconds": standing.seconds,

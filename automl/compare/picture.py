@@ -18,7 +18,10 @@ from automl.report.markup import append, tag
 HUES = 6
 """Colours for algorithms that have none of their own; after them lines are dashed."""
 OWN_COLOURS = ("random", "uniform")
-TITLES: dict[Effort, str] = {"evaluations": "evaluations", "seconds": "seconds of evaluation"}
+TITLES: dict[Effort, str] = {
+    "evaluations": "evaluations, by images forwarded",
+    "seconds": "seconds of evaluation and search",
+}
 LEFT, GAP, RIGHT = 58.0, 34.0, 18.0
 HEAD, PANEL, FOOT = 52.0, 250.0, 52.0
 LEGEND_ROW = 20.0

@@ -4,14 +4,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import inf, isfinite
 from pathlib import Path
+from statistics import median
 from typing import Any
 
+from automl.config import BudgetSection
 from automl.errors import InputError
 from automl.report import units
-from automl.report.data import Point, RunData, read_run
+from automl.report.data import Effort, Point, RunData, read_run
 from automl.report.figures import cost_text
 from automl.report.method import metric_label
-from automl.run.store import SearchRow
+from automl.run.store import ROUNDING, SearchRow
 from search_spaces.objective import MODELLED
 from search_spaces.sections import shown
 
@@ -32,13 +34,8 @@ class Run:
 
     @property
     def budget(self) -> str:
-        """The budget as it was asked for, for people; runs of one budget are ranked among each other."""
-        asked, label = self.data.config.budget, metric_label(self.data.cost_metric)
-        if asked is None:
-            return "no budget"
-        if asked.ratio is not None:
-            return f"{units.plain(100 * asked.ratio)} % of the {label}"
-        return f"at most {cost_text(asked.metric)(asked.limit or 0.0)} {label}"
+        """The budgets as they were asked for, for people; runs of the same ones are ranked among each other."""
+        return " and ".join(map(_budget_text, self.data.config.budgets)) or "no budget"
 
     def test_accuracy(self, algorithm: str) -> tuple[float, float] | None:
         """(search accuracy, test accuracy) of the best policy that an algorithm found here, None where not known."""
@@ -53,7 +50,7 @@ class Run:
 class Improvement:
     """A feasible policy that was better than all before it, and what had been spent by then, itself included."""
 
-    evaluations: int
+    evaluations: float
     seconds: float
     value: float
 
@@ -67,10 +64,14 @@ class Search:
         algorithm, seed: which.
         settings: what else decides what it finds, by key.
         finished: whether it made all its evaluations, or stopped of its own accord.
-        planned: evaluations that it was to make.
-        evaluations, seconds: that it made, and took, one after the other; failed ones included.
+        planned: evaluations that it was to make at most.
+        evaluations: that it cost, in whole ones by the images that were forwarded (see `whole_images`).
+        seconds: that evaluations took one after the other, and the searcher's thinking.
         improvements: by rising number of evaluations.
-        points: the evaluations that did not fail.
+        points: the evaluations on all validation images that did not fail.
+        stopped: whether it ended by itself, before it had made all its evaluations.
+
+    Of evaluations and seconds those that failed, or saw a part of the images, are included.
     """
 
     run: Run
@@ -79,10 +80,11 @@ class Search:
     settings: Mapping[str, Any]
     finished: bool
     planned: int
-    evaluations: int
+    evaluations: float
     seconds: float
     improvements: Sequence[Improvement]
     points: Sequence[Point]
+    stopped: bool = False
 
     @property
     def best(self) -> float:
@@ -110,45 +112,66 @@ def read_runs(paths: Sequence[Path]) -> list[Run]:
     return read
 
 
-def searches_of(run: Run) -> Iterator[Search]:
+def whole_images(runs: Sequence[Run]) -> float:
+    """Images that an evaluation on all validation images forwards: the median over the runs, 0 where none is known.
+
+    Calibration is among them, so they need not be the same for all policies, nor under all compression settings.
+    """
+    efforts = (effort for run in runs for search in run.data.efforts.values() for effort in search.values())
+    images = [effort.images for effort in efforts if effort.share == 1.0 and effort.images]
+    return median(images) if images else 0.0
+
+
+def searches_of(run: Run, whole: float) -> Iterator[Search]:
     """The searches of a run that have begun.
+
+    Args:
+        run: see there.
+        whole: see `whole_images`.
 
     Raises:
         InputError: an evaluation has a figure that is none.
     """
     points: dict[str, dict[int, Point]] = {}
     for point in run.data.points:
-        if not (isfinite(point.accuracy) and isfinite(point.cost)):
+        if not all(map(isfinite, (point.accuracy, point.cost, *point.costs.values()))):
             raise _damaged(run, point.search, point.number)
         points.setdefault(point.search, {})[point.number] = point
     for row in run.data.searches:
-        durations = run.data.durations.get(row.name)
-        if durations:
-            yield _search(run, row, points.get(row.name, {}), durations)
+        efforts = run.data.efforts.get(row.name)
+        if efforts:
+            yield _search(run, row, points.get(row.name, {}), efforts, whole)
 
 
-def _search(run: Run, row: SearchRow, points: Mapping[int, Point], durations: Mapping[int, float]) -> Search:
-    best, spent = -inf, 0.0
+def _search(
+    run: Run, row: SearchRow, points: Mapping[int, Point], efforts: Mapping[int, Effort], whole: float
+) -> Search:
+    best, spent, cost, seconds = -inf, 0.0, 0.0, 0.0
     improvements = []
-    for count, (number, seconds) in enumerate(sorted(durations.items()), start=1):
-        if not (isfinite(seconds) and seconds >= 0.0):
+    for number, effort in sorted(efforts.items()):
+        if not (
+            isfinite(effort.seconds) and effort.seconds >= 0.0 and effort.images >= 0 and 0.0 < effort.share <= 1.0
+        ):
             raise _damaged(run, row.name, number)
-        spent += seconds
+        spent += effort.share
+        cost += effort.images / whole if whole and effort.images else effort.share
+        seconds += effort.seconds
         point = points.get(number)
         if point is not None and point.feasible and point.accuracy > best:
             best = point.accuracy
-            improvements.append(Improvement(count, spent, best))
+            improvements.append(Improvement(cost, seconds, best))
     return Search(
         run=run,
         algorithm=row.algorithm,
         seed=row.seed,
         settings=_settings(run, row),
-        finished=row.finished or len(durations) >= row.evaluations,
+        finished=row.finished or spent >= row.evaluations - ROUNDING,
         planned=row.evaluations,
-        evaluations=len(durations),
-        seconds=spent,
+        evaluations=cost,
+        seconds=seconds,
         improvements=improvements,
         points=list(points.values()),
+        stopped=row.stopped(spent),
     )
 
 
@@ -195,13 +218,20 @@ def _essence(data: RunData) -> dict[str, Any]:
     essence["budget.metric"] = data.cost_metric
     if config.model.checkpoint is None:
         essence |= _flat("baseline", config.baseline.model_dump(exclude=ELSEWHERE))
-    if data.cost_metric in MODELLED:
+    if {*data.objectives, *(budget.metric for budget in data.budgets)} & {*MODELLED}:
         essence |= _flat("measure", {"accelerator": measure.accelerator})
     if data.cost_metric == "latency_s":
         essence |= {"measure.backend": measure.backend, "measure.threads": measure.threads}
         device = measure.device
         essence |= _flat("measure.device", None if device is None else device.model_dump(include={"key", "target"}))
     return essence
+
+
+def _budget_text(asked: BudgetSection) -> str:
+    label = metric_label(asked.metric)
+    if asked.ratio is not None:
+        return f"{units.plain(100 * asked.ratio)} % of the {label}"
+    return f"at most {cost_text(asked.metric)(asked.limit or 0.0)} {label}"
 
 
 def _flat(name: str, value: Any) -> dict[str, Any]:

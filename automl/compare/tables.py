@@ -1,5 +1,6 @@
 """A comparison as rich tables."""
 
+from collections.abc import Sequence
 from math import isfinite
 
 from rich.table import Table
@@ -10,6 +11,7 @@ from automl.compare.statistics import Difference, Quartiles
 from automl.report.data import RunData
 from automl.report.figures import cost_text, value_text
 from automl.report.method import metric_label
+from automl.run.store import STOPPED
 
 MOST_OF_THE_FRONT = 12
 
@@ -17,16 +19,16 @@ MOST_OF_THE_FRONT = 12
 def comparison_tables(comparison: Comparison) -> list[Table]:
     """A table of algorithms for each budget, and one of the Pareto front over all runs."""
     data = comparison.runs[0].data
-    tables = [_standings(contest, data) for contest in comparison.contests]
+    tables = [_standings(contest, comparison.objectives, data) for contest in comparison.contests]
     if comparison.repeated:
         said = f"Searches that stand in several runs are counted once, {comparison.repeated} left out."
         tables[-1].caption = f"{tables[-1].caption} {said}" if tables[-1].caption else said
     return [*tables, _front(comparison, data)]
 
 
-def _standings(contest: Contest, data: RunData) -> Table:
-    limit = cost_text(data.cost_metric)(contest.reference[0])
-    table = Table(title=f"{contest.budget}; hypervolume within {limit}")
+def _standings(contest: Contest, objectives: Sequence[str], data: RunData) -> Table:
+    reach = [cost_text(metric)(limit) for metric, limit in zip(objectives, contest.reference, strict=False)]
+    table = Table(title=f"{contest.budget}; hypervolume within {' and '.join(reach)}")
     table.add_column("algorithm", overflow="fold")
     share = " in %" if data.shares else ""
     headings = (
@@ -52,9 +54,15 @@ def _standings(contest: Contest, data: RunData) -> Table:
             "best" if standing is contest.standings[0] else _difference(standing.difference, data),
         )
     unfinished = sum(standing.unfinished for standing in contest.standings)
+    stopped = [
+        f"{each.name}{'' if each.seedless else f' ({each.stopped} of {len(each.searches)} seeds)'}"
+        for each in contest.standings
+        if each.stopped
+    ]
     notes = [
+        f"Stopped early, where {STOPPED}: {', '.join(stopped)}." if stopped else "",
         f"{unfinished} searches are not finished." if unfinished else "",
-        "Not all had as many evaluations." if contest.unequal else "",
+        "Not all were allowed as many evaluations." if contest.unequal else "",
     ]
     table.caption = " ".join(note for note in notes if note) or None
     return table
@@ -73,8 +81,9 @@ def _value(value: float, data: RunData) -> str:
 
 
 def _evaluations(standing: Standing) -> str:
-    made = f"{standing.evaluations:g}"
-    return f"{made} of {standing.searches[0].planned}" if standing.unfinished else made
+    made = f"{round(standing.evaluations, 1):g}"
+    whole = standing.unfinished or standing.stopped
+    return f"{made} of {standing.searches[0].planned}" if whole else made
 
 
 def _difference(difference: Difference | None, data: RunData) -> str:
@@ -92,18 +101,18 @@ def _difference(difference: Difference | None, data: RunData) -> str:
 
 def _front(comparison: Comparison, data: RunData) -> Table:
     """The front, thinned where it is long; its ends always stay."""
-    front, cost = comparison.front, cost_text(data.cost_metric)
+    front, metrics = comparison.front, comparison.objectives
     last = len(front) - 1
     kept = sorted({round(index * last / (MOST_OF_THE_FRONT - 1)) for index in range(MOST_OF_THE_FRONT)})
     table = Table(title=f"Pareto front over all runs: {len(front)} of the policies")
-    for title in (metric_label(data.cost_metric), f"search {data.metric_name}"):
+    for title in (*map(metric_label, metrics), f"search {data.metric_name}"):
         table.add_column(Text(title), justify="right")
     for title in ("algorithm", "seed", "number", "run"):
         table.add_column(title, overflow="fold")
     for placed in (front[index] for index in kept):
         point, search = placed.point, placed.search
         table.add_row(
-            cost(point.cost),
+            *(cost_text(metric)(point.costs[metric]) for metric in metrics),
             value_text(data)(point.accuracy),
             Text(search.algorithm),
             str(search.seed),

@@ -80,7 +80,10 @@ class Budget:
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """One evaluation, reduced to what is drawn."""
+    """One evaluation on all validation images, reduced to what is drawn.
+
+    `cost` is in the metric that policies are compared by, `costs` holds all of them.
+    """
 
     search: str
     number: int
@@ -88,6 +91,26 @@ class Point:
     cost: float
     feasible: bool
     reward: float | None
+    costs: Mapping[str, float] = field(default_factory=dict)
+
+    def objectives(self, metrics: Sequence[str]) -> tuple[float, ...]:
+        """Those costs, and the accuracy, as `search_spaces.objective.pareto_front` takes them."""
+        return (*(self.costs[metric] for metric in metrics), self.accuracy)
+
+
+@dataclass(frozen=True, slots=True)
+class Effort:
+    """What an evaluation took, and its searcher.
+
+    Attributes:
+        images: that were forwarded; 0 where that is not known.
+        share: of the validation images.
+        seconds: of the evaluation, and of the searcher's thinking where that is known.
+    """
+
+    images: int
+    share: float
+    seconds: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,9 +138,10 @@ class RunData:
 
     Attributes:
         searches: in the order they are drawn.
-        points: the evaluations that did not fail, by search and number.
+        points: the evaluations on all validation images that did not fail, by search and number.
         failed: number of evaluations that did.
-        durations: seconds that each evaluation took, failed ones included, by search and number.
+        efforts: what each evaluation took, those that failed or saw a part of the images included, by search and
+            number.
         warm_up: evaluations at the start of a search that its agent acts at random in; 0 where none are known.
         shares: whether the metric is a share, shown in percent.
         accelerator: what the layers take on the config's accelerator, by finalist.
@@ -127,7 +151,7 @@ class RunData:
     config: Config
     config_text: str
     info: RunInfo
-    budget: Budget
+    budgets: Sequence[Budget]
     finalists: Mapping[str, Finalist]
     searches: Sequence[SearchRow]
     points: Sequence[Point]
@@ -138,8 +162,13 @@ class RunData:
     summary: Mapping[str, Any] = field(default_factory=dict)
     manifest: Manifest | None = None
     accelerator: Mapping[str, AcceleratorUsage] = field(default_factory=dict)
-    durations: Mapping[str, Mapping[int, float]] = field(default_factory=dict)
+    efforts: Mapping[str, Mapping[int, Effort]] = field(default_factory=dict)
     explanation: Explanation | None = None
+
+    @property
+    def budget(self) -> Budget:
+        """That which policies are compared by; the others stand behind it in `budgets`."""
+        return self.budgets[0]
 
     @property
     def given(self) -> bool:
@@ -159,7 +188,18 @@ class RunData:
     @property
     def limits(self) -> Mapping[str, float]:
         """Limits of the budgets, by metric; what is not known yet is left out."""
-        return {} if self.budget.limit is None else {self.budget.metric: self.budget.limit}
+        return {budget.metric: budget.limit for budget in self.budgets if budget.limit is not None}
+
+    @property
+    def objectives(self) -> Sequence[str]:
+        """Costs that are minimised beside the accuracy."""
+        return self.config.search.objectives or [self.cost_metric]
+
+    @property
+    def stopped(self) -> Mapping[str, float]:
+        """Searches that ended by themselves, and the evaluations that they had made by then, in whole ones."""
+        spent = {row.name: sum(each.share for each in self.efforts.get(row.name, {}).values()) for row in self.searches}
+        return {row.name: spent[row.name] for row in self.searches if row.stopped(spent[row.name])}
 
     @property
     def shares(self) -> bool:
@@ -196,10 +236,9 @@ def read_run(run_dir: Path) -> RunData:
     directory = RunDirectory.open(run_dir)
     config = directory.config()
     summary = _read_summary(directory.summary_file)
-    budget = _budget(config, summary, directory)
     searches: list[SearchRow] = []
     points: list[Point] = []
-    durations: dict[str, dict[int, float]] = {}
+    efforts: dict[str, dict[int, Effort]] = {}
     failed = 0
     if directory.store_file.exists():
         store = Store.read(directory.store_file)
@@ -207,19 +246,21 @@ def read_run(run_dir: Path) -> RunData:
             searches = sorted(store.searches(), key=lambda row: (_rank(row, config), row.seed, row.name))
             for row in store.evaluations():
                 found = row.evaluation
-                durations.setdefault(row.search, {})[row.number] = found.seconds
+                seconds = found.seconds + (row.thinking_s or 0.0)
+                efforts.setdefault(row.search, {})[row.number] = Effort(found.images, found.share, seconds)
                 if found.error is not None or config.cost_metric not in found.cost:
                     failed += 1
                     continue
-                cost = found.cost[config.cost_metric]
-                points.append(Point(row.search, row.number, found.accuracy, cost, found.feasible, row.reward))
+                if found.share == 1.0:
+                    figures = (found.accuracy, found.cost[config.cost_metric], found.feasible, row.reward, found.cost)
+                    points.append(Point(row.search, row.number, *figures))
         finally:
             store.close()
     return RunData(
         config=config,
         config_text=directory.config_file.read_text(encoding="utf-8"),
         info=directory.info(),
-        budget=budget,
+        budgets=_budgets(config, summary, directory),
         finalists={name: _finalist(name, summary[name]) for name in FINALISTS if isinstance(summary.get(name), dict)},
         searches=searches,
         points=points,
@@ -230,7 +271,7 @@ def read_run(run_dir: Path) -> RunData:
         summary=summary,
         manifest=read_manifest(directory.best) if (directory.best / MANIFEST).exists() else None,
         accelerator=_accelerator(directory.accelerator_file),
-        durations=durations,
+        efforts=efforts,
         explanation=Explanation.read(directory.explanation_file),
     )
 
@@ -262,17 +303,26 @@ def _accelerator(path: Path) -> dict[str, AcceleratorUsage]:
         raise InputError(f"{str(path)!r} is damaged: {error}") from None
 
 
-def _budget(config: Config, summary: Mapping[str, Any], directory: RunDirectory) -> Budget:
-    stated = summary.get("budget")
-    if isinstance(stated, dict) and isinstance(stated.get("metric"), str):
-        figures = (_number(stated.get(name)) for name in ("limit", "measured_limit", "margin"))
-        return Budget(stated["metric"], *figures)
+def _budgets(config: Config, summary: Mapping[str, Any], directory: RunDirectory) -> list[Budget]:
+    """At least one; a limit that is a share of what is not known yet is None."""
+    stated = summary.get("budgets")
+    if isinstance(stated, list) and (known := [_stated(each) for each in stated if _metric(each)]):
+        return known
+    if _metric(summary.get("budget")):
+        return [_stated(summary["budget"])]
     if config.budget is None:
-        return Budget("macs", None)
+        return [Budget("macs", None)]
+    found = [Budget(each.metric, each.limit) for each in config.budgets]
     latency = LatencyBudget.read(directory.budget_file)
-    if latency is not None:
-        return Budget("latency_s", latency.limit_s, margin=latency.margin)
-    return Budget(config.budget.metric, config.budget.limit)
+    return found if latency is None else [Budget("latency_s", latency.limit_s, margin=latency.margin), *found[1:]]
+
+
+def _metric(budget: object) -> bool:
+    return isinstance(budget, dict) and isinstance(budget.get("metric"), str)
+
+
+def _stated(budget: Mapping[str, Any]) -> Budget:
+    return Budget(budget["metric"], *(_number(budget.get(name)) for name in ("limit", "measured_limit", "margin")))
 
 
 def _finalist(name: str, values: Mapping[str, Any]) -> Finalist:

@@ -5,19 +5,21 @@ from xml.etree.ElementTree import Element
 
 from automl.engines import ENGINES
 from automl.report import units
+from automl.report.budgets import budget_texts, budgets
 from automl.report.data import Finalist, RunData
 from automl.report.explained import explained_layers
 from automl.report.figures import (
     WIDTH,
     accuracy_against_cost,
-    cost_text,
     over_episodes,
     value_text,
 )
+from automl.report.fronts import fronts
 from automl.report.layers import kept_channels, treatments
 from automl.report.markup import Child, append, cell, section, tag
 from automl.report.method import method, metric_label
 from automl.report.roofline import roofline
+from automl.run.store import STOPPED
 from search_spaces.objective import MODELLED
 
 NAMES = {
@@ -58,7 +60,19 @@ def build_page(data: RunData) -> Element:
         tag("style", style),
     )
     body = tag("main", _header(data, title), *_notices(data), *_tiles(data))
-    parts = (_comparison, _scatter, _episodes, kept_channels, treatments, explained_layers, _roofline, _method, _config)
+    parts = (
+        _comparison,
+        budgets,
+        _scatter,
+        fronts,
+        _episodes,
+        kept_channels,
+        treatments,
+        explained_layers,
+        _roofline,
+        _method,
+        _config,
+    )
     for part in parts:
         append(body, part(data))
     return tag("html", head, tag("body", body), lang="en")
@@ -98,13 +112,13 @@ def _header(data: RunData, title: str) -> Element:
         append(header, tag("p", found, class_="lead"))
     seeds = data.config.search.seeds
     parts = [
-        _budget_text(data),
+        *budget_texts(data),
         *(
             ["a policy that was given"]
             if data.given
             else [
                 f"algorithm: {data.config.search.algorithm}",
-                f"{len(data.points) + data.failed} evaluations",
+                _evaluations(data),
                 f"{len(seeds)} seed{'s' if len(seeds) != 1 else ''}",
             ]
         ),
@@ -290,8 +304,15 @@ def _episodes(data: RunData) -> Element | None:
         "Over the episodes",
         grid,
         "Marks are the episodes of the agent, lines the best feasible policy so far: of the agent and of random search "
-        "with as many evaluations.",
+        f"with as many evaluations.{_stops(data)}",
     )
+
+
+def _stops(data: RunData) -> str:
+    """Which searches ended by themselves, and after how many evaluations."""
+    planned = {row.name: row.evaluations for row in data.searches}
+    stops = [f"{name} after {spent:g} of {planned[name]} evaluations" for name, spent in data.stopped.items()]
+    return f" Stopped early, where {STOPPED}: {', '.join(stops)}." if stops else ""
 
 
 def _roofline(data: RunData) -> Element | None:
@@ -324,12 +345,9 @@ def _config(data: RunData) -> Element:
     )
 
 
-def _budget_text(data: RunData) -> str:
-    limit, label = data.budget.limit, metric_label(data.budget.metric)
-    if data.config.budget is None:
-        return "no hard budget"
-    if limit is None:
-        return f"budget: {units.percent(data.config.budget.ratio, 0)} of the baseline's {label}"
-    if data.budget.metric == "latency_s":
-        return f"budget: at most {units.seconds(limit)}{' by the latency table' if data.config.priced_by_table else ''}"
-    return f"budget: at most {cost_text(data.budget.metric)(limit)} {label}"
+def _evaluations(data: RunData) -> str:
+    """How many there were; those on a part of the images apart."""
+    shares = [effort.share for search in data.efforts.values() for effort in search.values()]
+    parts = sum(share < 1.0 for share in shares)
+    on_parts = f", {parts} of them on a part of the images" if parts else ""
+    return f"{len(shares)} evaluations{on_parts}"

@@ -24,9 +24,21 @@ def run_status(directory: RunDirectory) -> dict[str, Any]:
         "reason": reason,
         "wall_s": info.wall_s,
         "created_at": info.created_at,
+        "budgets": _budgets(directory),
         "searches": _searches(directory),
         "finalists": _finalists(directory.finalists),
     }
+
+
+def _budgets(directory: RunDirectory) -> list[dict[str, Any]]:
+    """As the summary has them; before there is one, what the config asks for."""
+    stated = directory.summary().get("budgets")
+    if isinstance(stated, list):
+        return stated
+    return [
+        {"metric": each.metric, "limit": each.limit, "ratio": each.ratio, "used": None}
+        for each in directory.config().budgets
+    ]
 
 
 def _searches(directory: RunDirectory) -> list[dict[str, Any]]:

@@ -63,6 +63,12 @@ SELECT *, NULL AS divergence, 1.0 AS share, 0 AS images, NULL AS thinking_s FROM
 """A store of schema 1, to readers: all its evaluations were on all images."""
 
 
+STOPPED = "no further proposal was worth its evaluation"
+"""Why a search ends by itself before it has made all its evaluations (see `automl.search.base.Searcher.finished`)."""
+ROUNDING = 1e-6
+"""Shares of evaluations are sums of floats."""
+
+
 @dataclass(frozen=True, slots=True)
 class SearchRow:
     """One search of a run: an algorithm with a seed."""
@@ -73,6 +79,10 @@ class SearchRow:
     evaluations: int
     finished: bool = False
     error: str | None = None
+
+    def stopped(self, spent: float) -> bool:
+        """Whether it ended by itself, having made so many evaluations, in whole ones."""
+        return self.finished and self.error is None and spent < self.evaluations - ROUNDING
 
 
 @dataclass(frozen=True, slots=True)
@@ -253,7 +263,10 @@ class Store:
             "FROM searches s LEFT JOIN evaluations e ON e.search = s.name GROUP BY s.name ORDER BY s.name"
         )
         keys = ("name", "evaluations", "finished", "error", "done", "failures", "best_accuracy", "best_reward")
-        return [{**dict(zip(keys, row, strict=True)), "finished": bool(row[2])} for row in rows]
+        found = [dict(zip(keys, row, strict=True)) for row in rows]
+        ended = {row.name: row for row in self.searches()}
+        stopped = {each["name"]: STOPPED if ended[each["name"]].stopped(each["done"]) else None for each in found}
+        return [{**each, "finished": bool(each["finished"]), "stopped": stopped[each["name"]]} for each in found]
 
     def forget_failures(self, search: str, in_a_row: int) -> None:
         """Where a search has so many failures in a row, drop them and all that came of them: it may try again.

@@ -43,13 +43,15 @@ def build_summary(
         counts = store.counts()
     finally:
         store.close()
+    networks = {name: _network(problem, directory, by_name.get(name), latencies, backend) for name in NAMES}
     return {
         "state": state,
         "seeds": list(config.search.seeds),
         "evaluations": config.search.evaluations,
         "wall_s": round(wall_s, 3),
         "budget": _budget(problem, latencies),
-        **{name: _network(problem, directory, by_name.get(name), latencies, backend) for name in NAMES},
+        "budgets": _budgets(problem, latencies, networks),
+        **networks,
         "algorithm": config.search.algorithm,
         "metric": problem.metric.name,
         "searches": dict(sorted(counts.items())),
@@ -97,6 +99,28 @@ def _budget(problem: Problem, latencies: Mapping[str, Any]) -> dict[str, Any]:
     return budget
 
 
+def _budgets(
+    problem: Problem, latencies: Mapping[str, Any], networks: Mapping[str, Mapping[str, Any] | None]
+) -> list[dict[str, Any]]:
+    """All budgets, the first as `_budget` has it, each with what the uncompressed and the best network take of it."""
+    further = [
+        {"metric": each.metric, "limit": each.limit, "unit": UNITS[each.metric]} for each in problem.constraints[1:]
+    ]
+    return [{**each, **_use(each, networks)} for each in [_budget(problem, latencies), *further]]
+
+
+def _use(budget: Mapping[str, Any], networks: Mapping[str, Mapping[str, Any] | None]) -> dict[str, float | None]:
+    """What is taken, a latency by the clock where it was measured; `used` is the best one's share of the limit."""
+    baseline, best = (networks[name] or {} for name in ("baseline", "best"))
+    metric, limit = budget["metric"], budget["limit"]
+    if metric == "latency_s" and (budget.get("measured_limit") is None or best.get("latency_s") is None):
+        metric = "table_latency_s"
+    elif metric == "latency_s":
+        limit = budget["measured_limit"]
+    before, after = baseline.get(metric), best.get(metric)
+    return {"baseline": before, "best": after, "used": None if after is None or not limit else after / limit}
+
+
 def _allowed_s(problem: Problem, latencies: Mapping[str, Any]) -> float | None:
     """Seconds that a latency budget allows by the clock; None where they depend on what was not measured."""
     asked, baseline_s = problem.config.budget, _measured_s(problem, latencies, "baseline")
@@ -114,7 +138,7 @@ def _measured_s(problem: Problem, latencies: Mapping[str, Any], name: str) -> fl
 def _verdict(
     problem: Problem, latencies: Mapping[str, Any], finalist: Finalist, cost: Mapping[str, float]
 ) -> dict[str, Any]:
-    """Whether a network keeps the budget.
+    """Whether a network keeps the budgets.
 
     One in latency is kept by the clock where the network was measured, else by the table where there is one; it comes
     with the latency by the table, and how far the clock is off that.
@@ -132,6 +156,8 @@ def _verdict(
             error = measured_s / table_s - 1.0
     if measured_s is not None and allowed_s is not None:
         feasible = measured_s <= allowed_s
+    if feasible and violation(cost, problem.constraints[1:]) > 0.0:
+        feasible = False
     return {"table_latency_s": table_s, "table_error": error, "feasible": feasible}
 
 

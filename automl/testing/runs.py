@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +14,12 @@ from automl.orchestration.searches import searches
 from automl.run.directory import RunDirectory, State, write_json
 from automl.run.explanation import BudgetUse, ExplainedLayer, Explanation, Loss
 from automl.run.store import EvaluationRow, SearchRow, Store
-from search_spaces.objective import Constraint, Evaluation, Metric
+from search_spaces.objective import UNITS, Constraint, Evaluation, Metric, violation
 from search_spaces.policy import CompressionPolicy, LayerPolicy
 
 FULL = {"macs": 10_200_000.0, "params": 272_474.0, "weight_bytes": 1_089_896.0, "latency_s": 1.25e-4}
+IMAGES = 357
+"""Forwarded for an evaluation."""
 WIDTHS = (16, 16, 16, 16, 32, 32, 32, 32, 64, 64, 64, 64)
 
 
@@ -54,6 +56,8 @@ def make_run(
         clock.set(state, "fine-tuning")
     metric: Metric = "latency_s" if config.priced_by_table else "macs"
     budget = Constraint(metric, FULL[metric] / 2)
+    further = [Constraint(each.metric, (each.ratio or 1.0) * FULL[each.metric]) for each in config.further_budgets]  # type: ignore[arg-type]
+    budgets = [budget, *further]
     if config.priced_by_table:
         LatencyBudget(FULL[metric], FULL[metric] / 5, budget.limit, 0.5, margin=0.02).write(directory.budget_file)
     store = Store(directory.store_file)
@@ -62,12 +66,15 @@ def make_run(
         store.add_searches(rows)
         for row in rows:
             if row.algorithm != "uniform":
-                _fill(store, row, budget)
-        _add(store, "uniform", 0, 0.49, 0.79, budget)
+                _fill(store, row, budgets)
+        _add(store, "uniform", 0, 0.49, 0.79, budgets)
     finally:
         store.close()
     if summarised:
-        write_json(directory.summary_file, summary(seeds, evaluations, state, budget))
+        said = summary(seeds, evaluations, state, budget)
+        if further:
+            said["budgets"] = [_used(said, said["budget"]), *(_used(said, asdict(each)) for each in further)]
+        write_json(directory.summary_file, said)
         write_json(directory.explanation_file, explanation(budget).to_json())
     return directory
 
@@ -119,6 +126,12 @@ def summary(seeds: Sequence[int], evaluations: int, state: State, budget: Constr
     }
 
 
+def _used(said: Mapping[str, Any], budget: Mapping[str, Any]) -> dict[str, Any]:
+    """A budget as `summary.json` has it among several."""
+    costs = {name: said[name][budget["metric"]] for name in ("baseline", "best")}
+    return {**budget, "unit": UNITS[budget["metric"]], **costs, "used": costs["best"] / budget["limit"]}
+
+
 def explanation(budget: Constraint) -> Explanation:
     """A made-up explanation of the best policy of `summary`."""
     kept = summary((), 0, "done", budget)["layers"]
@@ -144,18 +157,18 @@ def explanation(budget: Constraint) -> Explanation:
     return Explanation("0" * 64, 256, Loss(0.0923, 0.31), budgets, layers)
 
 
-def _fill(store: Store, row: SearchRow, budget: Constraint) -> None:
+def _fill(store: Store, row: SearchRow, budgets: Sequence[Constraint]) -> None:
     """A search that learns (ddpg) or does not (random)."""
     generator = np.random.default_rng([row.seed, len(row.name)])
     for number in range(row.evaluations):
         learned = max(0.0, number / row.evaluations - 1 / 3) if row.algorithm == "ddpg" else 0.0
         share = float(np.clip(generator.normal(0.46 + 0.05 * learned, 0.03), 0.2, 0.53))
         accuracy = 0.9 - math.exp(-6 * share) + 0.12 * learned - abs(generator.normal(0.0, 0.16 * (1.1 - learned)))
-        _add(store, row.name, number, share, float(np.clip(accuracy, 0.1, 0.99)), budget)
+        _add(store, row.name, number, share, float(np.clip(accuracy, 0.1, 0.99)), budgets)
 
 
-def _add(store: Store, search: str, number: int, share: float, accuracy: float, budget: Constraint) -> None:
+def _add(store: Store, search: str, number: int, share: float, accuracy: float, budgets: Sequence[Constraint]) -> None:
     cost = {name: value * share if name == "latency_s" else float(round(value * share)) for name, value in FULL.items()}
     policy = CompressionPolicy.from_keep({"conv": min(1.0, share)})
-    evaluation = Evaluation(accuracy, cost, budget.violation(cost), 0.8)
+    evaluation = Evaluation(accuracy, cost, violation(cost, budgets), 0.8, images=IMAGES)
     store.add(EvaluationRow(search, number, policy, evaluation, reward=accuracy))

@@ -4,7 +4,7 @@ import json
 import sqlite3
 from collections.abc import Callable
 from dataclasses import replace
-from math import inf, isfinite
+from math import inf, isfinite, prod
 from pathlib import Path
 from statistics import median
 from typing import Any, NoReturn, cast
@@ -21,7 +21,7 @@ from automl.compare import compare, comparison_tables, write_comparison
 from automl.compare.runs import Improvement, Run, Search
 from automl.compare.statistics import Quartiles, best_so_far, paired_difference, quantile
 from automl.run.directory import RunDirectory
-from automl.testing.runs import FULL, make_run
+from automl.testing.runs import FULL, IMAGES, make_run
 from search_spaces.errors import InputError
 from search_spaces.objective import hypervolume
 
@@ -243,6 +243,84 @@ def test_runs_of_different_problems_are_refused_with_what_differs(
 def test_one_metric_by_two_names_compares(home: Path, tmp_path: Path) -> None:
     make_run(tmp_path / "top1", evaluations=3, overrides={"metric": "top1"})
     assert len(compare([home / "runs" / "first", tmp_path / "top1"]).runs) == 2
+
+
+def test_evaluations_are_counted_by_the_images_that_were_forwarded(tmp_path: Path) -> None:
+    """The first half saw a quarter of the images: it costs a quarter, and comes to nothing."""
+    directory = make_run(tmp_path / "run", evaluations=12)
+    _sql(
+        "UPDATE evaluations SET share = 0.25, feasible = 0, accuracy = 0.999, images = images / 4 + 100 "
+        "WHERE search = 'ddpg-0' AND number < 6"
+    )(directory)
+    found = compare([directory.path])
+    standings = {each.name: each for each in found.contests[0].standings}
+    (search,) = standings["ddpg"].searches
+    assert standings["ddpg"].evaluations == pytest.approx(6 + 6 * (IMAGES // 4 + 100) / IMAGES)
+    assert standings["random"].evaluations == 12
+    assert len(search.points) == 6
+    assert search.best == max(row[0] for row in _rows(directory.path, "ddpg-0") if row[0] < 0.999 and row[2])
+    assert search.improvements[0].evaluations > 1 + 6 * 100 / IMAGES
+    assert max(each.point.accuracy for each in found.front) < 0.999
+
+
+def test_seconds_are_those_of_evaluations_and_of_thinking(tmp_path: Path) -> None:
+    directory = make_run(tmp_path / "run", evaluations=12)
+    _sql("UPDATE evaluations SET thinking_s = 0.5 WHERE search = 'ddpg-0' AND number <> 3")(directory)
+    standings = {each.name: each for each in compare([directory.path]).contests[0].standings}
+    assert standings["ddpg"].seconds == pytest.approx(12 * 0.8 + 11 * 0.5)
+    assert standings["random"].seconds == pytest.approx(12 * 0.8)
+
+
+def test_a_search_that_stopped_by_itself_is_done_and_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    directory = make_run(tmp_path / "run", seeds=(0, 1), evaluations=12)
+    _sql("DELETE FROM evaluations WHERE search = 'ddpg-0' AND number > 7")(directory)
+    _sql("UPDATE searches SET finished = 1")(directory)
+    found = compare([directory.path])
+    standings = {each.name: each for each in found.contests[0].standings}
+    assert (standings["ddpg"].stopped, standings["ddpg"].unfinished) == (1, 0)
+    assert standings["random"].stopped == 0
+    ends = best_so_far(standings["ddpg"].searches, "evaluations")
+    assert ends[-1][0] == 12  # the other seed goes on, and the one that stopped keeps its best
+    assert main(["compare", str(directory.path)]) == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "Stopped early, where no further proposal was worth its evaluation: ddpg (1 of 2 seeds)." in printed
+    assert "10 of 12" in printed
+    assert "not finished" not in printed
+    assert "as many evaluations" not in printed
+
+
+def test_several_budgets_are_one_contest_and_objectives_span_the_hypervolume(tmp_path: Path) -> None:
+    overrides = {
+        "budget": [{"metric": "macs", "ratio": 0.5}, {"metric": "weight_bytes", "ratio": 0.45}],
+        "search": {"evaluations": 12, "seeds": [0], "objectives": ["macs", "weight_bytes", "params"]},
+    }
+    directory = make_run(tmp_path / "run", evaluations=12, overrides=overrides)
+    found = compare([directory.path])
+    (contest,) = found.contests
+    assert contest.budget == "50 % of the MACs and 45 % of the bytes of weights"
+    assert found.objectives == ["macs", "weight_bytes", "params"]
+    for standing in contest.standings:
+        (search,) = standing.searches
+        points = [point for point in search.points if point.feasible]
+        assert all(point.costs["weight_bytes"] <= 0.45 * FULL["weight_bytes"] for point in points)
+        most = max(
+            (
+                point.costs["params"]
+                for each in contest.standings
+                for point in each.searches[0].points
+                if point.feasible
+            ),
+            default=0.0,
+        )
+        reference = (FULL["macs"] / 2, 0.45 * FULL["weight_bytes"], most, 0.0)
+        assert contest.reference == pytest.approx(reference)
+        volume = hypervolume([point.objectives(found.objectives) for point in points], reference)
+        assert standing.hypervolume.median == pytest.approx(volume / prod(reference[:3]))
+    assert max(standing.hypervolume.median for standing in contest.standings) > 0.0
+    assert found.to_json()["budgets"][0]["reference"]["costs"].keys() == {"macs", "weight_bytes", "params"}
+    assert len(comparison_tables(found)[-1].columns) == 8
 
 
 # -- files are data ----------------------------------------------------------------------------------------------------

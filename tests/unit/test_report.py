@@ -2,6 +2,7 @@
 
 import json
 import re
+import sqlite3
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from automl.cli import main
 from automl.export.manifest import MANIFEST
 from automl.report import units, write_picture, write_report
 from automl.report.axes import nice_range
@@ -19,8 +21,10 @@ from automl.report.markup import tag, to_html
 from automl.report.page import headline
 from automl.run.directory import RunDirectory, State
 from automl.run.explanation import Explanation, in_words
+from automl.run.status import run_status
 from automl.testing.runs import make_run
 from search_spaces.errors import InputError
+from search_spaces.objective import pareto_front
 
 ATTACK = "<script>alert(1)</script>\"'><img src=x onerror=alert(1)>"
 VOID = {"meta", "br", "img", "link", "hr", "input"}
@@ -109,6 +113,64 @@ def test_every_layer_is_explained(run: RunDirectory) -> None:
         assert "Layer by layer" not in _page(run).text
     finally:
         (run.path / "kept.json").rename(run.explanation_file)
+
+
+SEVERAL = {
+    "budget": [{"metric": "macs", "ratio": 0.5}, {"metric": "weight_bytes", "ratio": 0.45}],
+    "search": {"evaluations": 40, "seeds": [0], "objectives": ["macs", "weight_bytes"]},
+}
+
+
+def test_several_budgets_are_named_with_how_far_each_is_used(tmp_path: Path) -> None:
+    directory = make_run(tmp_path / "run", evaluations=40, overrides=SEVERAL)
+    text = _page(directory).text
+    assert "budget: at most 5.10 M MACs" in text
+    assert "budget: at most 490 kB bytes of weights" in text
+    assert "The budgets" in text
+    for budget in json.loads(directory.summary_file.read_text())["budgets"]:
+        assert units.percent(budget["used"], 1) in text
+    bounds = RunDirectory.open(tmp_path / "run").config().budgets
+    assert [each.metric for each in bounds] == [each.metric for each in read_run(directory.path).budgets]
+    early = _page(make_run(tmp_path / "early", state="unfinished", summarised=False, overrides=SEVERAL)).text
+    assert "budget: 50 % of the baseline's MACs" in early
+    assert "budget: 45 % of the baseline's bytes of weights" in early
+    assert "The budgets" not in early
+
+
+def test_several_objectives_have_a_panel_for_each_pair(tmp_path: Path) -> None:
+    directory = make_run(tmp_path / "run", evaluations=40, overrides=SEVERAL)
+    page, data = _page(directory), read_run(directory.path)
+    points = [point.objectives(data.objectives) for point in data.points]
+    front = pareto_front(points)
+    assert f"{len(front)} of {len(points)} policies" in page.text
+    assert [value for name, value in page.attributes if name == "aria-label" and " against " in value] == [
+        "accuracy against MACs of an inference",
+        "bytes of weights against MACs",
+        "search accuracy against MACs",
+        "search accuracy against bytes of weights",
+    ]
+    dots = [value for name, value in page.attributes if name == "class" and value.startswith("dot agent")]
+    assert len(dots) >= 3 * len(front)
+    assert "The Pareto front of all objectives" not in _page(make_run(tmp_path / "one", evaluations=6)).text
+
+
+def test_a_search_that_stopped_by_itself_is_told_with_what_it_spent(tmp_path: Path) -> None:
+    directory = make_run(tmp_path / "run", evaluations=40)
+    connection = sqlite3.connect(directory.store_file)
+    connection.execute("UPDATE searches SET finished = 1")
+    connection.execute("DELETE FROM evaluations WHERE search = 'ddpg-0' AND number > 20")
+    connection.execute("UPDATE evaluations SET share = 0.25, feasible = 0 WHERE search = 'ddpg-0' AND number < 4")
+    connection.commit()
+    connection.close()
+    text = _page(directory).text
+    said = "Stopped early, where no further proposal was worth its evaluation: ddpg-0 after 18 of 40 evaluations."
+    assert said in text
+    assert "62 evaluations, 4 of them on a part of the images" in text
+    assert "ddpg-0, number 4\n" in text
+    assert "ddpg-0, number 3\n" not in text  # no result
+    status = run_status(directory)
+    assert [row["stopped"] is None for row in status["searches"]] == [False, True, True]
+    assert main(["status", str(directory.path)]) == 0
 
 
 def test_a_latency_budget_is_told_in_milliseconds_by_the_table_and_by_the_clock(tmp_path: Path) -> None:

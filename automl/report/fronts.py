@@ -87,7 +87,7 @@ def _panel(across: _Axis, up: _Axis, points: Sequence[Point], front: set[int]) -
         append(chart, polyline([(frame.left, y(up.limit)), (frame.right, y(up.limit))], "budget"))
     behind = [index for index in range(len(points)) if index not in front]
     for index in (*behind[:: -(-len(behind) // MOST_DOTS) or 1], *sorted(front)):  # the front on top
-        kind = "agent" if index in front else "reference"
+        kind = "agent" if index in front else "behind"
         point = points[index]
         hint = (
             f"{point.search}, number {point.number}\n{across.text(across.values[index])} {across.title}, "

@@ -323,7 +323,7 @@ def captured(config: Config, data: DataBundle, model: nn.Module) -> PrunableNetw
         InputError: it cannot be captured, or does not take images of one of them.
     """
     sizes = list(resolutions(config.space.resolution, data.input_shape))
-    if config.search.given:
+    if config.search.given and config.search.options:  # `trimtab layers` asks without any
         sizes += [policy.resolution for policy in given_policies(config.search.options) if policy.resolution]
     return PrunableNetwork(model, example_input(data), resolutions=sizes)
 

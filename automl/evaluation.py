@@ -5,6 +5,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -12,8 +13,9 @@ from torch import Tensor, fx
 from torch.utils.data import DataLoader, Dataset, Subset
 
 from automl.compression.calibration import draw
-from automl.compression.inference import for_inference
+from automl.compression.held import Held
 from automl.compression.pipeline import Compressor
+from automl.compression.running import BATCH, HELD_BYTES, Images, RunningNetwork, channels_last
 from automl.metrics import Metric
 from automl.training import torch_device
 from backends.base import HardwareBackend
@@ -23,23 +25,21 @@ from search_spaces.policy import CompressionPolicy
 from search_spaces.resizing import resize
 from search_spaces.resolution import Resolution
 
-BATCH = 64
-"""Images a forward pass: the activations of a small network then stay in the cache (the fastest of 8 to 357 tried)."""
-
 CUDA_BATCH = 512
-"""The same on a GPU, where a small batch is mostly waiting. Not tuned."""
+"""Images a forward pass on a GPU, where a small batch is mostly waiting. Not tuned."""
 
-HELD_BYTES = 2**30
-"""Validation images up to this size are held in memory, the device's; larger sets are read for every evaluation."""
+HELD_IMAGES = 2**30
+"""Validation images up to so many bytes are held in memory, the device's; more are read for every evaluation."""
 
 
 class PolicyEvaluator:
     """A policy's accuracy before fine-tuning and its cost; the same policy always gives the same accuracy.
 
     An evaluation starts from the pristine weights, on one thread whatever the process is set to (the order of
-    floating-point sums depends on their number), so neither earlier evaluations nor the machine's load matter. Networks
-    are compressed on the CPU whatever the device; another device may round an image into another class. A policy's
-    network sees the images at the policy's resolution.
+    floating-point sums depends on their number), so neither earlier evaluations nor the machine's load matter: what
+    earlier ones left behind saves time and changes no bit (see `automl.compression.running`). Networks are compressed
+    on the CPU whatever the device; another device may round an image into another class. A policy's network sees the
+    images at the policy's resolution.
 
     Args:
         compressor: makes the network of a policy.
@@ -69,6 +69,7 @@ class PolicyEvaluator:
         self._device = torch_device(device)
         self._val = val
         self._seen: dict[int, _Seen] = {}
+        self._held = Held(HELD_BYTES)
 
     def cost(self, policy: CompressionPolicy) -> dict[str, float]:
         """What the backend asks for the compressed network, by metric.
@@ -104,9 +105,8 @@ class PolicyEvaluator:
         except (RuntimeError, ArithmeticError, MemoryError) as failure:  # torch's own errors are RuntimeErrors
             error = f"{type(failure).__name__}: {str(failure).splitlines()[0] if str(failure) else 'no details'}"
         seconds = time.perf_counter() - start
-        return Evaluation(
-            accuracy, cost, violation(cost, self.constraints), seconds, error, divergence, share, images=count
-        )
+        images = count + self.compressor.images(policy)
+        return Evaluation(accuracy, cost, violation(cost, self.constraints), seconds, error, divergence, share, images)
 
     def _found(self, policy: CompressionPolicy, count: int) -> tuple[float, float | None]:
         """Accuracy, and divergence from the uncompressed network."""
@@ -121,13 +121,11 @@ class PolicyEvaluator:
 
     def _see(self, count: int) -> "_Seen":
         batches = _Batches(self._val, count, self._device)
-        labels = torch.cat([labels for _, labels in batches])
-        return _Seen(batches, labels, self._logits(self.compressor.network.prune({}), batches))
+        return _Seen(batches, batches.labels(), self._logits(self.compressor.network.prune({}), batches))
 
     def _logits(self, module: fx.GraphModule, batches: "_Batches", resolution: Resolution | None = None) -> Tensor:
-        folded = for_inference(module).to(self._device)
-        with torch.inference_mode(), _reproducible(self._device):
-            return torch.cat([folded(resize(images, resolution)) for images, _ in batches]).cpu()
+        with _reproducible(self._device):
+            return RunningNetwork(module, self._device).outputs(batches.at(resolution), self._held).cpu()
 
 
 def divergence(wanted: Tensor, found: Tensor) -> float | None:
@@ -156,7 +154,7 @@ class _Seen:
 
 
 class _Batches:
-    """The images in batches on the device, channels last; held there where they are small enough. Labels stay here.
+    """The images in batches on the device; held there where they are small enough.
 
     Args:
         dataset: images and labels.
@@ -170,17 +168,36 @@ class _Batches:
             dataset = Subset(dataset, sorted(draw(size, count, seed=0).tolist()))
         self._source = dataset
         self._device = device
-        self._held: list[tuple[Tensor, Tensor]] | None = None
         image = dataset[0][0]
-        if count * image.numel() * image.element_size() <= HELD_BYTES:
-            self._held = list(self._read())
+        self._small = count * image.numel() * image.element_size() <= HELD_IMAGES
+        self._at: dict[Resolution | None, Images] = {}
 
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        return iter(self._held) if self._held is not None else self._read()
+    def labels(self) -> Tensor:
+        """Of all images."""
+        return torch.cat([labels for _, labels in self._read()])
 
-    def _read(self) -> Iterator[tuple[Tensor, Tensor]]:
-        for images, labels in DataLoader(self._source, batch_size=BATCH if self._device.type == "cpu" else CUDA_BATCH):
-            yield images.contiguous(memory_format=torch.channels_last).to(self._device), labels
+    def at(self, resolution: Resolution | None) -> Images:
+        """The images at a resolution; None is their own."""
+        if resolution not in self._at:
+            streamed = _Streamed(self._read(), resolution, self._device)
+            self._at[resolution] = Images.held(list(streamed)) if self._small else Images(streamed)
+        return self._at[resolution]
+
+    def _read(self) -> DataLoader[Any]:
+        return DataLoader(self._source, batch_size=BATCH if self._device.type == "cpu" else CUDA_BATCH)
+
+
+@dataclass(frozen=True, eq=False)
+class _Streamed:
+    """Images that are read anew each time."""
+
+    source: DataLoader[Any]
+    resolution: Resolution | None
+    device: torch.device
+
+    def __iter__(self) -> Iterator[Tensor]:
+        for images, _ in self.source:
+            yield channels_last(resize(images, self.resolution)).to(self.device)
 
 
 def _reproducible(device: torch.device) -> AbstractContextManager[None]:

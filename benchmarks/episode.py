@@ -18,7 +18,7 @@ import torch
 from torch.utils.data import default_collate
 
 from automl.compression import CompressionOptions, Compressor
-from automl.compression.inference import for_inference
+from automl.compression.running import Images, RunningNetwork
 from automl.data import load_data
 from automl.evaluation import PolicyEvaluator
 from automl.metrics import accuracy
@@ -68,7 +68,7 @@ def main() -> None:
         policies.append(policy)
     print(f"environment  {spread(environment[3:])}\nupdate       {spread(update[3:])}")
     if arguments.parts:
-        for name, times in parts(evaluator, policies[3:]).items():
+        for name, times in parts(evaluator, policies[3:], default_collate(list(data.val))[0]).items():
             print(f"  {name:<12} {spread(times)}")
 
 
@@ -77,18 +77,17 @@ def episode(searcher: Searcher, evaluator: PolicyEvaluator) -> tuple[Compression
     return policy, evaluator(policy)
 
 
-def parts(evaluator: PolicyEvaluator, policies: Iterable[CompressionPolicy]) -> dict[str, list[Seconds]]:
+def parts(
+    evaluator: PolicyEvaluator, policies: Iterable[CompressionPolicy], validation: torch.Tensor
+) -> dict[str, list[Seconds]]:
     """The steps of `PolicyEvaluator`, one by one."""
-    compressor = evaluator.compressor
+    compressor, images = evaluator.compressor, Images.of(validation)
     seconds: dict[str, list[Seconds]] = {}
     for policy in policies:
-        kept = compressor.kept(policy)
-        module, prune = timed(lambda kept=kept: compressor.network.prune(kept))
-        _, reconstruct = timed(lambda module=module, kept=kept: compressor._reconstruct(module, kept))
-        fast, fold = timed(lambda module=module: for_inference(module))
-        with torch.inference_mode():
-            _, forward = timed(lambda fast=fast: [fast(images) for images, _ in evaluator._batches])
-        for name, value in (("prune", prune), ("reconstruct", reconstruct), ("fold", fold), ("forward", forward)):
+        module, compress = timed(lambda policy=policy: compressor.apply(policy))
+        network, fold = timed(lambda module=module: RunningNetwork(module))
+        _, forward = timed(lambda network=network: network.outputs(images))
+        for name, value in (("compress", compress), ("fold", fold), ("forward", forward)):
             seconds.setdefault(name, []).append(value)
     return seconds
 

@@ -2,10 +2,13 @@
 
 from collections import Counter
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import fx, nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
+from torch.nn.utils.fusion import fuse_conv_bn_weights, fuse_linear_bn_weights
+
+from search_spaces.recurrent import shell
 
 
 def for_inference(module: fx.GraphModule) -> fx.GraphModule:
@@ -13,19 +16,35 @@ def for_inference(module: fx.GraphModule) -> fx.GraphModule:
 
     Same outputs up to rounding; the module can no longer be trained. Feed it channels-last images.
     """
-    for layer_name, norm_name in _foldable(module):
-        layer, norm = module.get_submodule(layer_name), module.get_submodule(norm_name)
-        if isinstance(layer, nn.Linear) and isinstance(norm, nn.BatchNorm1d):
-            module.set_submodule(layer_name, fuse_linear_bn_eval(layer, norm))
-        elif isinstance(layer, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
-            module.set_submodule(layer_name, fuse_conv_bn_eval(layer, norm))
-        else:
-            continue
-        module.set_submodule(norm_name, nn.Identity())
+    for layer, norm, folded in folds(module):
+        module.set_submodule(layer, folded)
+        module.set_submodule(norm, nn.Identity())
     for layer in module.modules():
         if isinstance(layer, nn.Conv2d):
             layer.weight.data = layer.weight.data.contiguous(memory_format=torch.channels_last)
     return module
+
+
+def folds(module: fx.GraphModule) -> Iterator[tuple[str, str, nn.Module]]:
+    """Names of a layer and of the batch norm that goes into it, and a layer that does both; nothing is changed."""
+    for layer_name, norm_name in _foldable(module):
+        folded = _fold(module.get_submodule(layer_name), module.get_submodule(norm_name))
+        if folded is not None:
+            yield layer_name, norm_name, folded
+
+
+@torch.no_grad()
+def _fold(layer: nn.Module, norm: Any) -> nn.Module | None:
+    statistics = (norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias)
+    if isinstance(layer, nn.Linear) and isinstance(norm, nn.BatchNorm1d):
+        folded: Any = shell(layer)
+        folded.weight, folded.bias = fuse_linear_bn_weights(layer.weight, layer.bias, *statistics)
+    elif isinstance(layer, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+        folded = shell(layer)
+        folded.weight, folded.bias = fuse_conv_bn_weights(layer.weight, layer.bias, *statistics)
+    else:
+        return None
+    return folded  # type: ignore[no-any-return]
 
 
 def _foldable(module: fx.GraphModule) -> Iterator[tuple[str, str]]:

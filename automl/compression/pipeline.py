@@ -11,9 +11,11 @@ from torch import Tensor, fx, nn
 from automl.compression.blocks import without_blocks
 from automl.compression.calibration import check_images, check_labels, draw
 from automl.compression.decomposition import Decomposition
+from automl.compression.held import Held
 from automl.compression.importance.base import ImportanceInputs
 from automl.compression.recalibration import recalibrate_batch_norm
-from automl.compression.reconstruction import LayerReconstruction, gather
+from automl.compression.reconstruction import LayerReconstruction, gather, select
+from automl.compression.running import HELD_BYTES
 from automl.compression.selection import rank_units, refuse_unranked
 from automl.compression.sparsity import criterion
 from automl.compression.treatments import Compressed, QuantisationOptions, SparsityOptions, treat
@@ -22,6 +24,9 @@ from search_spaces.errors import InputError
 from search_spaces.policy import CompressionPolicy
 from search_spaces.resizing import resize
 from search_spaces.resolution import Resolution
+
+HELD_CORRECTIONS = 2**27
+"""Bytes of corrections that are held, by layer and by what it still reads, for each resolution."""
 
 
 @dataclass(frozen=True)
@@ -92,6 +97,8 @@ class Compressor:
         self._entries = _entry_indices(network)
         self._decomposition = Decomposition(original)
         self._layers: Mapping[str, LayerReconstruction] = {}
+        self._corrected = Held(HELD_CORRECTIONS)
+        self._observed = Held(HELD_BYTES)
         self._recalibration: Tensor | None = None
         self._images: Tensor | None = None
         self._labels: Tensor | None = None
@@ -136,7 +143,8 @@ class Compressor:
         if resolution not in self._at:
             images, labels = self._given
             images = None if images is None else resize(images, resolution)
-            self._at[resolution] = Compressor(network, images, self.options, labels)
+            self._at[resolution] = found = Compressor(network, images, self.options, labels)
+            found._observed = self._observed
         return self._at[resolution]
 
     def kept(self, policy: CompressionPolicy) -> dict[str, list[int]]:
@@ -154,6 +162,19 @@ class Compressor:
                 refuse_unranked(group.name, self.options.importance)
             kept[group.name] = sorted(self._ranked.get(group.name, np.arange(group.width))[:count].tolist())
         return kept
+
+    def images(self, policy: CompressionPolicy) -> int:
+        """Images that a policy's network is run on to compress it, whatever is held of earlier ones; where gradients
+        are needed, an image counts three times."""
+        layers = policy.layers.values()
+        sampled = 0 if self._images is None else len(self._images)
+        count = 0 if self._recalibration is None else len(self._recalibration)
+        corrected = self.options.quantisation.bias_correction and any(layer.weight_bits for layer in layers)
+        if corrected or any(layer.activation_bits for layer in layers):
+            count += sampled
+        if criterion(self.options.sparsity.criterion).needs_gradient and any(layer.zeros for layer in layers):
+            count += 3 * sampled
+        return count
 
     def apply(self, policy: CompressionPolicy) -> fx.GraphModule:
         """The compressed network in eval mode: a plain module without masks, with weights of its own.
@@ -190,7 +211,7 @@ class Compressor:
         if self._recalibration is not None:
             recalibrate_batch_norm(module, self._recalibration)
         sparsity = self.options.sparsity if sparse else None
-        return treat(module, graph, self._images, self._labels, sparsity, self.options.quantisation)
+        return treat(module, graph, self._images, self._labels, sparsity, self.options.quantisation, self._observed)
 
     def _reconstruct(self, module: fx.GraphModule, stay: Tensor, gone: Set[str]) -> None:
         """Correct the weights of the layers that lost inputs, in place, but for those that are gone."""
@@ -202,7 +223,16 @@ class Compressor:
             if inputs.all():
                 continue
             weight = module.get_parameter(f"{name}.weight").data
-            weight += layer.correction(inputs, outputs).reshape(weight.shape)
+            weight += select(self._corrections(name, layer, inputs), outputs).reshape(weight.shape)
+
+    def _corrections(self, name: str, layer: LayerReconstruction, inputs: Tensor) -> list[Tensor]:
+        """Of all outputs of a layer, computed once for the inputs that stay."""
+        key = name, inputs.numpy().tobytes()
+        found: list[Tensor] | None = self._corrected.get(key)
+        if found is None:
+            found = layer.corrections(inputs)
+            self._corrected.put(key, found, sum(block.nbytes for block in found))
+        return found
 
 
 _ALWAYS = torch.ones(1, dtype=torch.bool)

@@ -17,7 +17,7 @@ Where a layer has more columns than rows (the first linear layer of a VGG has 25
 same minimum found in the space of rows: W'^T = W_S^T + X_S^T (X_S X_S^T + ridge I)^-1 X_R W_R^T.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -70,12 +70,19 @@ class LayerReconstruction:
         Raises:
             torch.linalg.LinAlgError: the system cannot be solved.
         """
+        return select(self.corrections(inputs, ridge), outputs)
+
+    def corrections(self, inputs: Tensor, ridge: float = RIDGE) -> list[Tensor]:
+        """The correction of all outputs, kept or not: [outputs, kept inputs * kernel area] of each convolution group.
+
+        The system depends on the inputs alone, so what is found for one policy serves others.
+        """
         damping = ridge * self.energy
         blocks = []
-        for weight, statistics, stays, answers in zip(self.weight, self.statistics, inputs, outputs, strict=True):
+        for weight, statistics, stays in zip(self.weight, self.statistics, inputs, strict=True):
             columns = stays.repeat_interleave(self.area)
             kept, removed = columns.nonzero().squeeze(1), (~columns).nonzero().squeeze(1)
-            lost = weight[answers].index_select(1, removed).T
+            lost = weight.index_select(1, removed).T
             if not damping or not removed.numel():
                 blocks.append(weight.new_zeros(lost.shape[1], kept.numel()))
             elif self.dual:
@@ -84,8 +91,14 @@ class LayerReconstruction:
                 blocks.append(_solve(rows @ rows.T, missing, damping).T @ rows)
             else:
                 rows = statistics.index_select(0, kept)
-                blocks.append(_solve(rows.index_select(1, kept), rows.index_select(1, removed) @ lost, damping).T)
-        return torch.cat(blocks)
+                missing = rows.index_select(1, removed) @ lost
+                blocks.append(_solve(rows.index_select(1, kept), missing, damping).T.contiguous())
+        return blocks
+
+
+def select(corrections: Sequence[Tensor], outputs: Tensor) -> Tensor:
+    """Those of the outputs that stay, bool [groups, outputs], one below the other."""
+    return torch.cat([block[stays] for block, stays in zip(corrections, outputs, strict=True)])
 
 
 class _Recorder:

@@ -4,11 +4,11 @@ quantised. Each step sees what the one before it left."""
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 
+from automl.compression.held import Held
 from automl.compression.importance.taylor import cross_entropy
 from automl.compression.quantisation import (
     METHODS,
@@ -19,6 +19,7 @@ from automl.compression.quantisation import (
     quantise,
 )
 from automl.compression.quantisation.calibration import check_method
+from automl.compression.running import Images, RunningNetwork
 from automl.compression.sites import Site, find_sites, weight_of
 from automl.compression.sparsity import criterion, mask, score_weights
 from automl.compression.structure import check_readable, install_quantisers
@@ -26,7 +27,6 @@ from search_spaces.errors import InputError
 from search_spaces.graph import ModelGraph
 from search_spaces.layers import LayerSpec
 
-BATCH = 256
 GRADIENT_BATCH = 64
 """Images whose mean gradient scores weights; their scores are averaged."""
 
@@ -97,6 +97,7 @@ def treat(
     labels: Tensor | None,
     sparsity: SparsityOptions | None,
     options: QuantisationOptions,
+    held: Held | None = None,
 ) -> Compressed:
     """Make the weights of a network sparse, then quantise them and what layers read, in place.
 
@@ -107,6 +108,7 @@ def treat(
         labels: of the images; None where nothing that is wanted needs them.
         sparsity: how zeros are chosen; None leaves them to fine-tuning, and the weights of those layers unrounded.
         options: how values are chosen.
+        held: what layers of other networks read; see `running`.
 
     Raises:
         InputError: a layer has no weights of its own, or images or labels are needed.
@@ -118,7 +120,7 @@ def treat(
     for name, (found, _) in weights.items():
         if sparsity is not None or name not in masks:  # zeros are better chosen among weights that are not rounded yet
             weight_of(module, sites[name]).data.copy_(found.values)
-    _calibrate(module, treated, sites, weights, images, options)
+    _calibrate(module, treated, sites, weights, images, options, held)
     return Compressed(module.eval(), graph, masks, {name: found for name, (found, _) in weights.items()})
 
 
@@ -185,36 +187,44 @@ def _calibrate(
     weights: Mapping[str, tuple[Quantised, Tensor]],
     images: Tensor | None,
     options: QuantisationOptions,
+    held: Held | None,
 ) -> None:
     """Activation quantisers and bias correction, both from one pass over the images."""
-    observers = {
-        layer.name: Observer(layer.activation_format, options.activation_range, seed=options.seed)
-        for layer in layers
-        if layer.activation_format is not None
-    }
+    read = {layer.name: layer.activation_format for layer in layers if layer.activation_format is not None}
     means = {name: _Mean() for name in weights if options.bias_correction and _bias(module, sites[name]) is not None}
-    if not observers and not means:
+    if not read and not means:
         return
     if images is None:
         raise InputError("activation bits and bias correction need calibration images; give some, or leave them out")
+    running, batches = RunningNetwork(module), Images.of(images)
+    observers: dict[str, Observer] = {}
+    keys: dict[str, tuple[object, ...]] = {}  # of the observers that have yet to observe
     watching: dict[fx.Node, list[Callable[[Tensor], None]]] = {}
-    for name, observer in observers.items():
-        for feed in check_readable(sites[name]).feeds:
-            watching.setdefault(feed, []).append(_naming(name)(observer.observe))
+    for name, format in read.items():
+        feeds = check_readable(sites[name]).feeds
+        digests = tuple(running.digest(feed, batches) for feed in feeds)
+        key = (*digests, options.activation_range, options.seed)
+        known = held.get(key) if held is not None and None not in digests else None
+        if known is None:
+            known = Observer(format, options.activation_range, seed=options.seed)
+            keys[name] = key
+            for feed in feeds:
+                watching.setdefault(feed, []).append(_naming(name)(known.observe))
+        observers[name] = known
     for name, mean in means.items():
         for feed in sites[name].feeds:
             mean.axis = 1 if isinstance(module.get_submodule(name), nn.Conv1d | nn.Conv2d | nn.Conv3d) else -1
             watching.setdefault(feed, []).append(mean.observe)
-    listener = _Listener(module, watching)
-    with torch.no_grad():
-        for batch in images.tensor_split(-(-len(images) // BATCH)):
-            listener.run(batch)
-        for name, mean in means.items():
-            found, before = weights[name]
-            bias = _bias(module, sites[name])
-            if bias is not None:
-                bias += bias_correction(before, found, mean.value)
-    quantisers = {name: _naming(name)(observer.quantiser)() for name, observer in observers.items()}
+    running.watch(batches, watching, held)
+    for name, key in keys.items():
+        if held is not None and None not in key:
+            held.put(key, observers[name], observers[name].nbytes)
+    for name, mean in means.items():
+        found, before = weights[name]
+        bias = _bias(module, sites[name])
+        if bias is not None:
+            bias += bias_correction(before, found, mean.value)
+    quantisers = {name: _naming(name)(observers[name].quantiser)(format) for name, format in read.items()}
     install_quantisers(module, sites, quantisers)
 
 
@@ -252,17 +262,3 @@ class _Mean:
     def value(self) -> Tensor:
         """[channels]."""
         return self._total / max(1, self._count)
-
-
-class _Listener(fx.Interpreter):
-    """Runs a network and hands the values of some nodes on."""
-
-    def __init__(self, module: fx.GraphModule, watching: Mapping[fx.Node, Sequence[Callable[[Tensor], None]]]) -> None:
-        super().__init__(module)
-        self._watching = watching
-
-    def run_node(self, n: fx.Node) -> Any:
-        value = super().run_node(n)
-        for watch in self._watching.get(n, ()):
-            watch(value)
-        return value

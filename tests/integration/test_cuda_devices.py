@@ -84,7 +84,7 @@ def test_an_evaluator_on_the_device_says_what_one_on_the_cpu_does(
     held: bool, compressor: Compressor, data: DataBundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if not held:
-        monkeypatch.setattr("automl.evaluation.HELD_BYTES", 0)
+        monkeypatch.setattr("automl.evaluation.HELD_IMAGES", 0)
     seen: list[Tensor] = []
 
     def kept(logits: Tensor, labels: Tensor) -> float:

@@ -174,7 +174,7 @@ def test_data_too_large_to_hold_is_read_again(
     Counted.reads = 0
     assert held(every(compressor, HALF)).accuracy == accuracy_held
     assert Counted.reads == 0
-    monkeypatch.setattr(evaluation, "HELD_BYTES", 100)
+    monkeypatch.setattr(evaluation, "HELD_IMAGES", 100)
     streamed = evaluator(compressor, Counted())
     assert streamed(every(compressor, HALF)).accuracy == accuracy_held
     Counted.reads = 0
@@ -187,6 +187,7 @@ class Failing:
 
     def __init__(self, compressor: Compressor, failure: Exception | float) -> None:
         self.network, self._compressor, self._failure = compressor.network, compressor, failure
+        self.images = compressor.images
 
     def apply(self, policy: CompressionPolicy) -> fx.GraphModule:
         if isinstance(self._failure, Exception):

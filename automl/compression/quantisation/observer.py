@@ -64,8 +64,16 @@ class Observer:
         if self.method != "min_max":
             self._remember(values.detach().flatten().float().cpu())
 
-    def quantiser(self) -> ActivationQuantiser:
+    @property
+    def nbytes(self) -> int:
+        """That this takes, about."""
+        return 1024 + self._sample.nbytes + self._keys.nbytes
+
+    def quantiser(self, format: NumberFormat | None = None) -> ActivationQuantiser:
         """The quantiser for what was seen, in eval mode.
+
+        Args:
+            format: another one than was said at first; what is seen does not depend on it.
 
         Raises:
             InputError: nothing was seen; a negative value where levels start at zero ("dorefa"); values that the
@@ -73,22 +81,24 @@ class Observer:
         """
         if not self._seen:
             raise InputError("a quantiser of activations is calibrated on at least one value, got none")
-        return self._found().eval()
+        format = format or self.format
+        activation_quantiser(format)
+        return self._found(format).eval()
 
-    def _found(self) -> ActivationQuantiser:
-        scheme, bits = self.format.scheme, self.format.bits
+    def _found(self, format: NumberFormat) -> ActivationQuantiser:
+        scheme, bits = format.scheme, format.bits
         rows = self._rows()
         if scheme == "power_of_two":
-            return PowerOfTwoActivation(self.format, int(exponents_of(rows, bits, self.method)))
+            return PowerOfTwoActivation(format, int(exponents_of(rows, bits, self.method)))
         if scheme in ("symmetric", "asymmetric", "dorefa"):
             if scheme == "dorefa" and self._low < 0:
                 raise InputError(
                     f"'dorefa' represents values from zero up, such as a ReLU gives, the layer reads values down to "
                     f"{self._low:g}; choose 'asymmetric'"
                 )
-            return UniformActivation(self.format, grid_of(rows, bits, self.method, symmetric=scheme == "symmetric"))
+            return UniformActivation(format, grid_of(rows, bits, self.method, symmetric=scheme == "symmetric"))
         check_range(max(-self._low, self._high), scheme)
-        return activation_quantiser(self.format)
+        return activation_quantiser(format)
 
     def _rows(self) -> Rows:
         ends = torch.tensor([self._low, self._high])

@@ -8,13 +8,15 @@ promising then. Candidates come from evolution: mutations and crossovers along t
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from automl.search.base import State
-from automl.search.points.base import PointProblem, PointSearcher, Result
+from automl.search.points.base import TRIES, PointProblem, PointSearcher, Result
+from automl.search.points.failures import around
 from automl.search.points.moves import balance_all
 from automl.search.points.program import Program
 from automl.search.points.sensitivity import additive, avoiding, measured_losses, probes
@@ -93,7 +95,7 @@ class Auto(PointSearcher):
         whole = max(0.0, min(options.sensitivities * problem.evaluations, problem.evaluations - 1.0))
         self._probes = probes(self.space, int(whole / LEAST_SHARE))
         self._share = min(options.fidelity, whole / max(1, len(self._probes)))
-        self._program = Program(problem)
+        self._centre: Point | None = None  # of the program
         self._within: list[bool] = []  # which results keep the budget
         self._losses: list[FloatArray] = []
         self._solution: Point | None = None
@@ -104,7 +106,7 @@ class Auto(PointSearcher):
 
     def ask(self) -> CompressionPolicy:
         """The next proposal."""
-        point = self.propose()
+        point: Point = self.propose()
         self._asked += self.share
         self._note_the_end()
         self._seen.add(point.tobytes())
@@ -116,7 +118,8 @@ class Auto(PointSearcher):
         made = len(self.results) + len(self._pending)
         if made < len(self._probes):
             self.share = self._share
-            return self._probes[made]
+            probe: Point = self._probes[made]
+            return probe
         left = self.problem.evaluations - self._asked
         self.share = self.options.fidelity if left >= 1.0 + self.options.fidelity - ROUNDING else 1.0
         if self._solution is None:
@@ -124,13 +127,20 @@ class Auto(PointSearcher):
             if len(self.results) >= len(self._probes):
                 self._solution = self._solved()
                 return self._solution
-        if not any(self._within[len(self._probes) :]):  # no result yet beside sensitivities
-            return self._new(self._children(self.space.greatest[None]))
+        later = zip(self.results[len(self._probes) :], self._within[len(self._probes) :], strict=True)
+        if not any(kept and not each.failed for each, kept in later):  # nothing to learn from beside sensitivities
+            start = self.space.greatest if self._solution is None else self._solution
+            return self._unseen(self._children(start[None]))
         return self._promising()
 
     def learn(self, result: Result) -> None:
         """Note whether it keeps the budget."""
         self._within.append(bool(self.problem.kept(result.point[None])[0]))
+
+    @cached_property
+    def _program(self) -> Program:
+        """Made when it is needed, because it may price many points."""
+        return Program(self.problem, self._centre)
 
     def _note_the_end(self) -> None:
         """Nothing more is worth it, or what is left of the evaluations is less than a whole one."""
@@ -140,6 +150,7 @@ class Auto(PointSearcher):
     def _solved(self) -> Point:
         """The exact solution, or where that would take too long what evolution makes of the additive model."""
         if self._program.size <= LARGEST and (found := self._program.best(self._losses)) is not None:
+            self._centre = self._program.centre
             return found
         parents = self._children(self.space.greatest[None])
         for _ in range(GENERATIONS):
@@ -155,7 +166,7 @@ class Auto(PointSearcher):
         partial = np.array([each.share < 1.0 for each in results])
         failed = np.array([each.failed for each in results])
         known = np.array([np.nan if each.divergence is None else each.divergence for each in results])
-        alone = (points != self.space.greatest).sum(axis=1) <= 1
+        alone = np.arange(len(results)) < len(self._probes)
         logs: FloatArray | None = None
         if np.isfinite(known[~failed]).all() and not failed.all():
             least = 1e-3 * float(np.median(known[~failed]))
@@ -180,7 +191,7 @@ class Auto(PointSearcher):
             self._chosen, self._amplitudes = len(self.results), surrogate.amplitudes
         told = zip(self.results, self._within, strict=True)
         whole = {each.point.tobytes(): each.accuracy for each, kept in told if kept and each.share == 1.0}
-        best = max(whole.values(), default=0.0)
+        best = max(whole.values(), default=float(seen.accuracies.min()))
         done = {*whole, *(each.tobytes() for each in self._pending)}
         parents = known[np.argsort(-surrogate.predicted(known)[0], kind="stable")[:PARENTS]]
         children = self._children(parents)
@@ -188,19 +199,30 @@ class Auto(PointSearcher):
         grandchildren = self._children(children[np.argsort(-gains, kind="stable")[:PARENTS]])
         pool = np.concatenate([children, grandchildren, known])
         pool = pool[~self._causes[np.arange(pool.shape[1]), pool].any(axis=1)]
-        pool = pool[[each.tobytes() not in done for each in pool]]
+        pool = pool[np.array([each.tobytes() not in done for each in pool], dtype=np.bool_)]
+        if not len(pool):
+            return self._unseen(children)
         gains = improvement(*surrogate.predicted(pool), best)
         for number in np.argsort(-gains, kind="stable").tolist():
-            point = self._affordable(pool[number])
-            if point.tobytes() in done:
-                continue
-            self._quiet = self._quiet + 1 if gains[number] < self.options.stop_below else 0
-            if point.tobytes() in self._seen:
-                self.share = 1.0
-            return point
-        self._quiet = PATIENCE  # all that can be reached was evaluated
+            point = self._repaired(pool[number])  # above the budget only where prices were sketched
+            if point.tobytes() not in done:
+                self._quiet = self._quiet + 1 if gains[number] < self.options.stop_below else 0
+                self.share = 1.0 if point.tobytes() in self._seen else self.share
+                return point
+        return self._unseen(children)
+
+    def _unseen(self, pool: IntArray) -> Point:
+        """One of the points that was not proposed yet, or another; where there is none, the search is finished."""
+        for attempt in range(len(pool) + TRIES):
+            point: Point = pool[attempt % len(pool)]
+            if attempt >= len(pool):
+                point = self.space.mutate(point, self.generator, 2.0 / len(point))
+            point = self._repaired(around(point, self._causes))
+            if point.tobytes() not in self._seen:
+                return point
+        self._quiet = PATIENCE
         self.share = 1.0
-        return parents[0]
+        return point
 
     def _children(self, parents: IntArray) -> IntArray:
         """Children of the parents, within the budget, [pool, D]; no order is meant."""
@@ -218,15 +240,6 @@ class Auto(PointSearcher):
         children = np.where(moved, stepped, children)
         return balance_all(self._program.sketch, children, generator, moved, self._losses)
 
-    def _new(self, pool: IntArray) -> Point:
-        """The first that was not proposed yet, or the first."""
-        points = [self._affordable(each) for each in pool]
-        return next((each for each in points if each.tobytes() not in self._seen), points[0])
-
-    def _affordable(self, point: Point) -> Point:
-        """The point, or where it is above the budget only when truly priced, one below it."""
-        return self._repaired(point)
-
     def state(self) -> State:
         """The additive model, its solution and the surrogate's amplitudes, beside what every searcher has."""
         arrays, values = super().state()
@@ -237,6 +250,7 @@ class Auto(PointSearcher):
             "chosen": self._chosen,
             "asked": self._asked,
             "quiet": self._quiet,
+            "centre": None if self._centre is None else self._centre.tolist(),
         }
 
     def restore(self, arrays: Mapping[str, np.ndarray[Any, Any]], values: Mapping[str, Any]) -> None:
@@ -249,4 +263,5 @@ class Auto(PointSearcher):
         self._solution = None if values["solution"] is None else np.array(values["solution"], dtype=np.int64)
         self._amplitudes, self._chosen = values["amplitudes"], values["chosen"]
         self._asked, self._quiet = values["asked"], values["quiet"]
+        self._centre = None if values["centre"] is None else np.array(values["centre"], dtype=np.int64)
         self._note_the_end()

@@ -7,6 +7,7 @@ bits under one). How well the sum stands for the network is another matter, so t
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -65,7 +66,7 @@ class Exact(PointSearcher):
         super().__init__(problem)
         self.options = options
         self._given = losses
-        self._program = Program(problem)
+        self._centre: Point | None = None  # of the program
         affordable = int((problem.evaluations - 1) / options.fidelity)
         self._probes = probes(self.space, affordable if losses is None else 0)
         self._solved = 0  # proposals made with all sensitivities known
@@ -75,31 +76,40 @@ class Exact(PointSearcher):
         made = len(self.results) + len(self._pending)
         if made < len(self._probes):
             self.share = self.options.fidelity
-            return self._probes[made]
+            probe: Point = self._probes[made]
+            return probe
         self.share = 1.0
         known = len(self.results) >= len(self._probes)
         solutions = [*(each.point for each in self.results), *self._pending][len(self._probes) :]
         found = self._program.best(avoiding(self._losses(), self._causes), solutions)
+        self._centre = self._program.centre
         self._solved = self.options.solutions if found is None else self._solved + known
         self.finished = self._solved >= self.options.solutions
         return solutions[0] if found is None else found
 
     def ask(self) -> CompressionPolicy:
         """The next proposal."""
-        point = self.propose()
+        point: Point = self.propose()
         self._pending.append(point)
         return self.space.decode(point)
 
     def state(self) -> State:
         """The number of solutions, beside what every searcher has."""
         arrays, values = super().state()
-        return arrays, values | {"solved": self._solved}
+        centre = None if self._centre is None else self._centre.tolist()
+        return arrays, values | {"solved": self._solved, "centre": centre}
 
     def restore(self, arrays: Mapping[str, np.ndarray[Any, Any]], values: Mapping[str, Any]) -> None:
         """Take over what `state` gave."""
         super().restore(arrays, values)
         self._solved = values["solved"]
+        self._centre = None if values["centre"] is None else np.array(values["centre"], dtype=np.int64)
         self.finished = self._solved >= self.options.solutions
+
+    @cached_property
+    def _program(self) -> Program:
+        """Made when it is needed, because it may price many points."""
+        return Program(self.problem, self._centre)
 
     def _losses(self) -> Sequence[FloatArray]:
         if self._given is not None:

@@ -101,7 +101,8 @@ def balance_all(
         both = np.where(free, generator.random((2, *free.shape)), -1.0).argmax(axis=2)
         here = current[rows, both]
         lost = table[starts[both] + here + step] - table[starts[both] + here]
-        return np.where(lost[0] <= lost[1], both[0], both[1])
+        found: npt.NDArray[np.int64] = np.where(lost[0] <= lost[1], both[0], both[1])
+        return found
 
     rows = np.flatnonzero(~problem.kept(current))
     while len(rows):

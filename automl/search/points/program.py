@@ -35,26 +35,29 @@ class Program:
 
     Args:
         problem: whose points are asked for.
+        centre: that secants are drawn around at first, where there are any; a uniform point by default.
 
     Attributes:
+        centre: that they are drawn around now; None where costs are sums.
         sketch: the same problem with prices that cost nothing to ask for; the problem itself where all do.
     """
 
-    def __init__(self, problem: PointProblem) -> None:
+    def __init__(self, problem: PointProblem, centre: Point | None = None) -> None:
         self.problem = problem
         self.sketch = problem
+        self.centre: Point | None = None
         self._metrics = [each.metric for each in problem.constraints]
         self._limits = np.array([each.limit for each in problem.constraints])
-        self._factors = self._sums()
-        self.exact = self._factors is not None
-        if self._factors is None:
-            self._factors = self._secants(_uniform(problem))
-        self._sketch()
+        sums = self._sums()
+        self.exact = sums is not None
+        self._factors: list[Factor] = sums or []
+        if not self.exact:
+            self._draw(_uniform(problem) if centre is None else centre)
 
     @property
     def size(self) -> int:
         """Entries of the tables of costs, with which the program's time grows."""
-        return sum(prod(factor.costs.shape) for factor in self._factors or ())
+        return sum(prod(factor.costs.shape) for factor in self._factors)
 
     def best(self, losses: Sequence[FloatArray], forbidden: Sequence[Point] = ()) -> Point | None:
         """The point of least summed loss that keeps the budgets and is not forbidden; None where there is none.
@@ -69,12 +72,12 @@ class Program:
             TrimtabError: none was found in time.
         """
         if self.exact:
-            return solve(losses, self._factors or (), self._limits, forbidden=forbidden)
+            return solve(losses, self._factors, self._limits, forbidden=forbidden)
         found: dict[bytes, Point] = {}
         for _ in range(CENTRES):
             limits = self._limits
             for _ in range(ROUNDS):
-                point = solve(losses, self._factors or (), limits, forbidden=forbidden)
+                point = solve(losses, self._factors, limits, forbidden=forbidden)
                 if point is None:
                     break
                 true, supposed = self._true(point), self._supposed(point)
@@ -84,8 +87,7 @@ class Program:
                 if (true <= self._limits).all() and (true >= (1.0 - CLOSE) * self._limits).any():
                     break
             if found:
-                self._factors = self._secants(min(found.values(), key=lambda each: _lost(losses, each)))
-                self._sketch()
+                self._draw(min(found.values(), key=lambda each: _lost(losses, each)))
         if not found:
             point = self.problem.space.repair(_uniform(self.problem), self.problem.constraints, self.problem.prices)
             return None if any((point == other).all() for other in forbidden) else point
@@ -123,19 +125,18 @@ class Program:
             factors.append(Factor((number,), table))
         return factors
 
-    def _sketch(self) -> None:
-        if self.exact:
-            return
+    def _draw(self, centre: Point) -> None:
+        """Have secants around another point."""
+        factors = self._secants(centre)
 
-        def prices(points: npt.NDArray[np.int64]) -> Mapping[str, FloatArray]:
-            costs = sum((_looked_up(factor, points) for factor in self._factors or ()), np.zeros((1, len(points))))
-            return dict(zip(self._metrics, costs, strict=True))
+        def prices(points: IntArray) -> Mapping[str, FloatArray]:
+            return dict(zip(self._metrics, _summed(factors, points), strict=True))
 
+        self.centre, self._factors = centre, factors
         self.sketch = replace(self.problem, prices=prices)
 
     def _supposed(self, point: Point) -> FloatArray:
-        found: FloatArray = sum((_looked_up(each, point[None]) for each in self._factors or ()), np.zeros((1, 1)))[:, 0]
-        return found
+        return _summed(self._factors, point[None])[:, 0]
 
     def _true(self, point: Point) -> FloatArray:
         return self._priced(point[None])[:, 0]
@@ -145,10 +146,16 @@ class Program:
         return np.stack([costs[metric] for metric in self._metrics])
 
 
-def _looked_up(factor: Factor, points: IntArray) -> FloatArray:
-    """[budgets, P]"""
-    found: FloatArray = factor.costs[(slice(None), *(points[:, number] for number in factor.decisions))]
-    return found if factor.decisions else np.repeat(found[:, None], len(points), axis=1)
+def _summed(factors: Sequence[Factor], points: IntArray) -> FloatArray:
+    """Costs of points [P, D], [budgets, P]."""
+    total = np.zeros((len(factors[0].costs), len(points)))
+    for factor in factors:
+        if factor.decisions:
+            places: tuple[IntArray | slice, ...] = (slice(None), *(points[:, number] for number in factor.decisions))
+            total += factor.costs[places]
+        else:
+            total += factor.costs[:, None]
+    return total
 
 
 def _lost(losses: Sequence[FloatArray], point: Point) -> float:
@@ -165,4 +172,5 @@ def _uniform(problem: PointProblem) -> Point:
             low = level
         else:
             high = level
-    return np.floor(low * top + 0.5).astype(np.int64)
+    found: Point = np.floor(low * top + 0.5).astype(np.int64)
+    return found

@@ -9,6 +9,7 @@ from rich.text import Text
 from search_spaces.blocks import residual_blocks
 from search_spaces.graph import ModelGraph
 from search_spaces.objective import MODELLED, UNITS
+from search_spaces.resolution import text as resolution_text
 
 if TYPE_CHECKING:
     from automl.costs.accelerator import AcceleratorUsage
@@ -128,6 +129,8 @@ def summary_table(summary: Mapping[str, Any]) -> Table:
     columns[5:5] = ["by the table"] if by_table else []
     modelled = any((summary.get(name) or {}).get("energy_j") is not None for name in FINALIST_TITLES)
     columns[5:5] = ["modelled latency", "energy"] if modelled else []
+    resized = any((summary.get(name) or {}).get("resolution") for name in FINALIST_TITLES)
+    columns[:0] = ["images"] if resized else []
     for title in columns:
         table.add_column(title, justify="right")
     for name, title in FINALIST_TITLES.items():
@@ -138,6 +141,7 @@ def summary_table(summary: Mapping[str, Any]) -> Table:
             continue
         table.add_row(
             "given" if given and name == "best" else title,
+            *([resolution_text(found.get("resolution") or []) or "as they are"] if resized else []),
             _number(found["accuracy"]),
             _number(found["search_accuracy"]),
             f"{found['macs']:,}",

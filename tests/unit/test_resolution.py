@@ -4,6 +4,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -21,7 +22,10 @@ from automl.data.resized import resized
 from automl.evaluation import PolicyEvaluator
 from automl.metrics import accuracy
 from automl.problem import captured, initial_model
+from automl.report import write_report
 from automl.search import make_searcher
+from automl.tables import summary_table
+from automl.testing.runs import make_run
 from automl.training import evaluate
 from backends.counting import CountingBackend
 from backends.table_backend import TableBackend
@@ -354,3 +358,19 @@ def test_a_config_names_the_resolutions() -> None:
     )
     with pytest.raises(InputError, match="does not take images of 8 x 8 pixels: the model cannot be run"):
         captured(refused, DATA, initial_model(refused, DATA))
+
+
+def test_the_report_and_the_summary_name_it(tmp_path: Path) -> None:
+    directory = make_run(tmp_path / "run")
+    write_report(directory.path)
+    assert "bilinear" not in directory.report_file.read_text()
+    found = directory.summary()
+    found["best"]["resolution"] = [12, 16]
+    directory.summary_file.write_text(json.dumps(found))
+    write_report(directory.path)
+    page = directory.report_file.read_text()
+    assert page.count("12 x 16") == 1
+    assert page.count(">as they are<") == 4
+    assert "bilinear and antialiased" in page
+    shown = summary_table(found)
+    assert list(shown.columns[1].cells) == ["as they are", "12 x 16", *["as they are"] * 3]

@@ -72,8 +72,7 @@ class Outcome:
 
     @property
     def thinking_s(self) -> float:
-        ends = [self.journal.end] if self.journal.end else self.journal.lines[-1:]
-        return float(ends[-1].get("thinking_s", 0.0)) if ends else 0.0
+        return sum(self.journal.thinking.values())
 
     def reached(self, accuracy: float) -> float:
         """The effort after which a policy within the budget was as accurate; infinity where none was."""

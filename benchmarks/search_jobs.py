@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from search_records import Clocked, Journal, Recorded, SharedEvaluations
+from search_records import Journal, Recorded, SharedEvaluations
 from stretches import Stop
 
 from automl.cache import atomic_path, digest_of
@@ -102,7 +102,8 @@ class Search:
     @property
     def key(self) -> str:
         """Of all that decides what it finds, but for the program."""
-        return digest_of({"config": self.config.model_dump(), "seed": self.seed, "evaluations": self.evaluations})
+        search = [self.searcher, self.seed, self.evaluations]
+        return digest_of({"config": self.task.config, "search": search})
 
     @property
     def journal(self) -> Journal:
@@ -118,26 +119,24 @@ class Search:
         journal, problem, config = self.journal, problem_of(self.task), self.config
         row = SearchRow(self.label, self.searcher, self.seed, self.evaluations)
         try:
-            made = make_search(config, problem.space, problem.held_back, row, problem.backend)
+            searcher = make_search(config, problem.space, problem.held_back, row, problem.backend)
         except InputError as error:  # channels are all that some decide on
             journal.add({"ended": "refused:", "reason": str(error)})
             return
-        searcher = Clocked(made)
-        recorded = Recorded(
-            journal, problem, SharedEvaluations(self.out / "evaluations.sqlite", problem), searcher, stop
-        )
+        memory = SharedEvaluations(self.out / "evaluations.sqlite", problem)
         try:
             run_search(
                 searcher,
-                recorded,
+                Recorded(journal, problem, memory, stop),
                 evaluations=self.evaluations,
                 lag=config.search.lag,
                 snapshot=journal.read_snapshot(),
+                thought=journal.thought,
             )
         except SearchFailedError as error:
-            journal.add({"ended": "failed:", "reason": str(error), "thinking_s": searcher.seconds})
+            journal.add({"ended": "failed:", "reason": str(error)})
         else:
-            journal.add({"ended": "finished", "thinking_s": searcher.seconds})
+            journal.add({"ended": "finished"})
 
 
 @dataclass(frozen=True)
@@ -154,7 +153,7 @@ class FineTuning:
 
     @property
     def file(self) -> Path:
-        tuned = digest_of({"config": self.task.checked.model_dump(), "policy": self.policy.digest})
+        tuned = digest_of({"config": self.task.config, "policy": self.policy.digest})
         return self.out / self.task.name / f"tuned-{tuned[:16]}.json"
 
     @property

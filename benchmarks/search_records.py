@@ -2,14 +2,12 @@
 
 import json
 import sqlite3
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from stretches import Stop
 
 from automl.baseline import state_digest
@@ -17,20 +15,23 @@ from automl.cache import atomic_path, digest_of
 from automl.costs.pricing import price
 from automl.errors import InputError, RunStoppedError
 from automl.problem import Problem
-from automl.search.base import Searcher, State
 from backends.lease import shared_lease
 from search_spaces.objective import Evaluation, violation
 from search_spaces.policy import CompressionPolicy
 
 
 class Journal:
-    """The file of a search: a line that says whose it is, one for each evaluation, and one that says how it ended.
-
-    A line that a kill cut off is dropped.
+    """The file of a search: a line that says whose it is, one for each evaluation, now and then one of what the
+    searcher itself took, and one that says how it ended. A line that a kill cut off is dropped.
 
     Args:
         path: of the file.
         key: of all that decides what the search finds.
+
+    Attributes:
+        lines: of the evaluations, in order.
+        thinking: seconds of the searcher, by number of the proposal.
+        end: how it ended; None where it has not.
 
     Raises:
         InputError: the file is another search's.
@@ -40,6 +41,7 @@ class Journal:
         self.path = path
         self.snapshot = path.with_suffix(".snapshot")
         self.lines: list[dict[str, Any]] = []
+        self.thinking: dict[int, float] = {}
         self.end: dict[str, Any] | None = None
         whole = b""
         if self.path.exists():
@@ -51,10 +53,7 @@ class Journal:
         self._length = len(whole)
         self._key = key
         for entry in entries[1:]:
-            if "ended" in entry:
-                self.end = entry
-            else:
-                self.lines.append(entry)
+            self._take(entry)
 
     def add(self, entry: Mapping[str, Any]) -> None:
         """Append an entry; the first makes the file."""
@@ -64,10 +63,20 @@ class Journal:
             entries = [entry] if self._length else [{"search": self._key}, entry]
             file.write(b"".join(json.dumps(each).encode() + b"\n" for each in entries))
             self._length = file.tell()
+        self._take(dict(entry))
+
+    def thought(self, seconds: Mapping[int, float]) -> None:
+        """Write down what the searcher took for some proposals."""
+        if seconds:
+            self.add({"thinking": {str(number): taken for number, taken in seconds.items()}})
+
+    def _take(self, entry: dict[str, Any]) -> None:
         if "ended" in entry:
-            self.end = dict(entry)
+            self.end = entry
+        elif "thinking" in entry:
+            self.thinking |= {int(number): taken for number, taken in entry["thinking"].items()}
         else:
-            self.lines.append(dict(entry))
+            self.lines.append(entry)
 
     def read_snapshot(self) -> bytes | None:
         return self.snapshot.read_bytes() if self.snapshot.exists() else None
@@ -81,44 +90,6 @@ def evaluation_of(line: Mapping[str, Any]) -> Evaluation:
     """The evaluation of a journal's line."""
     known = {each.name for each in fields(Evaluation)}
     return Evaluation(**{name: value for name, value in line.items() if name in known})
-
-
-class Clocked(Searcher):
-    """A searcher whose own time is counted, also over interruptions."""
-
-    def __init__(self, searcher: Searcher) -> None:
-        self._searcher = searcher
-        self.seconds = 0.0
-
-    @property
-    def share(self) -> float:  # type: ignore[override]  # the searcher's own says it
-        return self._searcher.share
-
-    @property
-    def finished(self) -> bool:  # type: ignore[override]
-        return self._searcher.finished
-
-    def ask(self) -> CompressionPolicy:
-        with self._counted():
-            return self._searcher.ask()
-
-    def tell(self, policy: CompressionPolicy, evaluation: Evaluation) -> float | None:
-        with self._counted():
-            return self._searcher.tell(policy, evaluation)
-
-    def state(self) -> State:
-        arrays, values = self._searcher.state()
-        return arrays, {"searcher": values, "seconds": self.seconds}
-
-    def restore(self, arrays: Mapping[str, np.ndarray[Any, Any]], values: Mapping[str, Any]) -> None:
-        self._searcher.restore(arrays, values["searcher"])
-        self.seconds = values["seconds"]
-
-    @contextmanager
-    def _counted(self) -> Iterator[None]:
-        start = time.perf_counter()
-        yield
-        self.seconds += time.perf_counter() - start
 
 
 class SharedEvaluations:
@@ -175,15 +146,11 @@ class Recorded:
         journal: of the search.
         problem: that is searched.
         evaluate: a policy of a cost.
-        searcher: whose time is written down.
         stop: whether to stop before the next evaluation.
     """
 
-    def __init__(
-        self, journal: Journal, problem: Problem, evaluate: SharedEvaluations, searcher: Clocked, stop: Stop
-    ) -> None:
-        self._journal, self._problem, self._evaluate = journal, problem, evaluate
-        self._searcher, self._stop = searcher, stop
+    def __init__(self, journal: Journal, problem: Problem, evaluate: SharedEvaluations, stop: Stop) -> None:
+        self._journal, self._problem, self._evaluate, self._stop = journal, problem, evaluate, stop
         self._pending: dict[int, tuple[CompressionPolicy, float]] = {}
 
     def submit(self, number: int, policy: CompressionPolicy, share: float) -> None:
@@ -204,11 +171,7 @@ class Recorded:
         if self._stop():
             raise RunStoppedError("the stretch is over")
         found = self._evaluate(policy, price(self._problem.graph, policy, self._problem.backend), share)
-        line = {
-            "digest": policy.digest,
-            **{each.name: getattr(found, each.name) for each in fields(found)},
-            "thinking_s": self._searcher.seconds,
-        }
+        line = {"digest": policy.digest, **{each.name: getattr(found, each.name) for each in fields(found)}}
         best = max((each.accuracy for each in map(evaluation_of, lines) if each.feasible), default=-1.0)
         if found.feasible and found.accuracy > best:
             line["policy"] = policy.to_json()

@@ -14,11 +14,10 @@ of the whole, take a quick look before: `--seeds 1 --evaluations 20`, in the sam
 import argparse
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from math import isfinite
 from pathlib import Path
 from statistics import median
-from typing import Any
 
 import torch
 from search_figures import Standing, outcomes, percent, standings, table, verdicts
@@ -155,16 +154,15 @@ def estimate(searches: Sequence[Search], processes: int) -> None:
 
 def _pace(search: Search) -> float | None:
     """Seconds of an evaluation and the thought before it, from the longest journal there is of that searcher."""
-    found: list[Mapping[str, Any]] = []
+    journals = []
     for path in search.file.parent.glob(f"{search.searcher}-*-*.jsonl"):
         *_, seed, evaluations = path.stem.split("-")
-        lines = Search(search.out, search.task, search.searcher, int(seed), int(evaluations)).journal.lines
-        found = max(found, lines, key=len)
-    if len(found) < 2:
+        journals.append(Search(search.out, search.task, search.searcher, int(seed), int(evaluations)).journal)
+    journal = max(journals, key=lambda each: len(each.thinking), default=None)
+    if journal is None or not journal.thinking:
         return None
-    latest = found[-10:]
-    thinking = (latest[-1]["thinking_s"] - latest[0]["thinking_s"]) / (len(latest) - 1)
-    return float(thinking + median(line["seconds"] for line in latest))
+    latest = sorted(journal.thinking)[-10:]
+    return median(journal.thinking[number] + journal.lines[number]["seconds"] for number in latest)
 
 
 def tunings(out: Path, searches: Sequence[Search]) -> Iterator[FineTuning]:

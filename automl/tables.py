@@ -218,7 +218,7 @@ def explanation_table(explanation: "Explanation") -> Table:
 def _loss(loss: "Loss") -> tuple[str, str]:
     if loss.error is not None:
         return "failed", "failed"
-    return "-" if loss.divergence is None else f"{loss.divergence:.2g}", f"{-loss.accuracy:+.4f}"
+    return "-" if loss.divergence is None else f"{loss.divergence:.2g}", f"{0.0 - loss.accuracy:+.4f}"
 
 
 def _shares(cost: tuple[float, float] | None, whole: float) -> str:

@@ -117,5 +117,5 @@ def _fall(loss: Loss | None, data: RunData) -> str:
     """What is lost of the metric: percentage points of a share."""
     if loss is None or loss.error is not None:
         return units.UNKNOWN
-    text = f"{-100 * loss.accuracy:+.1f} points" if data.shares else f"{-loss.accuracy:+.3g}"
+    text = f"{0.0 - 100 * loss.accuracy:+.1f} points" if data.shares else f"{0.0 - loss.accuracy:+.3g}"
     return text.replace("-", "−")

@@ -214,7 +214,7 @@ def in_words(layer: ExplainedLayer) -> str:
         words.append(f"{said.zeros.share:.0%} zeros, {said.zeros.pattern}")
     for what, bits in (("weights", said.weight_format), ("activations", said.activation_format)):
         if bits is not None:
-            words.append(f"{what} of {bits.bits} bits")
+            words.append(f"{bits.bits}-bit {what}")
     return ", ".join(words) or "stays whole"
 
 

@@ -73,11 +73,11 @@ def test_losses_are_against_the_whole_network_and_channels_are_told_of_every_lay
     stem = layers["stem"]
     assert (stem.kept, stem.width, stem.group) == (8, 16, None)
     assert stem.loss == Loss(0.125, 0.125)
-    assert in_words(stem) == "8 of 16 channels, weights of 8 bits, activations of 8 bits"
+    assert in_words(stem) == "8 of 16 channels, 8-bit weights, 8-bit activations"
     tied = layers["stage0.0.conv2"]
     assert (tied.kept, tied.group) == (8, "stem")
     assert tied.loss == Loss(-0.125, 0.25)  # alone it was more accurate
-    assert in_words(tied) == "8 of 16 channels with stem, weights of 4 bits, activations of 4 bits"
+    assert in_words(tied) == "8 of 16 channels with stem, 4-bit weights, 4-bit activations"
     assert layers["stage1.0.conv2"].loss == Loss(0.0, None, "out of memory")
     assert layers["stage0.0.conv1"].loss is None
     assert in_words(layers["stage0.0.conv1"]) == "stays whole"

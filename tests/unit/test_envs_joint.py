@@ -6,9 +6,11 @@ from typing import Any
 import gymnasium
 import numpy as np
 import pytest
+import torch
 from gymnasium import spaces
 from gymnasium.utils.env_checker import check_env as check_gymnasium
 from stable_baselines3.common.env_checker import check_env as check_sb3
+from torch import nn
 
 import envs
 from automl.testing.problems import GraphBuilder, cifar_resnet, conv_chain
@@ -17,6 +19,7 @@ from envs.joint import NONE, JointWalk, LowRankWalk
 from envs.observation import JOINT_FEATURES
 from envs.point_budget import PointBudget
 from search_spaces.building import SpaceOptions, build_space
+from search_spaces.capture import PrunableNetwork
 from search_spaces.errors import InputError
 from search_spaces.graph import ModelGraph
 from search_spaces.objective import Constraint, Evaluation
@@ -99,6 +102,17 @@ def test_layers_that_are_tied_have_the_step_of_the_first() -> None:
     layers = walk.policy().layers
     assert [layers[name].weight_bits for name in pair] == [2, 2]
     assert layers["stem"].weight_bits == layers["classifier"].weight_bits == 8  # which the space has fixed
+
+
+def test_the_resolution_of_the_images_is_decided_first() -> None:
+    model = nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4)).eval()
+    graph = PrunableNetwork(model, torch.zeros(1, 1, 16, 16), resolutions=((8, 8),)).graph
+    space = space_of(graph, resolution=(0.5,), weight_bits=(2, 8), ends=True)
+    walk = walk_of(space, (Constraint("macs", 0.5 * graph.macs),))
+    assert walk.dimensions == ("resolution", "channels", "weight_bits")
+    assert names(walk) == [["resolution"], ["0.weight_bits"], ["0.channels", "4.weight_bits"]]
+    walked(walk, [[-1.0] * 3, [1.0] * 3, [1.0] * 3])
+    assert walk.policy().resolution == (8, 8)
 
 
 def test_every_choice_has_an_equal_part_of_the_actions() -> None:

@@ -72,10 +72,9 @@ def run_tuning(
     records = directory.records()
     if all(record.state != "running" for record in records):
         return records
-    # trials that have ended tell ASHA what is good; in a population they have no part any more
-    joining = [
-        record for record in records if record.state == "running" or (how.scheduler == "asha" and record.reports)
-    ]
+    # trials that have ended tell ASHA first what is good; in a population they have no part any more
+    ended = [each for each in records if each.state != "running" and each.reports and how.scheduler == "asha"]
+    joining = [*ended, *(each for each in records if each.state == "running")]
     watch = _Watch(directory, stop, records)
     trial = tune.with_parameters(
         run_trial,

@@ -64,7 +64,7 @@ def resume_tuning(path: Path, progress: Progress) -> TuningResult:
 
 
 def check_options(config: TuningConfig, problem: Problem) -> None:
-    """See that every trial can begin, and in a population go on with the options of any other.
+    """See that searches begin at the ends of every option's range, and in a population go on there.
 
     Raises:
         InputError: an option that the algorithm does not have, a value out of range, or one that cannot change while
@@ -76,8 +76,6 @@ def check_options(config: TuningConfig, problem: Problem) -> None:
         row = SearchRow("trial", how.algorithm, how.seeds[0], how.evaluations)
         return make_search(config.of_search(options), problem.space, problem.constraints, row, problem.backend)
 
-    for options in config.tune.drawn():
-        made(options)
     ranges = config.tune.ranges()
     first = {name: each.ends[0] for name, each in ranges.items()}
     state = made(first).state()

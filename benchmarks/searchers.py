@@ -213,7 +213,7 @@ def reaching(searches: Sequence[Search]) -> Iterator[str]:
             needed = sorted(each.reached(target) for each in autos)
             shown = ", ".join(f"{each:.0f}" if isfinite(each) else "not reached" for each in needed)
             best = percent(median(each.best for each in autos))
-            yield f"- auto with {effort} evaluations has {best}; it reaches that after whole evaluations, by seed: {shown}"
+            yield f"- auto with {effort} evaluations has {best}; it had the agent's after {shown}, by seed"
 
 
 def _ranked(searches: Sequence[Search], evaluations: int) -> Iterator[tuple[Task, list[Standing]]]:

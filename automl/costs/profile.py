@@ -16,6 +16,7 @@ from backends.operator_prices import RefusedOperatorError
 from backends.recipes import Recipe
 from search_spaces.channel_space import ChannelSpace
 from search_spaces.graph import ModelGraph
+from search_spaces.resolution import Resolution
 
 Recipes = Callable[[Sequence[int]], Sequence[Recipe]]
 """The operators of the network where group i keeps kept[i] units."""
@@ -63,10 +64,12 @@ def _profiled(config: Config, progress: Progress, stop: StopSignal) -> Profile:
         stop.check()
 
     graph = untrained_graph(config)
-    space = search_space(config, graph).channels
+    points = search_space(config, graph)
+    space, smallest = points.channels, points.cheapest().resolution
+    sizes: list[Resolution | None] = [size.resolution for size in graph.resolutions] or [None]
     with local_prices(config) as prices:
         backend = priced_by_table(config.measure, graph, prices)
-        recipes = recipes_of(space, backend.recipes)
+        recipes = recipes_of(space, lambda kept: [each for size in sizes for each in backend.recipes(kept, None, size)])
         missing = prices.prices.missing(recipes)
         progress.stage(f"Latency table: {len(recipes)} operators, {len(missing)} of them to be measured")
         try:
@@ -80,7 +83,7 @@ def _profiled(config: Config, progress: Progress, stop: StopSignal) -> Profile:
         table = prices.prices.table
         return Profile(
             whole_s=_price(backend, graph.kept),
-            least_s=_price(backend, space.least),
+            least_s=_price(backend, space.least, smallest),
             operators=len(recipes),
             measured=len(missing) - len(refused),
             refused=refused,
@@ -138,8 +141,8 @@ def _meetings(graph: ModelGraph) -> list[tuple[int, ...]]:
     return [tuple(sorted(met)) for met in sets if met and not any(met < other for other in sets)]
 
 
-def _price(backend: LatencyBackend, kept: Sequence[int]) -> float | None:
+def _price(backend: LatencyBackend, kept: Sequence[int], resolution: Resolution | None = None) -> float | None:
     try:
-        return backend.price(kept)
+        return backend.price(kept, None, resolution)
     except RefusedOperatorError:
         return None

@@ -146,7 +146,7 @@ def run_search(
     except (SearchFailedError, RefusedOperatorError):
         save(full=False)
         raise
-    save(full=False)
+    save(full=True)
 
 
 def _snapshot(searcher: Searcher, position: Position) -> bytes:

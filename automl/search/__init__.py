@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
 
-from automl.search.agent_options import AgentOptions, agent_options
+from automl.search.agent_options import AGENTS, AgentOptions, agent_options
 from automl.search.base import Searcher, State
 from automl.search.given import GivenSearcher, given_policies
 from automl.search.options import parse_options
@@ -43,6 +43,7 @@ class _Search:
     costs: Sequence[Cost | None]
     prices: Prices | None
     objectives: tuple[Metric, ...]
+    agent: State | None
 
     @property
     def constraint(self) -> Constraint:
@@ -91,9 +92,17 @@ def _agent(name: str) -> Callable[[_Search], Searcher]:
         from automl.search.agents import AgentSearcher  # torch and stable-baselines3 only where they are needed
 
         options = agent_options(
-            name, search.options, search.evaluations, faithful=search.faithful, bits=not search.space.channels_only
+            name,
+            search.options,
+            search.evaluations,
+            faithful=search.faithful,
+            bits=not search.space.channels_only,
+            begun=search.agent is not None,
         )
-        return AgentSearcher(_walk(search, options), _reward(search), search.seed, options)
+        searcher = AgentSearcher(_walk(search, options), _reward(search), search.seed, options)
+        if search.agent is not None:
+            searcher.begin_with(*search.agent)
+        return searcher
 
     return make
 
@@ -230,6 +239,7 @@ def make_searcher(
     cost: Cost | Sequence[Cost | None] | None = None,
     prices: Prices | None = None,
     objectives: Sequence[Metric] = (),
+    agent: State | None = None,
 ) -> Searcher:
     """The searcher of that name.
 
@@ -246,6 +256,7 @@ def make_searcher(
         cost: of the constraint's metric, or of each one's; None where it is counted. A latency cannot be.
         prices: of points; by default what can be counted.
         objectives: costs that are minimised beside the accuracy, where the algorithm looks for a front.
+        agent: state of an agent's search that was made elsewhere, whose networks this one begins with.
 
     Raises:
         InputError: an unknown name or option, a value out of range, or a budget below the cheapest policy.
@@ -254,9 +265,11 @@ def make_searcher(
         raise InputError(f"there is no search algorithm {name!r}{did_you_mean(name, _SEARCHERS)}")
     if isinstance(space, ChannelSpace):
         space = SearchSpace.of_channels(space)
+    if agent is not None and name not in AGENTS:
+        raise InputError(f"search.init_from is for agents ({', '.join(AGENTS)}), got search.algorithm {name!r}")
     constraints = (constraint,) if isinstance(constraint, Constraint) else tuple(constraint)
     costs = cost if isinstance(cost, Sequence) else [cost, *[None] * (len(constraints) - 1)]
     search = _Search(
-        space, constraints, seed, evaluations, mode, reward, faithful, options, costs, prices, tuple(objectives)
+        space, constraints, seed, evaluations, mode, reward, faithful, options, costs, prices, tuple(objectives), agent
     )
     return _SEARCHERS[name].make(search)

@@ -41,12 +41,13 @@ class AgentOptions:
     distinct: bool = True
 
     @classmethod
-    def tuned(cls, evaluations: int, warmup: int | None = None) -> Self:
+    def tuned(cls, evaluations: int, warmup: int | None = None, begun: bool = False) -> Self:
         """The defaults of a search.
 
         Args:
             evaluations: episodes of the search.
-            warmup: episodes of random actions, where the user has set them.
+            warmup: episodes before learning starts, where the user has set them.
+            begun: whether the agent begins with what one had learnt elsewhere.
         """
         raise NotImplementedError
 
@@ -72,7 +73,7 @@ class ReplayOptions(AgentOptions):
         tau: share of the learned weights that the target networks take over at each update.
         replay: episodes that the replay buffer holds.
         baseline: how fast the reward baseline follows the mean reward of the batches, in (0, 1].
-        warmup: episodes of random actions before learning starts.
+        warmup: episodes before learning starts, their actions random unless the agent has learnt elsewhere.
         updates: updates for each step of an episode.
         bootstrap: whether the critic learns from its own estimate of the next state; otherwise from the episode's
             reward alone, which no error of its own can run away with.
@@ -120,15 +121,16 @@ class DDPGOptions(ReplayOptions):
         return cls(warmup=20, decay=0.99, replay=64)
 
     @classmethod
-    def tuned(cls, evaluations: int, warmup: int | None = None) -> Self:
+    def tuned(cls, evaluations: int, warmup: int | None = None, begun: bool = False) -> Self:
         """The defaults of a search that does not ask for the published agent.
 
         Of the published hyperparameters these change: the warm-up takes at most a quarter of the search, the noise
         decays to 5 % of where it starts by the end of the search, and a search of under 200 episodes makes two
         updates a step.
         """
-        random = _warmup(evaluations, warmup)
+        random = _warmup(evaluations, warmup, begun)
         return cls(
+            sigma=_sigma(begun),
             warmup=random,
             decay=_decay(evaluations, random),
             updates=_updates(evaluations),
@@ -159,10 +161,10 @@ class TD3Options(ReplayOptions):
     smoothing: float = 0.2
 
     @classmethod
-    def tuned(cls, evaluations: int, warmup: int | None = None) -> Self:
+    def tuned(cls, evaluations: int, warmup: int | None = None, begun: bool = False) -> Self:
         """Schedules as of `DDPGOptions.tuned`."""
-        random = _warmup(evaluations, warmup)
-        return cls(warmup=random, decay=_decay(evaluations, random), updates=_updates(evaluations))
+        random = _warmup(evaluations, warmup, begun)
+        return cls(sigma=_sigma(begun), warmup=random, decay=_decay(evaluations, random), updates=_updates(evaluations))
 
 
 @dataclass(frozen=True)
@@ -178,9 +180,9 @@ class SACOptions(ReplayOptions):
     entropy: float = 1.5
 
     @classmethod
-    def tuned(cls, evaluations: int, warmup: int | None = None) -> Self:
+    def tuned(cls, evaluations: int, warmup: int | None = None, begun: bool = False) -> Self:
         """Schedules as of `DDPGOptions.tuned`."""
-        return cls(warmup=_warmup(evaluations, warmup), updates=_updates(evaluations))
+        return cls(warmup=_warmup(evaluations, warmup, begun), updates=_updates(evaluations))
 
 
 @dataclass(frozen=True)
@@ -209,7 +211,7 @@ class PPOOptions(AgentOptions):
     entropy: float = 0.0
 
     @classmethod
-    def tuned(cls, evaluations: int, warmup: int | None = None) -> Self:
+    def tuned(cls, evaluations: int, warmup: int | None = None, begun: bool = False) -> Self:
         """At least a dozen updates in a search."""
         return cls(episodes=max(2, min(cls().episodes, evaluations // 12)))
 
@@ -221,7 +223,13 @@ AGENTS: Mapping[str, type[AgentOptions]] = {
 
 
 def agent_options(
-    name: str, options: Mapping[str, Any], evaluations: int, *, faithful: bool = False, bits: bool = False
+    name: str,
+    options: Mapping[str, Any],
+    evaluations: int,
+    *,
+    faithful: bool = False,
+    bits: bool = False,
+    begun: bool = False,
 ) -> AgentOptions:
     """An agent's hyperparameters: the published ones if faithful, else those tuned for the number of evaluations.
 
@@ -231,6 +239,7 @@ def agent_options(
         evaluations: of the search.
         faithful: whether to begin with what was published.
         bits: whether for bits, as HAQ; else for channels, as AMC.
+        begun: whether the agent begins with what one had learnt elsewhere.
 
     Raises:
         InputError: an unknown option, a value out of range, or an agent that was not published for this.
@@ -242,11 +251,17 @@ def agent_options(
         return parse_options(DDPGOptions.haq() if bits else DDPGOptions(), name, options)
     given = parse_options(kind(), name, options)
     warmup = getattr(given, "warmup", None) if "warmup" in options else None
-    return parse_options(kind.tuned(evaluations, warmup), name, options)
+    return parse_options(kind.tuned(evaluations, warmup, begun), name, options)
 
 
-def _warmup(evaluations: int, warmup: int | None) -> int:
-    return min(ReplayOptions().warmup, evaluations // 4) if warmup is None else warmup
+def _warmup(evaluations: int, warmup: int | None, begun: bool) -> int:
+    usual = evaluations // 20 if begun else min(ReplayOptions().warmup, evaluations // 4)
+    return usual if warmup is None else warmup
+
+
+def _sigma(begun: bool) -> float:
+    """Noise that leaves something of what an agent has learnt."""
+    return 0.15 if begun else 0.5
 
 
 def _decay(evaluations: int, warmup: int) -> float:

@@ -42,7 +42,13 @@ FEWER = {"uniform": 1, "given": 2, "gp": 14, "ddpg": 14, "td3": 14, "sac": 14}
 SMALL_AGENT = {"hidden": 16, "batch": 8}
 LAG = 3
 NAMES = [name for name, _ in searcher_names()]
-IMPORTED_ONCE = ["automl.orchestration.dispatcher", "automl.search.agents", "automl.testing.points", "optuna.samplers"]
+IMPORTED_ONCE = [
+    "automl.orchestration.dispatcher",
+    "automl.search.agents",
+    "automl.testing.points",
+    "optuna.samplers",
+    "torch._dynamo",  # which torch's optimisers import when the first of them is made
+]
 
 
 @pytest.fixture(scope="module")

@@ -51,16 +51,16 @@ class Agent(ABC):
     """An algorithm of stable-baselines3 as a search needs it; mixed into the library's class.
 
     Attributes:
-        NETWORKS: attributes that are networks, all of which have to be remembered.
-        BEGUN_WITH: those of them that an agent takes over from one which was trained elsewhere.
+        NETWORKS: attributes that are networks.
         options: hyperparameters.
         generator: of everything random.
+        begun: whether it began with what an agent had learnt elsewhere.
     """
 
     NETWORKS: ClassVar[tuple[str, ...]]
-    BEGUN_WITH: ClassVar[tuple[str, ...]]
     options: AgentOptions
     generator: np.random.Generator
+    begun: bool = False
 
     @abstractmethod
     def act(self, observation: FloatArray, episode: int, widen: float) -> tuple[FloatArray, FloatArray]:
@@ -98,7 +98,8 @@ class Agent(ABC):
             for index, moments in optimizer.state_dict()["state"].items():
                 for key, moment in moments.items():
                     arrays[f"{name}_adam/{index}/{key}"] = moment.numpy().copy()
-        return arrays, {"generator": self.generator.bit_generator.state, "updates": self._n_updates}
+        values = {"generator": self.generator.bit_generator.state, "updates": self._n_updates, "begun": self.begun}
+        return arrays, values
 
     def restore(self, arrays: Arrays, values: Mapping[str, Any]) -> None:
         """Take over what `state` gave."""
@@ -112,6 +113,7 @@ class Agent(ABC):
             optimizer.load_state_dict({**optimizer.state_dict(), "state": moments})
         self.generator.bit_generator.state = values["generator"]
         self._n_updates = int(values["updates"])
+        self.begun = bool(values["begun"])
 
     def begin_with(self, arrays: Arrays) -> None:
         """Take over the networks of an agent that was trained elsewhere, and nothing else of it.
@@ -120,20 +122,24 @@ class Agent(ABC):
             arrays: of its `state`.
 
         Raises:
-            InputError: its networks have other shapes.
+            InputError: its networks have other shapes, or weights that are no numbers.
         """
-        for name in self.BEGUN_WITH:
+        for name in self.NETWORKS:
             module: nn.Module = getattr(self, name)
             mine = {key: tuple(tensor.shape) for key, tensor in module.state_dict().items()}
-            theirs = {key: array.shape for key, array in under(arrays, f"{name}/").items()}
+            theirs = under(arrays, f"{name}/")
             for key in sorted(mine.keys() | theirs.keys()):
-                if mine.get(key) != theirs.get(key):
+                if key not in mine or key not in theirs or mine[key] != theirs[key].shape:
+                    found, needed = list(theirs[key].shape) if key in theirs else None, list(mine.get(key, ())) or None
                     raise InputError(
-                        f"the agent to begin with has {name}/{key} of shape {_shape(theirs.get(key))}, this search "
-                        f"needs {_shape(mine.get(key))}; take one with as many features (search.options.step_code "
-                        "false on both sides makes them the same for every network), actions and hidden units"
+                        f"the agent to begin with has {name}/{key} of shape {found}, this search needs {needed}; take "
+                        "one of as many hidden units, and for another network one that was trained with "
+                        "search.options.step_code false, as this one then is, too"
                     )
-            _load(module, under(arrays, f"{name}/"))
+                if not np.isfinite(theirs[key]).all():
+                    raise InputError(f"the agent to begin with is damaged: {name}/{key} is not finite everywhere")
+            _load(module, theirs)
+        self.begun = True
 
     _n_updates: int
 
@@ -152,7 +158,3 @@ def under(arrays: Arrays, prefix: str) -> dict[str, np.ndarray[Any, Any]]:
 
 def _load(module: nn.Module, arrays: Arrays) -> None:
     module.load_state_dict({key: torch.tensor(array) for key, array in arrays.items()})
-
-
-def _shape(shape: tuple[int, ...] | None) -> str:
-    return "none" if shape is None else str(list(shape))

@@ -32,7 +32,6 @@ class AmcDDPG(ReplayAgent, DDPG):
     """
 
     NETWORKS = ("actor", "actor_target", "critic", "critic_target")
-    BEGUN_WITH = NETWORKS
     options: DDPGOptions
 
     def __init__(self, env: gymnasium.Env[Any, Any], steps: int, options: DDPGOptions, seed: int) -> None:

@@ -59,7 +59,6 @@ class SearchPPO(Agent, PPO):
     """
 
     NETWORKS = ("policy",)
-    BEGUN_WITH = NETWORKS
     options: PPOOptions
 
     def __init__(self, env: gymnasium.Env[Any, Any], steps: int, options: PPOOptions, seed: int) -> None:

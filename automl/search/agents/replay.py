@@ -138,7 +138,7 @@ class ReplayAgent(Agent):
         return self.replay_buffer
 
     def explore(self, observations: FloatArray, episode: int, widen: float = 1.0) -> FloatArray:
-        """Actions to take, in [-1, 1], shape [n, actions]: random in the warm-up, then as the actor says.
+        """Actions to take, in [-1, 1], shape [n, actions]: as the actor says, unless in the warm-up it knows nothing.
 
         Args:
             observations: float32 [n, features].
@@ -146,11 +146,11 @@ class ReplayAgent(Agent):
             widen: factor of the noise.
         """
         after_warmup = episode - self.options.warmup
-        if after_warmup < 0:
+        if after_warmup < 0 and not self.begun:
             shape = (len(observations), int(self.replay.action_dim))
             return self.generator.uniform(-1.0, 1.0, shape).astype(np.float32)
         with one_thread(), torch.no_grad():
-            return self.noisy(torch.tensor(observations), after_warmup, widen).astype(np.float32)
+            return self.noisy(torch.tensor(observations), max(0, after_warmup), widen).astype(np.float32)
 
     def noisy(self, observations: torch.Tensor, episode: int, widen: float) -> npt.NDArray[np.float64]:
         """The actor's actions with their noise, of an episode that is numbered from the end of the warm-up."""

@@ -32,7 +32,6 @@ class SearchSAC(ReplayAgent, SAC):
     """
 
     NETWORKS = ("actor", "critic", "critic_target")
-    BEGUN_WITH = NETWORKS
     options: SACOptions
 
     def __init__(self, env: gymnasium.Env[Any, Any], steps: int, options: SACOptions, seed: int) -> None:
@@ -77,6 +76,13 @@ class SearchSAC(ReplayAgent, SAC):
         super().restore(arrays, values)
         with torch.no_grad():
             self._temperature[0].copy_(torch.tensor(arrays["log_temperature"]))
+
+    def begin_with(self, arrays: Arrays) -> None:
+        """With the temperature, where it is there."""
+        super().begin_with(arrays)
+        if np.shape(arrays.get("log_temperature")) == (1,):
+            with torch.no_grad():
+                self._temperature[0].copy_(torch.tensor(arrays["log_temperature"]))
 
     @property
     def _temperature(self) -> tuple[torch.Tensor, torch.optim.Optimizer]:

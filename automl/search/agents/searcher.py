@@ -115,9 +115,8 @@ class AgentSearcher(Searcher):
         """
         name = values.get("agent")
         if name != self._options.agent:
-            raise InputError(
-                f"the agent to begin with is of algorithm {name!r}, this search's of {self._options.agent!r}"
-            )
+            found = "no agent is in it" if name is None else f"the agent in it is {name!r}"
+            raise InputError(f"{found}; take the snapshot of a search by {self._options.agent!r}")
         self._agent.begin_with(arrays)
 
     def _explore(self, widen: float) -> Episode:

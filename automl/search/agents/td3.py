@@ -24,7 +24,6 @@ class SearchTD3(ReplayAgent, TD3):
     """
 
     NETWORKS = ("actor", "actor_target", "critic", "critic_target")
-    BEGUN_WITH = NETWORKS
     options: TD3Options
 
     def __init__(self, env: gymnasium.Env[Any, Any], steps: int, options: TD3Options, seed: int) -> None:

@@ -4,7 +4,7 @@ import json
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +13,7 @@ from automl.costs.latency import local_prices
 from automl.costs.latency_budget import LatencyBudget
 from automl.errors import InputError, RunStoppedError, TrimtabError
 from automl.progress import Progress
-from automl.run.directory import RunClock, RunDirectory, State, make_importable, next_free
+from automl.run.directory import RunClock, RunDirectory, State, make_importable, next_free, write_atomically
 from automl.run.remote import check_devices, require_devices
 from automl.signals import StopSignal
 from search_spaces.policy import CompressionPolicy
@@ -102,6 +102,7 @@ def config_for(
         "mode": "resource",
         "reward": None,
         "faithful": False,
+        "init_from": None,
     }
     given = [f"search.{key}={json.dumps(value)}" for key, value in section.items()]
     source = config.model_dump() if isinstance(config, Config) else config
@@ -110,6 +111,7 @@ def config_for(
 
 def start(config: Config, out: Path, progress: Progress) -> RunResult:
     """A new run. Everything that can be checked is checked before the directory is made; raises as `search`."""
+    from automl.orchestration.transfer import agent_file
     from automl.problem import Problem
 
     RunDirectory.check_free(out)
@@ -121,7 +123,11 @@ def start(config: Config, out: Path, progress: Progress) -> RunResult:
     if not problem.trained:
         _require_devices(baseline=config.baseline)
     progress.say(f"Trimtab: {config.model.name} on {config.data.name}")
-    return _drive(RunDirectory.create(out, config), lambda: problem, progress)
+    directory = RunDirectory.create(out, config)
+    if (agent := agent_file(config.search)) is not None:
+        write_atomically(directory.agent_file, agent)
+        problem = replace(problem, config=directory.config())
+    return _drive(directory, lambda: problem, progress)
 
 
 def resume(directory: str | Path | RunDirectory, progress: Progress | None = None) -> RunResult:

@@ -1,8 +1,9 @@
 """The config of a run: YAML at the boundary, refused with one line where it is wrong.
 
 Everything a run does follows from its config, and the resolved config stands in the run directory, so that a resumed
-run needs nothing else. Paths (`model.checkpoint`, and `root` or `path` among the arguments of a data set) are relative
-to the config file; a config given as a mapping and `--set` have them relative to the working directory.
+run needs nothing else. Paths (`model.checkpoint`, `search.init_from`, and `root` or `path` among the arguments of a
+data set) are relative to the config file; a config given as a mapping and `--set` have them relative to the working
+directory.
 """
 
 from collections.abc import Mapping, Sequence
@@ -23,7 +24,7 @@ from search_spaces.yaml_text import parse_yaml, read_yaml
 
 PATH_ARGUMENTS = ("root", "path")
 ACCELERATOR_KEY = "measure.accelerator"
-PATH_KEYS = ("model.checkpoint", *(f"data.args.{name}" for name in PATH_ARGUMENTS))
+PATH_KEYS = ("model.checkpoint", "search.init_from", *(f"data.args.{name}" for name in PATH_ARGUMENTS))
 
 
 class ModelSection(Section):
@@ -114,6 +115,7 @@ class SearchSection(Section):
 
     `lag`: asked for proposal n, the searcher knows the results of the proposals before n - lag. It changes what is
     found, the number of evaluators does not; about twice to four times their number keeps them busy.
+    `init_from`: a run directory, or the snapshot of one of its searches, whose agent this one's begins with.
     `device`: where compressed networks are run on the validation images; evaluators share the GPUs there are.
     `objectives`: costs that are minimised beside the accuracy, by the algorithms that look for a whole front (nsga2,
     optuna_nsga2); by default the first budget's. The others are shown them, and look for accuracy.
@@ -126,6 +128,7 @@ class SearchSection(Section):
     faithful: bool = False
     evaluations: int = Field(default=400, ge=1, le=10_000_000)
     seeds: list[int] = Field(default_factory=lambda: [0], min_length=1, max_length=1000)
+    init_from: str | None = None
     evaluators: int = Field(default=2, ge=1, le=1024)
     lag: int = Field(default=4, ge=0, le=100_000)
     device: Literal["cpu", "cuda"] = "cpu"
@@ -434,9 +437,11 @@ def _override(document: dict[Any, Any], override: str) -> None:
 
 
 def _with_absolute_paths(config: AnyConfig, base: Path) -> AnyConfig:
-    model, data = config.model, config.data
+    model, data, search = config.model, config.data, config.search
     if model.checkpoint is not None:
         model = model.model_copy(update={"checkpoint": _absolute(model.checkpoint, base)})
+    if search.init_from is not None:
+        search = search.model_copy(update={"init_from": _absolute(search.init_from, base)})
     args = {
         key: _absolute(value, base) if key in PATH_ARGUMENTS and isinstance(value, str) else value
         for key, value in data.args.items()
@@ -446,7 +451,7 @@ def _with_absolute_paths(config: AnyConfig, base: Path) -> AnyConfig:
         description = read_description(Path(_absolute(measure.accelerator, base)))
         measure = measure.model_copy(update={"accelerator": description})
     data = data.model_copy(update={"args": args})
-    return config.model_copy(update={"model": model, "data": data, "measure": measure})
+    return config.model_copy(update={"model": model, "data": data, "search": search, "measure": measure})
 
 
 def _absolute(path: str, base: Path) -> str:

@@ -28,6 +28,7 @@ from automl.evaluation import PolicyEvaluator
 from automl.metrics import Metric, load_metric
 from automl.models import build_model
 from automl.orchestration.searches import make_search, searches
+from automl.orchestration.transfer import initial_agent
 from automl.run.artefacts import require_engine
 from automl.search import given_policies
 from automl.training import EpochReport, TrainingOptions
@@ -125,10 +126,11 @@ class Problem:
         bounded = not (config.search.given or config.priced_by_table)
         if bounded:
             problem._check_reachable()
+        agent = initial_agent(config.search)
         for search in searches(config):  # an unknown algorithm, or option of one
             constraints = problem.constraints if bounded else (anything(problem.graph),)
             backend = problem.backend if bounded else BACKEND
-            make_search(config, problem.space, constraints, search, backend)
+            make_search(config, problem.space, constraints, search, backend, agent)
         if config.priced_by_table:  # last, for it may take measuring
             problem = problem._priced(prices)
             problem._check_reachable()

@@ -6,7 +6,7 @@ from automl.config import Config
 from automl.costs.pricing import BACKEND, cost_of, point_prices
 from automl.run.store import SearchRow
 from automl.search import given_policies, make_searcher
-from automl.search.base import Searcher
+from automl.search.base import Searcher, State
 from backends.base import HardwareBackend
 from search_spaces.objective import Constraint
 from search_spaces.space import SearchSpace
@@ -39,6 +39,7 @@ def make_search(
     constraints: Sequence[Constraint],
     search: SearchRow,
     backend: HardwareBackend = BACKEND,
+    agent: State | None = None,
 ) -> Searcher:
     """A fresh searcher for one of a run's searches.
 
@@ -48,6 +49,7 @@ def make_search(
         constraints: that the searcher keeps to.
         search: which of the run's searches.
         backend: that prices networks; counting alone where it was not asked for more.
+        agent: what the run's agent begins with, see `initial_agent`.
 
     Raises:
         InputError: there is no such algorithm, option or reward.
@@ -67,6 +69,7 @@ def make_search(
         cost=[cost_of(space.graph, backend, each.metric) for each in constraints],
         prices=point_prices(space, backend),
         objectives=how.objectives,  # type: ignore[arg-type]  # the config has checked the names
+        agent=agent if own else None,
     )
 
 

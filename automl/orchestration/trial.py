@@ -16,6 +16,7 @@ from automl.orchestration.price_actor import RemotePrices
 from automl.orchestration.search_loop import SearchFailedError, run_search
 from automl.orchestration.searches import make_search
 from automl.run.store import SearchRow
+from automl.search.base import State
 from backends.base import HardwareBackend
 from backends.operator_prices import RefusedOperatorError
 from search_spaces.objective import Constraint
@@ -31,6 +32,7 @@ def run_trial(
     constraints: Sequence[Constraint],
     dispatcher: Any,
     prices: Any | None = None,
+    agent: State | None = None,
 ) -> None:
     """One search, in a process of its own.
 
@@ -42,6 +44,7 @@ def run_trial(
         constraints: that the searcher keeps to.
         dispatcher: handle of the run's `DispatcherActor`.
         prices: handle of its `PriceActor`; None where the budget is counted.
+        agent: what its agent begins with.
     """
     search = searches[sample["search"]]
     graph = space.graph
@@ -50,7 +53,7 @@ def run_trial(
         backend = priced_by_table(config.measure, graph, RemotePrices(prices))
     error = None
     try:
-        searcher = make_search(config, space, constraints, search, backend)
+        searcher = make_search(config, space, constraints, search, backend, agent)
         if "torch" in sys.modules:  # an agent's, or a table's: the others do without
             import torch
 

@@ -22,6 +22,7 @@ from automl.config import Config
 from automl.errors import RunStoppedError, TrimtabError
 from automl.orchestration.dispatcher import DispatcherActor, SearchProgress
 from automl.orchestration.pool import ATTEMPTS, EvaluatorPool, last_line, ray_get, when_ready
+from automl.orchestration.transfer import initial_agent
 from automl.orchestration.trial import run_trial
 from automl.orchestration.worker import Worker
 from automl.problem import Problem
@@ -217,6 +218,7 @@ def _run_trials(
         constraints=constraints or problem.constraints,
         dispatcher=dispatcher,
         prices=prices,
+        agent=initial_agent(how),
     )
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # errors are raised below, in one line
     tuner = tune.Tuner(

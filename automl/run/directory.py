@@ -59,6 +59,7 @@ class RunDirectory:
         self.baseline_file = path / "baseline.safetensors"
         self.store_file = path / "trials.sqlite"
         self.searchers = path / "searchers"
+        self.agent_file = path / "agent.safetensors"
         self.finalists = path / "finalists"
         self.budget_file = path / "latency_budget.json"
         self.estimates_file = path / "estimates.json"
@@ -123,8 +124,12 @@ class RunDirectory:
         return directory
 
     def config(self) -> Config:
-        """The resolved config the run was started with."""
-        return load_config(self.config_file)
+        """The resolved config the run was started with; the agent that it began with is the copy kept here."""
+        config = load_config(self.config_file)
+        if config.search.init_from is None or not self.agent_file.is_file():
+            return config
+        begun = config.search.model_copy(update={"init_from": str(self.agent_file.resolve())})
+        return config.model_copy(update={"search": begun})
 
     def info(self) -> RunInfo:
         """What `run.json` says now.

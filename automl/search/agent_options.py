@@ -155,6 +155,7 @@ class TD3Options(ReplayOptions):
 
     agent: ClassVar[str] = "td3"
 
+    hidden: int = 128
     sigma: float = 0.5
     decay: float = 0.95
     delay: int = 2
@@ -177,6 +178,7 @@ class SACOptions(ReplayOptions):
 
     agent: ClassVar[str] = "sac"
 
+    hidden: int = 64
     entropy: float = 1.5
 
     @classmethod

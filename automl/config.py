@@ -119,9 +119,10 @@ class SearchSection(Section):
     `device`: where compressed networks are run on the validation images; evaluators share the GPUs there are.
     `objectives`: costs that are minimised beside the accuracy, by the algorithms that look for a whole front (nsga2,
     optuna_nsga2); by default the first budget's. The others are shown them, and look for accuracy.
+    `algorithm`: where none is named, an agent's `mode` or `faithful` asks for the agent, all else for "auto".
     """
 
-    algorithm: str = "ddpg"
+    algorithm: str = "auto"
     options: dict[str, Any] = Field(default_factory=dict)
     mode: Literal["resource", "accuracy"] = "resource"
     reward: str | None = None
@@ -133,6 +134,14 @@ class SearchSection(Section):
     lag: int = Field(default=4, ge=0, le=100_000)
     device: Literal["cpu", "cuda"] = "cpu"
     objectives: list[str] = Field(default_factory=list, max_length=len(UNITS))
+
+    @model_validator(mode="before")
+    @classmethod
+    def _agent_where_it_is_meant(cls, given: Any) -> Any:
+        if not isinstance(given, Mapping) or "algorithm" in given:
+            return given
+        agent = given.get("mode") == "accuracy" or given.get("faithful") is True
+        return {**given, "algorithm": "ddpg"} if agent else given
 
     @field_validator("objectives")
     @classmethod

@@ -47,7 +47,12 @@ def make_run(
             "model": {"name": "resnet20"},
             "data": {"name": "digits", "args": {"size": 16}},
             "budget": {"metric": "macs", "ratio": 0.5},
-            "search": {"evaluations": evaluations, "seeds": list(seeds), "options": {"warmup": evaluations // 3}},
+            "search": {
+                "algorithm": "ddpg",
+                "evaluations": evaluations,
+                "seeds": list(seeds),
+                "options": {"warmup": evaluations // 3},
+            },
             **(overrides or {}),
         }
     )

@@ -25,7 +25,7 @@ CONFIG: dict[str, Any] = {
     "baseline": {"epochs": 1},
     "space": {"round_to": 8},
     "budget": {"metric": "latency_s", "ratio": 0.7},
-    "search": {"options": {"warmup": 4}, "evaluations": 12, "evaluators": 1, "lag": 3},
+    "search": {"algorithm": "ddpg", "options": {"warmup": 4}, "evaluations": 12, "evaluators": 1, "lag": 3},
     "compression": {"calibration_images": 60},
     "fine_tune": {"epochs": 0},
     "measure": {"margin": 0.02},

@@ -32,7 +32,7 @@ CONFIG = load_config(
         "model": {"name": "resnet20"},
         "data": {"name": "digits"},
         "budget": {"metric": "latency_s", "ratio": 0.5},
-        "search": {"evaluations": TOTAL, "lag": 2, "options": {"warmup": 4, "hidden": 24}},
+        "search": {"algorithm": "ddpg", "evaluations": TOTAL, "lag": 2, "options": {"warmup": 4, "hidden": 24}},
     }
 )
 

@@ -31,7 +31,7 @@ CONFIG: dict[str, Any] = {
     "metric": "my_metric:share_right",  # a user's own module, to be found by every worker, also when resumed elsewhere
     "baseline": {"epochs": 2, "lr": 0.05},
     "budget": {"metric": "macs", "ratio": 0.5},
-    "search": {"options": {"warmup": 6}, "evaluations": 24, "evaluators": 2, "lag": 3},
+    "search": {"algorithm": "ddpg", "options": {"warmup": 6}, "evaluations": 24, "evaluators": 2, "lag": 3},
     "compression": {"calibration_images": 60},
     "fine_tune": {"epochs": 1},
     "measure": {"backend": "none"},

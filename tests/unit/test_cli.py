@@ -99,7 +99,7 @@ def snapshot(folder: Path) -> dict[str, bytes | None]:
         (["model.checkpoint=code.pt"], "code.pt"),
         (["model.checkpoint=other.safetensors"], "another architecture"),
         (["search.algorithm=ddgp"], "did you mean 'ddpg'"),
-        (["search.options.warm=3"], "did you mean 'warmup'"),
+        (["search.algorithm=ddpg", "search.options.warm=3"], "did you mean 'warmup'"),
         (["search.reward=accurate"], "accura"),
         (["compression.importance=l7"], "l7"),
         (["space.protect=[nothing*]"], "nothing*"),

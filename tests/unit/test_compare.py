@@ -208,7 +208,7 @@ def test_a_run_that_goes_on_is_compared_by_what_it_found(tmp_path: Path) -> None
 
 
 def test_settings_and_budgets_are_told_apart(tmp_path: Path) -> None:
-    search = {"evaluations": 12, "seeds": [0, 1], "options": {"warmup": 9}}
+    search = {"algorithm": "ddpg", "evaluations": 12, "seeds": [0, 1], "options": {"warmup": 9}}
     make_run(tmp_path / "usual", seeds=(0, 1), evaluations=12)
     make_run(tmp_path / "patient", seeds=(0, 1), evaluations=12, overrides={"search": search})
     make_run(tmp_path / "tight", seeds=(0, 1), evaluations=12, overrides={"budget": {"metric": "macs", "ratio": 0.25}})

@@ -3,6 +3,7 @@ import subprocess
 import sys
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -225,3 +226,13 @@ def test_importing_the_package_or_reading_a_config_loads_nothing_heavy() -> None
 @pytest.mark.parametrize("file", sorted(Path(__file__).parents[2].glob("configs/*.yaml")), ids=lambda path: path.name)
 def test_configs_that_come_along_are_valid(file: Path) -> None:
     load_config(file, kind=TuningConfig if file.stem.startswith("tune_") else Config)
+
+
+@pytest.mark.parametrize(
+    ("search", "algorithm"),
+    [({}, "auto"), ({"faithful": True}, "ddpg"), ({"mode": "accuracy"}, "ddpg"), ({"algorithm": "tpe"}, "tpe")],
+)
+def test_an_algorithm_that_is_not_named_follows_from_the_rest(search: dict[str, Any], algorithm: str) -> None:
+    config = load_config({**MINIMAL, "search": search})
+    assert config.search.algorithm == algorithm
+    assert load_config(yaml.safe_load(config.to_yaml())) == config

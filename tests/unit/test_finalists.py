@@ -14,7 +14,7 @@ from search_spaces.objective import Evaluation
 from search_spaces.policy import CompressionPolicy
 
 BASE = {"model": {"name": "lenet5"}, "data": {"name": "digits"}, "budget": {"ratio": 0.5}}
-CONFIG = load_config(BASE, ["search.seeds=[0, 1]"])
+CONFIG = load_config(BASE, ["search.algorithm=ddpg", "search.seeds=[0, 1]"])
 
 
 def row(

@@ -117,7 +117,7 @@ def test_every_layer_is_explained(run: RunDirectory) -> None:
 
 SEVERAL = {
     "budget": [{"metric": "macs", "ratio": 0.5}, {"metric": "weight_bytes", "ratio": 0.45}],
-    "search": {"evaluations": 40, "seeds": [0], "objectives": ["macs", "weight_bytes"]},
+    "search": {"algorithm": "ddpg", "evaluations": 40, "seeds": [0], "objectives": ["macs", "weight_bytes"]},
 }
 
 

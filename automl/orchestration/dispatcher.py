@@ -1,5 +1,6 @@
 """Who evaluates what: one actor that owns a run's store and hands proposals to the evaluators."""
 
+import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -79,13 +80,19 @@ class DispatcherActor:
         self._progress = {row.name: SearchProgress(row.name, row.evaluations) for row in self._store.searches()}
         for row in self._store.searches():
             self._store.forget_failures(row.name, min(FAILURES_IN_A_ROW, row.evaluations))
+        self._known: dict[tuple[str, float], tuple[str, int]] = {}  # policy and share -> a proposal that had them
         for found in self._store.evaluations():
+            self._know(found.search, found.number, found.policy, found.evaluation)
             progress = self._progress[found.search]
             progress.count(found.evaluation, constraints[0].metric)
             if found.reward is not None:
                 progress.count_reward(found.reward)
         for row in self._store.searches():
             self._progress[row.name].finished = row.finished
+
+    def _know(self, search: str, number: int, policy: CompressionPolicy, evaluation: Evaluation) -> None:
+        if evaluation.error is None:
+            self._known.setdefault((policy.digest, evaluation.share), (search, number))
 
     async def unfinished(self) -> list[SearchRow]:
         """The searches that have not ended."""
@@ -102,6 +109,9 @@ class DispatcherActor:
         self, search: str, number: int, policy: CompressionPolicy, cost: Mapping[str, float], share: float = 1.0
     ) -> Evaluation:
         """The policy's evaluation: from the store, or from an evaluator and then the store.
+
+        What another proposal of the run, of whatever search, was found to be worth is not found out again; the seconds
+        and images are those of then.
 
         Args:
             search, number: which proposal it is.
@@ -121,8 +131,15 @@ class DispatcherActor:
                     "the libraries changed since; start a new run"
                 )
             return stored.evaluation
-        evaluation = await self._pool.evaluate(policy, cost, share)
+        known = self._known.get((policy.digest, share))
+        twin = None if known is None else self._store.find(*known)
+        if twin is not None:
+            evaluation = twin.evaluation
+        else:
+            evaluation = await self._pool.evaluate(policy, cost, share)
+            await asyncio.sleep(0)  # the evaluator gets its next policy before this one's commit keeps the process busy
         self._store.add(EvaluationRow(search, number, policy, evaluation))
+        self._know(search, number, policy, evaluation)
         self._progress[search].count(evaluation, self._constraints[0].metric)
         return evaluation
 
@@ -142,7 +159,7 @@ class DispatcherActor:
                 self._progress[search].count_reward(reward)
         if snapshot is not None:
             self._snapshots.mkdir(exist_ok=True)
-            write_atomically(self._file(search), snapshot)
+            await asyncio.to_thread(write_atomically, self._file(search), snapshot)  # others are served meanwhile
 
     async def finish(self, search: str, error: str | None = None) -> None:
         """The search has ended."""

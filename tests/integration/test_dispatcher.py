@@ -118,7 +118,11 @@ def test_what_is_on_record_is_not_evaluated_again_and_another_policy_is_refused(
     fixture.remote.submit(0, POLICIES[1], 1.0)
     with pytest.raises(TrimtabError, match="differs from the one on record"):
         fixture.remote.result(0)
-    fixture.close()
+    fixture.remote.submit(1, POLICIES[0], 1.0)  # found out before, if as another proposal
+    assert fixture.remote.result(1) == known
+    fixture.remote.submit(2, POLICIES[0], 0.5)
+    assert fixture.remote.result(2).accuracy != known.accuracy
+    assert [row.number for row in fixture.close()] == [0, 1, 2]
 
 
 def test_evaluators_that_cannot_start_are_no_failed_evaluations(tmp_path: Path) -> None:

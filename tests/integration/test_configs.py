@@ -79,12 +79,12 @@ def test_each_searches_within_its_budget(name: str, tmp_path: Path) -> None:
         run_search(searcher, here, evaluations=search.evaluations, lag=config.search.lag)
     assert here.evaluations
     assert all(found.error is None for found in here.evaluations)
-    assert search.algorithm == "greedy" or all(found.violation == 0.0 for found in here.evaluations)
+    assert here.evaluations[-1].violation == 0.0  # some algorithms come from above
 
 
 def test_there_is_a_config_of_every_algorithm_budget_and_dimension() -> None:
     configs = [load_config(FOLDER / f"{name}.yaml") for name in CONFIGS]
-    of_a_run = {"uniform", "given"}  # beside every search, and what `trimtab compress` makes
+    of_a_run = {"random", "uniform", "given"}  # beside every search, and what `trimtab compress` makes
     assert {config.search.algorithm for config in configs} >= {name for name, _ in searcher_names()} - of_a_run
     budgets = {budget.metric for config in configs for budget in config.budgets}
     assert budgets >= {"latency_s", "modelled_latency_s", "energy_j", "weight_bytes", "macs", "params"}

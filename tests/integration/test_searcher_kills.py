@@ -38,7 +38,7 @@ from search_spaces.policy import CompressionPolicy
 from search_spaces.space import SearchSpace
 
 TOTAL = 24
-FEWER = {"uniform": 1, "given": 2, "gp": 14, "ddpg": 14, "td3": 14, "sac": 14}
+FEWER = {"uniform": 1, "given": 2, "auto": 10, "gp": 14, "ddpg": 14, "td3": 14, "sac": 14}
 SMALL_AGENT = {"hidden": 16, "batch": 8}
 LAG = 3
 NAMES = [name for name, _ in searcher_names()]

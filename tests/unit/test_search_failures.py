@@ -93,3 +93,24 @@ def test_a_region_that_always_fails_is_avoided(name: str) -> None:
     first, _, last = failures(name).reshape(3, -1).mean(axis=1)
     assert first > 0.2
     assert last < 0.5 * first
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_auto_leaves_out_what_fails(fails: bool) -> None:
+    """Two bits for the weights of a large layer, which is what it takes where that does not fail."""
+    space, prices = small_space()
+    place = [decision.name for decision in space.decisions].index("stage2.0.conv1.weight_bits")
+    constraint = Constraint("weight_bytes", 0.15 * space.graph.weight_bytes)
+    searcher = make_searcher("auto", space=space, constraint=constraint, seed=0, evaluations=16, prices=prices)
+    accuracy = AdditiveAccuracy(space)
+    taken: list[bool] = []
+    spent = 0.0
+    while spent < 16.0 - 1e-6 and not searcher.finished:
+        point, spent = space.encode(policy := searcher.ask()), spent + searcher.share
+        taken.append(bool(point[place] == 0))
+        reason = "FloatingPointError: the compressed network answers NaN or infinity" if fails and taken[-1] else None
+        divergence = None if reason else 1.0 - accuracy(point)
+        found = Evaluation(0.0 if reason else accuracy(point), {}, 0.0, 0.0, reason, divergence, searcher.share)
+        searcher.tell(policy, found)
+    share = np.mean(taken[-len(taken) // 3 :])
+    assert share < 0.05 if fails else share > 0.2

@@ -96,7 +96,7 @@ class Auto(PointSearcher):
         self._probes = probes(self.space, int(whole / LEAST_SHARE))
         self._share = min(options.fidelity, whole / max(1, len(self._probes)))
         self._centre: Point | None = None  # of the program
-        self._within: list[bool] = []  # which results keep the budget
+        self._within: list[bool] = []  # which results keep the budget and did not fail
         self._losses: list[FloatArray] = []
         self._solution: Point | None = None
         self._amplitudes: Sequence[Amplitudes] = (OF_DIVERGENCE, OF_ACCURACY)
@@ -134,8 +134,8 @@ class Auto(PointSearcher):
         return self._promising()
 
     def learn(self, result: Result) -> None:
-        """Note whether it keeps the budget."""
-        self._within.append(bool(self.problem.kept(result.point[None])[0]))
+        """Note whether it keeps the budget and did not fail."""
+        self._within.append(not result.failed and bool(self.problem.kept(result.point[None])[0]))
 
     @cached_property
     def _program(self) -> Program:
@@ -174,7 +174,7 @@ class Auto(PointSearcher):
             logs[failed] = np.nanmax(logs) + 1.0
         order = np.argsort(-accuracies if logs is None else logs, kind="stable")
         best = np.sort(np.concatenate([order[~alone[order]][:ROWS], order[alone[order]][: ROWS // 4]]))
-        within = np.array(self._within) & ~failed
+        within = np.array(self._within)
         return (
             Observations(
                 points[best], partial[best], alone[best], None if logs is None else logs[best], accuracies[best]
@@ -257,7 +257,7 @@ class Auto(PointSearcher):
         """Take over what `state` gave."""
         super().restore(arrays, values)
         points = np.array([each.point for each in self.results], dtype=np.int64)
-        self._within = self.problem.kept(points).tolist() if len(points) else []
+        self._within = (self.problem.kept(points) & ~arrays["failed"]).tolist() if len(points) else []
         losses = arrays["losses"]
         self._losses = np.split(losses, np.cumsum(self.space.counts)[:-1]) if len(losses) else []
         self._solution = None if values["solution"] is None else np.array(values["solution"], dtype=np.int64)

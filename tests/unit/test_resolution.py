@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -21,7 +22,7 @@ from automl.data import load_data
 from automl.data.resized import resized
 from automl.evaluation import PolicyEvaluator
 from automl.metrics import accuracy
-from automl.problem import captured, initial_model
+from automl.problem import Problem, captured, initial_model
 from automl.report import write_report
 from automl.search import make_searcher
 from automl.tables import summary_table
@@ -243,8 +244,8 @@ def test_points_are_priced_as_an_accelerator_prices_their_graphs(accelerator: st
 class PricedByTheirNames:
     """Seconds of an operator follow from its recipe."""
 
-    def latencies(self, recipes: Sequence[object]) -> dict[str, float]:
-        return {recipe.recipe: float(len(recipe.recipe) + sum(recipe.recipe.encode()) % 997) for recipe in recipes}  # type: ignore[attr-defined]
+    def latencies(self, recipes: Sequence[Any]) -> dict[str, float]:
+        return {recipe.recipe: float(len(recipe.recipe) + sum(recipe.recipe.encode()) % 997) for recipe in recipes}
 
 
 @pytest.mark.parametrize("engine", ["tvm", "torch"])
@@ -374,3 +375,26 @@ def test_the_report_and_the_summary_name_it(tmp_path: Path) -> None:
     assert "bilinear and antialiased" in page
     shown = summary_table(found)
     assert list(shown.columns[1].cells) == ["as they are", "12 x 16", *["as they are"] * 3]
+
+
+class PricedByWork:
+    """Seconds of an operator follow from its arithmetic."""
+
+    def latencies(self, recipes: Sequence[Any]) -> dict[str, float]:
+        return {recipe.recipe: 1e-6 + 1e-10 * recipe.work for recipe in recipes}
+
+
+def test_a_latency_budget_may_be_in_reach_of_smaller_images_alone() -> None:
+    base = {
+        "model": {"name": f"{__name__}:Small"},
+        "data": {"name": "digits", "args": {"size": 16}},
+        "space": {"lower_bound": 0.75, "resolution": [0.5]},
+        "budget": {"metric": "latency_s", "ratio": 0.5},
+        "search": {"algorithm": "evolution"},
+        "measure": {"backend": "torch"},
+    }
+    problem = Problem.outline(load_config(base), prices=PricedByWork())
+    least = problem.space.floor([problem.constraint], point_prices(problem.space, problem.backend))
+    assert problem.space.decode(least).resolution == (8, 8)
+    with pytest.raises(InputError, match="the cheapest"):
+        Problem.outline(load_config(base, ["space.resolution=[]"]), prices=PricedByWork())

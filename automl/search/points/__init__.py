@@ -1,1 +1,1 @@
-"""Searchers over the points of a space of channels, bits, zeros and ranks: one file an algorithm."""
+"""Searchers over the points of a space of channels, bits, zeros, ranks and resolutions: one file an algorithm."""

@@ -60,7 +60,7 @@ def command(*arguments: object) -> subprocess.Popen[str]:
 def test_a_tuning_goes_on_after_a_kill_and_its_best_options_are_a_config(tune: dict[str, Any], tmp_path: Path) -> None:
     out = tmp_path / "tuning"
     first = command(written(tmp_path, tune), "--out", out)
-    while not list((out / "trials").glob("*.safetensors")):
+    while not list((out / "trials").glob("*.json")):
         assert first.poll() is None, first.communicate()[0]
         time.sleep(0.1)
     first.send_signal(signal.SIGKILL)
@@ -97,7 +97,7 @@ def test_a_tuning_goes_on_after_a_kill_and_its_best_options_are_a_config(tune: d
 def test_an_interrupted_tuning_says_how_to_go_on(tmp_path: Path) -> None:
     out = tmp_path / "tuning"
     process = command(written(tmp_path, ASHA), "--out", out)
-    while not list((out / "trials").glob("*.safetensors")):
+    while not list((out / "trials").glob("*.json")):
         assert process.poll() is None, process.communicate()[0]
         time.sleep(0.1)
     process.send_signal(signal.SIGINT)

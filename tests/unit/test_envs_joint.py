@@ -238,6 +238,27 @@ def test_the_state_tells_layers_decisions_and_what_the_budgets_leave() -> None:
     assert walk.point().tolist() == [1, 0]
 
 
+def test_an_episode_asks_for_few_prices() -> None:
+    """Once a step, some halvings at the end, and once for the revision: a look-up in a table takes its time."""
+    graph = cifar_resnet(8)
+    space = space_of(graph, **EVERYTHING)
+    prices = PointPrices(space)
+    asked: list[int] = []
+
+    def counted(points: np.ndarray[Any, Any]) -> Any:
+        asked.append(len(points))
+        return prices(points)
+
+    walk = JointWalk(space, budgets(graph), counted)
+    asked.clear()
+    random_walk(walk)
+    assert asked[: walk.steps] == [2] * walk.steps
+    assert len(asked) <= walk.steps + 2 * (1 + int(space.counts.sum()).bit_length()) + 1  # two budgets, and a check
+    asked.clear()
+    walk.revised()
+    assert asked == [2 * (walk.steps + 1)]
+
+
 def test_the_size_of_the_state_does_not_depend_on_the_network() -> None:
     sizes = set()
     for graph in (cifar_resnet(8), cifar_resnet(20), branches()):

@@ -12,6 +12,7 @@ from automl.config import load_config
 from automl.costs.pricing import pricing_backend
 from automl.problem import search_space, untrained_graph
 from automl.report import write_report
+from automl.run.explanation import Explanation
 from automl.run.store import Store
 from search_spaces.policy import CompressionPolicy
 
@@ -104,6 +105,22 @@ def test_layers_of_both_networks_stand_in_the_report(run: Path) -> None:
         assert joules == pytest.approx(summary[name]["energy_j"])
         bits = {16} if name == "baseline" else {8}  # what is not quantised, and 4 and 8 bits
         assert {layer["weight_bits"] for layer in network["layers"]} == bits
+
+
+def test_the_best_policy_is_explained_layer_by_layer(run: Path) -> None:
+    summary, found = json.loads((run / "summary.json").read_text()), Explanation.read(run / "explanation.json")
+    assert found is not None
+    assert found.to_json() == summary["explanation"]
+    (budget,), (stated,) = found.budgets, summary["budgets"]
+    assert (budget.metric, budget.limit) == (stated["metric"], stated["limit"]) == ("energy_j", budget.limit)
+    assert [budget.before, budget.after] == pytest.approx([summary[name]["energy_j"] for name in ("baseline", "best")])
+    assert stated["used"] == pytest.approx(budget.after / budget.whole)
+    for when, total in enumerate((budget.before, budget.after)):
+        assert sum(layer.costs["energy_j"][when] for layer in found.layers) == pytest.approx(total)
+    losses = [layer.loss for layer in found.layers if layer.loss is not None]
+    assert losses
+    assert all(loss.error is None and loss.divergence is not None and loss.divergence > 0.0 for loss in losses)
+    assert found.images == 256
 
 
 def test_what_is_exported_costs_what_was_promised(run: Path) -> None:

@@ -18,6 +18,7 @@ import yaml
 from run_processes import PATIENCE_S, none_left_behind, start, trimtab, wait_until
 
 from automl.costs.latency_budget import LatencyBudget
+from automl.run.explanation import Explanation
 
 CONFIG: dict[str, Any] = {
     "model": {"name": "lenet5"},
@@ -84,6 +85,12 @@ def test_what_is_found_keeps_the_budget_by_the_table(finished: Path) -> None:
     assert summary["best"]["table_latency_s"] <= held_back < summary["baseline"]["table_latency_s"]
     assert "by the latency table" in (finished / "report.html").read_text()
     assert not list(finished.glob("*.tmp"))
+    explained = Explanation.read(finished / "explanation.json")
+    assert explained is not None
+    (used,) = explained.budgets
+    assert (used.limit, used.after) == pytest.approx((budget["limit"], summary["best"]["table_latency_s"]))
+    shares = [layer.costs["latency_s"] for layer in explained.layers]  # pools are no layer's
+    assert 0.5 * used.after < sum(after for _, after in shares) <= used.after
 
 
 def test_a_budget_below_what_the_space_can_reach_is_refused_with_that_figure(finished: Path, home: Path) -> None:

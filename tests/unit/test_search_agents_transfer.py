@@ -178,7 +178,7 @@ def test_a_run_keeps_the_agent_that_it_began_with(tmp_path: Path) -> None:
         "model": {"name": "resnet20"},
         "data": {"name": "digits"},
         "budget": {"metric": "macs", "ratio": 0.5},
-        "search": {"init_from": "elsewhere"},
+        "search": {"algorithm": "ddpg", "init_from": "elsewhere"},
     }
     (tmp_path / "config.yaml").write_text(json.dumps(document))
     config = load_config(tmp_path / "config.yaml")

@@ -80,9 +80,10 @@ class SearchSAC(ReplayAgent, SAC):
     def begin_with(self, arrays: Arrays) -> None:
         """With the temperature, where it is there."""
         super().begin_with(arrays)
-        if np.shape(arrays.get("log_temperature")) == (1,):
+        learnt = arrays.get("log_temperature")
+        if learnt is not None and learnt.shape == (1,):
             with torch.no_grad():
-                self._temperature[0].copy_(torch.tensor(arrays["log_temperature"]))
+                self._temperature[0].copy_(torch.tensor(learnt))
 
     @property
     def _temperature(self) -> tuple[torch.Tensor, torch.optim.Optimizer]:

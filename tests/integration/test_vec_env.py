@@ -1,4 +1,4 @@
-"""Environments side by side on a real Ray: the same policies and rewards as one alone; agents learn on them."""
+"""Joint and low-rank environments of a config, alone and side by side on a real Ray; agents learn on them."""
 
 from pathlib import Path
 from typing import Any
@@ -67,3 +67,28 @@ def test_what_other_images_judge_is_refused() -> None:
             automl.make_vec_env({**CONFIG, "space": space}, "MixedPrecision", **options)
     with pytest.raises(InputError, match="there is no environment 'Jiont'; did you mean 'Joint'"):
         automl.make_vec_env(CONFIG, "Jiont")
+
+
+@pytest.mark.parametrize("discrete", [False, True])
+def test_an_environment_of_ranks_keeps_all_budgets_of_its_config(discrete: bool) -> None:
+    budgets = [{"metric": "weight_bytes", "ratio": 0.6}, {"metric": "macs", "ratio": 0.8}]
+    config = {**CONFIG, "space": {"channels": False, "rank": [0.2, 0.4], "ends": True}, "budget": budgets}
+    env = automl.make_env(config, "LowRank", discrete=discrete)
+    graph = env.unwrapped.walk.space.graph  # type: ignore[attr-defined]
+    env.reset(seed=0)
+    env.action_space.seed(0)
+    done = False
+    while not done:
+        _, reward, done, _, info = env.step(env.action_space.sample())
+    applied = graph.apply(info["policy"])
+    assert any(layer.rank for layer in info["policy"].layers.values())
+    assert applied.weight_bytes == info["cost"]["weight_bytes"] <= 0.6 * graph.weight_bytes
+    assert applied.macs <= 0.8 * graph.macs
+    assert reward == info["evaluation"].accuracy
+
+
+def test_a_config_that_these_environments_do_not_fit_is_refused() -> None:
+    with pytest.raises(InputError, match="takes a space of ranks alone: this one has channels, weight_bits, too"):
+        automl.make_env(CONFIG, "LowRank")
+    with pytest.raises(InputError, match=r"keep budgets, got search\.mode 'accuracy'"):
+        automl.make_env({**CONFIG, "search": {"algorithm": "ddpg", "mode": "accuracy"}, "space": {}}, "Joint")

@@ -140,7 +140,7 @@ class LayerPrices(ABC):
     def _places(self, keys: IntArray) -> IntArray | None:
         """Rows of the costs; None where one is not known."""
         if not len(self._keys):
-            return None
+            return None if keys.size else keys
         places = np.searchsorted(self._keys, keys)
         np.minimum(places, len(self._keys) - 1, out=places)
         return places if np.array_equal(self._keys[places], keys) else None

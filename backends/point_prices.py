@@ -214,7 +214,8 @@ class PointPrices:
         prices = self._accelerator
         if prices is None:
             return treatments
-        numbers = [prices.treatment(self._counted.policy(number)) for number in range(int(treatments.max()) + 1)]
+        count = int(treatments.max(initial=-1)) + 1
+        numbers = [prices.treatment(self._counted.policy(number)) for number in range(count)]
         return np.array(numbers, dtype=np.int64)[treatments]
 
     def _measured(self, point: IntArray, latency: Latency) -> float:

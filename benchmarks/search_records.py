@@ -59,10 +59,9 @@ class Journal:
         """Append an entry; the first makes the file."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self.path.open("ab") as file:
-            file.truncate(self._length)
+            file.truncate(self._length)  # of a line that a kill cut off
             entries = [entry] if self._length else [{"search": self._key}, entry]
-            file.write(b"".join(json.dumps(each).encode() + b"\n" for each in entries))
-            self._length = file.tell()
+            self._length += file.write(b"".join(json.dumps(each).encode() + b"\n" for each in entries))
         self._take(dict(entry))
 
     def thought(self, seconds: Mapping[int, float]) -> None:

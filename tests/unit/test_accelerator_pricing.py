@@ -17,7 +17,9 @@ from backends.accelerators.backend import AcceleratorBackend
 from backends.accelerators.catalogue import load
 from backends.accelerators.pricing import PolicyPrices
 from backends.accelerators.workloads import Workloads
+from backends.point_prices import PointPrices
 from search_spaces.blocks import residual_blocks
+from search_spaces.building import SpaceOptions, build_space
 from search_spaces.capture import capture_graph
 from search_spaces.errors import InputError
 from search_spaces.graph import ModelGraph
@@ -265,3 +267,12 @@ def test_many_widths_and_bits_at_once() -> None:
         alone = fresh.price(kept[[index]], [chosen])
         assert totals.latency_s[index] == pytest.approx(alone.latency_s[0], rel=1e-12)
         assert totals.energy_j[index] == pytest.approx(alone.energy_j[0], rel=1e-12)
+
+
+def test_no_points_at_all_are_priced() -> None:
+    """Searchers filter points, and may be left with none, before or after others were priced."""
+    graph = cifar_resnet(8)
+    space = build_space(graph, SpaceOptions(weight_bits=[4, 8], activation_bits=[4, 8]))
+    prices = PointPrices(space, AcceleratorBackend("bit_fusion", load("bit_fusion")).prices(graph))
+    for points in (space.least[None][:0], space.least[None], space.least[None][:0]):
+        assert all(cost.shape == (len(points),) for cost in prices(points).values())

@@ -16,8 +16,8 @@ def for_inference(module: fx.GraphModule) -> fx.GraphModule:
 
     Same outputs up to rounding; the module can no longer be trained. Feed it channels-last images.
     """
-    for layer, norm, folded in folds(module):
-        module.set_submodule(layer, folded)
+    for name, norm, folded in folds(module):
+        module.set_submodule(name, folded)
         module.set_submodule(norm, nn.Identity())
     for layer in module.modules():
         if isinstance(layer, nn.Conv2d):

@@ -29,6 +29,8 @@ BATCH = 64
 HELD_BYTES = 2**28
 """Of activations, that are held at most. While a network runs, half as many more are about to be."""
 
+_Bytes = bytes | memoryview
+
 Watches = Mapping[fx.Node, Sequence[Callable[[Tensor], None]]]
 """Who is handed the values of which nodes, batch by batch."""
 
@@ -76,7 +78,7 @@ class _Step:
     run: Callable[..., Any]
     args: Any
     kwargs: Any
-    says: Callable[[], list[bytes]] | None
+    says: Callable[[], list[_Bytes]] | None
 
 
 @dataclass(frozen=True, repr=False)
@@ -324,23 +326,23 @@ def _fill(argument: Any, values: Mapping[int, Any]) -> Any:
     return argument
 
 
-def _description(module: nn.Module) -> list[bytes]:
+def _description(module: nn.Module) -> list[_Bytes]:
     """All that a layer's values depend on beside its input."""
     tensors = [*module.named_parameters(), *module.named_buffers()]
     contents = [part for name, tensor in tensors for part in (name.encode(), *_content(tensor))]
     return [type(module).__name__.encode(), repr(module).encode(), *contents]
 
 
-def _content(tensor: Tensor) -> list[bytes]:
+def _content(tensor: Tensor) -> list[_Bytes]:
     data = tensor.detach().cpu()
     if data.ndim == 4:
-        data = data.permute(0, 2, 3, 1)
-    return [f"{data.dtype}{tuple(data.shape)}".encode(), data.reshape(-1).view(torch.uint8).numpy().tobytes()]
+        data = data.permute(0, 2, 3, 1)  # without a copy, where it lies channels last
+    return [f"{data.dtype}{tuple(data.shape)}".encode(), data.reshape(-1).view(torch.uint8).numpy().data]
 
 
-def _hash(parts: Iterable[bytes]) -> bytes:
+def _hash(parts: Iterable[_Bytes]) -> bytes:
     """Of a sequence of byte strings, whatever their lengths."""
-    found = hashlib.blake2b(digest_size=16)
+    found = hashlib.sha256()
     for part in parts:
         found.update(len(part).to_bytes(8, "little"))
         found.update(part)

@@ -203,7 +203,7 @@ def _calibrate(
     for name, format in read.items():
         feeds = check_readable(sites[name]).feeds
         digests = tuple(running.digest(feed, batches) for feed in feeds)
-        key = (*digests, options.activation_range, options.seed)
+        key: tuple[object, ...] = (*digests, options.activation_range, options.seed)
         known = held.get(key) if held is not None and None not in digests else None
         if known is None:
             known = Observer(format, options.activation_range, seed=options.seed)

@@ -19,7 +19,7 @@ from automl.search.points.base import TRIES, PointProblem, PointSearcher, Result
 from automl.search.points.failures import around
 from automl.search.points.moves import balance_all
 from automl.search.points.program import Program
-from automl.search.points.sensitivity import additive, avoiding, measured_losses, probes
+from automl.search.points.sensitivity import additive, avoiding, losses_of, measured_losses, probes
 from automl.search.points.surrogate import (
     OF_ACCURACY,
     OF_DIVERGENCE,
@@ -127,8 +127,7 @@ class Auto(PointSearcher):
             if len(self.results) >= len(self._probes):
                 self._solution = self._solved()
                 return self._solution
-        later = zip(self.results[len(self._probes) :], self._within[len(self._probes) :], strict=True)
-        if not any(kept and not each.failed for each, kept in later):  # nothing to learn from beside sensitivities
+        if not any(self._within[len(self._probes) :]):  # nothing to learn from beside sensitivities
             start = self.space.greatest if self._solution is None else self._solution
             return self._unseen(self._children(start[None]))
         return self._promising()
@@ -165,22 +164,16 @@ class Auto(PointSearcher):
         accuracies = np.array([each.accuracy for each in results])
         partial = np.array([each.share < 1.0 for each in results])
         failed = np.array([each.failed for each in results])
-        known = np.array([np.nan if each.divergence is None else each.divergence for each in results])
+        lost = losses_of(results)
+        fine = lost[~failed]
+        least = max(1e-9, 1e-3 * float(np.median(fine)))
+        logs = np.log(np.maximum(np.where(failed, np.e * fine.max(), lost), least))
         alone = np.arange(len(results)) < len(self._probes)
-        logs: FloatArray | None = None
-        if np.isfinite(known[~failed]).all() and not failed.all():
-            least = 1e-3 * float(np.median(known[~failed]))
-            logs = np.log(np.maximum(known, max(least, 1e-9)))
-            logs[failed] = np.nanmax(logs) + 1.0
-        order = np.argsort(-accuracies if logs is None else logs, kind="stable")
+        order = np.argsort(logs, kind="stable")
         best = np.sort(np.concatenate([order[~alone[order]][:ROWS], order[alone[order]][: ROWS // 4]]))
         within = np.array(self._within)
-        return (
-            Observations(
-                points[best], partial[best], alone[best], None if logs is None else logs[best], accuracies[best]
-            ),
-            np.unique(points[within], axis=0),
-        )
+        seen = Observations(points[best], partial[best], alone[best], logs[best], accuracies[best])
+        return seen, np.unique(points[within], axis=0)
 
     def _promising(self) -> Point:
         """The point that the surrogate expects most improvement from; it is looked at on all images the second time."""

@@ -67,24 +67,36 @@ def additive_losses(space: SearchSpace, measured: Sequence[tuple[Point, float]])
 
 
 def measured_losses(space: SearchSpace, told: Sequence[Result]) -> list[FloatArray]:
-    """The losses that the results of `probes` come to.
-
-    A loss is the divergence beyond that of the whole network, or where there is none the drop in accuracy. What failed
-    is twice as bad as the worst that did not.
+    """The losses that the results of `probes` come to; what failed is twice as bad as the worst that did not.
 
     Args:
         space: whose decisions they are.
         told: results of the first so many probes, in their order.
     """
-    fine = [each for each in told if not each.failed]
-    by_divergence = all(each.divergence is not None for each in fine)
-    found = {each.point.tobytes(): (each.divergence or 0.0) if by_divergence else -each.accuracy for each in fine}
-    whole = space.greatest.tobytes()
-    level = found.pop(whole, min(found.values(), default=0.0))
-    worst = 2.0 * max((value - level for value in found.values()), default=1.0)
-    points = [each.point for each in told if each.point.tobytes() != whole]
-    lost = [found[point.tobytes()] - level if point.tobytes() in found else worst for point in points]
-    return additive_losses(space, list(zip(points, lost, strict=True)))
+    values, fine = losses_of(told), np.array([not each.failed for each in told], dtype=np.bool_)
+    alone = [index for index, each in enumerate(told) if (each.point != space.greatest).any()]
+    whole = [index for index, each in enumerate(told) if fine[index] and index not in alone]
+    level = float(values[whole[0]]) if whole else float(values[fine].min(initial=np.inf))
+    lost = np.zeros(len(told))
+    lost[fine] = values[fine] - level
+    lost[~fine] = 2.0 * (float(lost.max(initial=0.0)) or 1.0)
+    return additive_losses(space, [(told[index].point, float(lost[index])) for index in alone])
+
+
+def losses_of(results: Sequence[Result]) -> FloatArray:
+    """What results lost, [N]: divergences, or where those are not known how far accuracies are below the best.
+
+    An accuracy is counted in images, so one that did not fall is taken to have lost half of what it is counted in. What
+    failed has lost infinitely much.
+    """
+    fine = np.array([not each.failed for each in results], dtype=np.bool_)
+    if all(each.divergence is not None for each in results if not each.failed):
+        values = np.array([np.inf if each.divergence is None else each.divergence for each in results])
+        return np.where(fine, values, np.inf)
+    accuracies = np.array([each.accuracy for each in results])
+    levels = np.unique(accuracies[fine].round(9))
+    step = float(np.diff(levels).min()) if len(levels) > 1 else 1.0
+    return np.where(fine, float(levels[-1]) - accuracies + step / 2, np.inf)
 
 
 def avoiding(losses: Sequence[FloatArray], causes: npt.NDArray[np.bool_]) -> list[FloatArray]:

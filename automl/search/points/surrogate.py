@@ -1,11 +1,11 @@
 """What is known of points that were not evaluated: Gaussian processes whose prior is the additive model.
 
 Two of them (Rasmussen and Williams, "Gaussian processes for machine learning", 2006). The first knows the logarithm of
-the divergence: that of the additive loss, plus what the sensitivities have wrong, decision by decision and choice by
-choice, plus what decisions do together. The second knows the accuracy, a smooth function of that logarithm, plus what
-is peculiar to a point. Looks at a share of the images are observations with noise and an offset of their own (several
-fidelities in one process: Kennedy and O'Hagan, "Predicting the output from a complex computer code when fast
-approximations are available", 2000).
+the divergence, or where none is known of the accuracy lost: that of the additive loss, plus what the sensitivities have
+wrong, decision by decision and choice by choice, plus what decisions do together. The second knows the accuracy, a
+smooth function of that logarithm, plus what is peculiar to a point. Looks at a share of the images are observations
+with noise and an offset of their own (several fidelities in one process: Kennedy and O'Hagan, "Predicting the output
+from a complex computer code when fast approximations are available", 2000).
 """
 
 from collections.abc import Sequence
@@ -39,9 +39,9 @@ OF_DIVERGENCE: Amplitudes = (
     (0.0,),
     (0.03, 0.1, 0.3, 1.0),  # the sensitivities
     (0.003, 0.02, 0.1),  # what decisions do together
-    (0.001, 0.01, 0.05),  # what is peculiar to a point
+    (0.001, 0.01, 0.05, 0.3),  # what is peculiar to a point
     (0.01,),  # the offset of a share
-    (0.002, 0.02, 0.1),
+    (0.002, 0.02, 0.1, 0.5),
 )
 OF_ACCURACY: Amplitudes = (  # in variances of the accuracies
     (4.0,),
@@ -62,7 +62,7 @@ class Observations:
     Attributes:
         points: [N, D].
         partial: which were looked at on a share of the images, [N].
-        losses: the logarithms of their divergences, [N]; None where none are known.
+        losses: the logarithms of their divergences, or of what else they lost, [N].
         accuracies: [N].
         alone: where one decision alone was changed, [N]: what the additive model is made of says nothing of its faults.
     """
@@ -70,7 +70,7 @@ class Observations:
     points: IntArray
     partial: BoolArray
     alone: BoolArray
-    losses: FloatArray | None
+    losses: FloatArray
     accuracies: FloatArray
 
 
@@ -176,37 +176,31 @@ class Surrogate:
     ) -> None:
         self._losses = losses
         rows = _Rows(losses, seen.points, seen.partial)
-        logs = rows.prior if seen.losses is None else seen.losses
-        self._middle, self._spread = float(logs.mean()), float(logs.std()) or 1.0
         self._prior = float(rows.prior.mean())
-        self._divergence: _Process | None = None
-        if seen.losses is not None:
-            some = ~seen.alone
-            at = _Rows(losses, seen.points[some], seen.partial[some])
-            self._divergence = _Process(at, at.prior - self._prior, seen.losses[some] - at.prior, tried[0])
+        some = ~seen.alone
+        later = _Rows(losses, seen.points[some], seen.partial[some])
+        excess = seen.losses[some] - later.prior
+        self._divergence = _Process(later, later.prior - self._prior, excess, tried[0])
+        self._middle, self._spread = float(seen.losses.mean()), float(seen.losses.std()) or 1.0
         self._level, self._scale = float(seen.accuracies.mean()), float(seen.accuracies.std()) or 1.0
         values = (seen.accuracies - self._level) / self._scale
-        self._accuracy = _Process(rows, (logs - self._middle) / self._spread, values, tried[1])
+        self._accuracy = _Process(rows, (seen.losses - self._middle) / self._spread, values, tried[1])
 
     @property
     def amplitudes(self) -> list[list[list[float]]]:
         """Of both processes, as `tried` has them."""
-        first = OF_DIVERGENCE if self._divergence is None else [[each] for each in self._divergence.amplitudes]
-        return [[list(each) for each in first], [[each] for each in self._accuracy.amplitudes]]
+        return [[[each] for each in process.amplitudes] for process in (self._divergence, self._accuracy)]
 
     def predicted(self, points: IntArray) -> tuple[FloatArray, FloatArray]:
         """Mean and standard deviation of the accuracies of points [M, D], [M] each."""
         rows = _Rows(self._losses, points, np.zeros(len(points), dtype=np.bool_))
-        if self._divergence is None:
-            mean, variance = self._accuracy.predicted(rows, (rows.prior - self._middle) / self._spread)
-        else:
-            excess, doubt = self._divergence.predicted(rows, rows.prior - self._prior)
-            at, doubt = (rows.prior + excess - self._middle) / self._spread, np.sqrt(doubt) / self._spread
-            found = [self._accuracy.predicted(rows, at + node * doubt) for node in NODES]
-            means, variances = (np.array(side) for side in zip(*found, strict=True))
-            weights = np.array(WEIGHTS)
-            mean = weights @ means
-            variance = weights @ (variances + (means - mean) ** 2)
+        excess, doubt = self._divergence.predicted(rows, rows.prior - self._prior)
+        at, doubt = (rows.prior + excess - self._middle) / self._spread, np.sqrt(doubt) / self._spread
+        found = [self._accuracy.predicted(rows, at + node * doubt) for node in NODES]
+        means, variances = (np.array(side) for side in zip(*found, strict=True))
+        weights = np.array(WEIGHTS)
+        mean = weights @ means
+        variance = weights @ (variances + (means - mean) ** 2)
         return self._level + self._scale * mean, self._scale * np.sqrt(variance)
 
 

@@ -103,12 +103,14 @@ class PrunableNetwork:
         """The network at another resolution, where it is the same but for its sizes."""
         try:
             if not example_input.is_floating_point() or example_input.ndim != 4:
-                raise InputError(f"it reads {list(example_input.shape[1:])}, and images are [C, H, W]")
+                raise InputError(
+                    f"it reads {list(example_input.shape[1:])}, images are [C, H, W]; leave resolutions out"
+                )
             found = PrunableNetwork(model, resize(example_input, size), prove=prove)
             if found.graph.groups != self.graph.groups:
-                raise InputError("other channels of it can be pruned then")
+                raise InputError("other channels of it can be pruned then; leave that resolution out")
             if list(map(_unsized, found.graph.full_layers)) != list(map(_unsized, self.graph.full_layers)):
-                raise InputError("it has other layers then")
+                raise InputError("it has other layers then; leave that resolution out")
         except InputError as error:
             raise InputError(f"the network does not take images of {text(size)} pixels: {error}") from None
         return found

@@ -98,4 +98,4 @@ def test_a_run_that_decides_on_the_resolution_is_exported_and_verified(tmp_path:
     assert policy.pop("resolution") == size
     (best / "policy.json").write_text(json.dumps(policy))
     wrong = verify_worker._policy_difference(rebuild_network(best), best)
-    assert wrong == f"images are [1, 16, 16] by the policy and {[1, *size]} in the network"
+    assert wrong == f"it reads images of [1, 16, 16] by the policy and of {[1, *size]} in the network"

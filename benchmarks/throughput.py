@@ -32,7 +32,6 @@ from automl.compression import Compressor
 from automl.compression.held import Held
 from automl.config import load_config
 from automl.costs.pricing import price
-from automl.evaluation import one_thread
 from automl.metrics import accuracy
 from automl.orchestration.dispatcher import DispatcherActor, RemoteEvaluators
 from automl.orchestration.pool import ray_get
@@ -145,8 +144,7 @@ def subject(name: str, data_name: str, space_name: str) -> Problem:
 
 def cpu(function: Callable[[], object]) -> float:
     start = time.process_time()
-    with one_thread():
-        function()
+    function()
     return time.process_time() - start
 
 
@@ -215,7 +213,7 @@ def engine(count: int, mean_s: float) -> None:
             with tempfile.TemporaryDirectory() as folder:
                 files = Path(folder)
                 arguments = (files / "trials.sqlite", files, [row], workers, [Constraint("macs", graph.macs)])
-                dispatcher = remote(DispatcherActor).options(max_concurrency=10_000).remote(*arguments)
+                dispatcher = remote(DispatcherActor, max_concurrency=10_000).remote(*arguments)
                 evaluators = Timed(dispatcher, row.name, lambda policy: price(graph, policy))
                 ray_get([worker.ready.remote() for worker in workers] + [dispatcher.unfinished.remote()])
                 start = time.perf_counter()
@@ -229,8 +227,8 @@ def engine(count: int, mean_s: float) -> None:
             print(f"{number:10}{(wall - least) / wall:10.1%}{lag:10.1%}", flush=True)
 
 
-def remote(kind: type) -> Any:
-    return ray.remote(kind).options(num_cpus=0)  # sleeping takes none
+def remote(kind: type, **options: Any) -> Any:
+    return ray.remote(kind).options(num_cpus=0, **options)  # sleeping takes none
 
 
 def ideal(seconds: Sequence[float], evaluators: int, lag: int) -> float:

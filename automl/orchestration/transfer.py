@@ -5,6 +5,7 @@ from pathlib import Path
 from automl.config import SearchSection
 from automl.errors import InputError
 from automl.orchestration.search_loop import read_snapshot
+from automl.search.agent_options import AGENTS
 from automl.search.base import State
 
 
@@ -31,10 +32,12 @@ def agent_file(how: SearchSection) -> bytes | None:
     """The snapshot that `init_from` names: a file, or a run directory, of whose searches the first seed's is taken.
 
     Raises:
-        InputError: there is none.
+        InputError: there is none, or the search is by no agent.
     """
     if how.init_from is None:
         return None
+    if how.algorithm not in AGENTS:
+        raise InputError(f"search.init_from is for agents ({', '.join(AGENTS)}), got algorithm {how.algorithm!r}")
     path = Path(how.init_from)
     if path.is_dir():
         found = [

@@ -159,6 +159,8 @@ def test_what_cannot_be_read_is_refused_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "other").write_bytes(save({"x": np.zeros(3)}))
     unlike = save({"x": np.zeros(3)}, {"trimtab": json.dumps({"format": 1, "searcher": 7})})
     (tmp_path / "unlike").write_bytes(unlike)
+    with pytest.raises(InputError, match=r"search.init_from is for agents .*, got algorithm 'evolution'"):
+        initial_agent(section(tmp_path, "evolution"))
     for name, said in (
         ("none", "No such file"),
         ("half", "is damaged"),

@@ -110,20 +110,35 @@ class PointPrices:
         Raises:
             InputError: the cost in a metric is no sum over layers, or the hardware cannot run one of the layers.
         """
+        self._check(metrics)
+        tables = [Factor(each, self._table(index, each, metrics)) for index, each in enumerate(self._scopes())]
+        return [*tables, *self._rest(metrics)]
+
+    def entries(self, metrics: Sequence[str]) -> int:
+        """How many figures of each cost `factors` computes, layer by layer; its time grows with them.
+
+        Raises:
+            InputError: see `factors`.
+        """
+        self._check(metrics)
+        return sum(int(np.prod(self.space.counts[list(scope)])) for scope in self._scopes())
+
+    def _check(self, metrics: Sequence[str]) -> None:
         for metric in metrics:
             if metric not in self._summed:
                 raise InputError(f"a cost in {metric!r} is no sum over layers; it is one of {', '.join(self._summed)}")
+
+    def _scopes(self) -> list[tuple[int, ...]]:
+        """The decisions that the cost of each layer depends on."""
         groups = {group: number for number, group, _ in self._channels}
         own = {layer.index: layer.decisions.tolist() for layer in self._layers}
+        everyone = [] if self._resolution is None else [self._resolution]
         found = []
         for index, spec in enumerate(self.space.graph.full_layers):
             terms = (*spec.in_extent.terms, *spec.out_extent.terms)
-            everyone = [] if self._resolution is None else [self._resolution]
-            decisions = sorted(
-                {groups[group] for group, _ in terms if group in groups} | {*own.get(index, ()), *everyone}
-            )
-            found.append(Factor(tuple(decisions), self._table(index, decisions, metrics)))
-        return [*found, *self._rest(metrics)]
+            read = {groups[group] for group, _ in terms if group in groups}
+            found.append(tuple(sorted({*read, *own.get(index, ()), *everyone})))
+        return found
 
     @property
     def _summed(self) -> tuple[str, ...]:

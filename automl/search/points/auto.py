@@ -42,9 +42,11 @@ ANEW = 8
 """Results between two choices of the surrogate's amplitudes."""
 LEAST_SHARE = 1 / 16
 """Of the images on which a sensitivity is measured, so that there are evaluations enough for all of them."""
+TABLES = 150_000
+"""Entries of all layers' tables of costs up to which they are computed."""
 LARGEST = 20_000
-"""Entries of the tables of costs up to which the additive model is solved exactly: some seconds, once a search."""
-GENERATIONS = 60
+"""Those after separation up to which the additive model is solved exactly. Both take some seconds, once a search."""
+GENERATIONS = 30
 """Of the evolution that solves larger ones."""
 ROUNDING = 1e-6
 """What a sum of shares may be off."""
@@ -139,7 +141,7 @@ class Auto(PointSearcher):
     @cached_property
     def _program(self) -> Program:
         """Made when it is needed, because it may price many points."""
-        return Program(self.problem, self._centre)
+        return Program(self.problem, self._centre, TABLES)
 
     def _note_the_end(self) -> None:
         """Nothing more is worth it, or what is left of the evaluations is less than a whole one."""
@@ -148,7 +150,8 @@ class Auto(PointSearcher):
 
     def _solved(self) -> Point:
         """The exact solution, or where that would take too long what evolution makes of the additive model."""
-        if self._program.size <= LARGEST and (found := self._program.best(self._losses)) is not None:
+        small = self._program.solvable and self._program.size <= LARGEST
+        if small and (found := self._program.best(self._losses)) is not None:
             self._centre = self._program.centre
             return found
         parents = self._children(self.space.greatest[None])

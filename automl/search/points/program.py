@@ -8,7 +8,7 @@ of the solution differs.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from math import prod
+from math import inf, prod
 
 import numpy as np
 import numpy.typing as npt
@@ -36,23 +36,28 @@ class Program:
     Args:
         problem: whose points are asked for.
         centre: that secants are drawn around at first, where there are any; a uniform point by default.
+        largest: entries of all layers' tables of costs up to which they are computed; any number by default.
 
     Attributes:
+        solvable: whether they are; where they are not, there is no `best`.
         centre: that they are drawn around now; None where costs are sums.
         sketch: the same problem with prices that cost nothing to ask for; the problem itself where all do.
     """
 
-    def __init__(self, problem: PointProblem, centre: Point | None = None) -> None:
+    def __init__(self, problem: PointProblem, centre: Point | None = None, largest: float = inf) -> None:
         self.problem = problem
         self.sketch = problem
         self.centre: Point | None = None
         self._metrics = [each.metric for each in problem.constraints]
         self._limits = np.array([each.limit for each in problem.constraints])
-        sums = self._sums()
-        self.exact = sums is not None
-        self._factors: list[Factor] = sums or []
+        self._factors: list[Factor] = []
+        entries = self._entries()
+        self.exact = entries is not None
+        self.solvable = entries is None or entries <= largest
         if not self.exact:
             self._draw(_uniform(problem) if centre is None else centre)
+        elif self.solvable and isinstance(problem.prices, PointPrices):
+            self._factors = separated(problem.prices.factors(self._metrics))
 
     @property
     def size(self) -> int:
@@ -93,13 +98,14 @@ class Program:
             return None if any((point == other).all() for other in forbidden) else point
         return min(found.values(), key=lambda each: _lost(losses, each))
 
-    def _sums(self) -> list[Factor] | None:
+    def _entries(self) -> int | None:
+        """Of all tables; None where costs are no sums over layers."""
         prices = self.problem.prices
         if not isinstance(prices, PointPrices):
             return None
         try:
-            return separated(prices.factors(self._metrics))
-        except InputError:  # no sum over layers
+            return prices.entries(self._metrics)
+        except InputError:
             return None
 
     def _secants(self, centre: Point) -> list[Factor]:

@@ -138,7 +138,7 @@ torch.set_num_threads(1)
 captured = []
 
 
-def once(model, example):
+def once(model, example, resolutions=()):
     if not captured:
         captured.append(PrunableNetwork(model, example, prove=False))
     return captured[0]

@@ -61,6 +61,6 @@ def entries(what: str) -> list[tuple[str, str]]:
         return [*importance_names(), ("package.module:attribute", "your own: a function of ImportanceInputs")]
     if what == "methods":
         return list(METHODS.items())
-    from automl.search import searcher_names
+    from automl.searchers import searcher_names
 
     return searcher_names()

@@ -30,7 +30,7 @@ from automl.models import build_model
 from automl.orchestration.searches import make_search, searches
 from automl.orchestration.transfer import initial_agent
 from automl.run.artefacts import require_engine
-from automl.search import given_policies
+from automl.searchers import given_policies
 from automl.training import EpochReport, TrainingOptions
 from backends.base import HardwareBackend
 from backends.table_backend import Latencies, asked_of

@@ -24,7 +24,7 @@ import torch
 
 from automl.config import load_config
 from automl.problem import Problem
-from automl.search import make_searcher
+from automl.searchers import make_searcher
 from search_spaces.objective import Constraint, Evaluation
 from search_spaces.policy import CompressionPolicy
 

@@ -30,7 +30,7 @@ from automl.report import write_chart
 from automl.report.axes import Frame, Scale, draw_axes
 from automl.report.figures import WIDTH, chart_of
 from automl.report.markup import append, tag
-from automl.search import searcher_names
+from automl.searchers import searcher_names
 from search_spaces.layers import LayerSpec
 
 ACCELERATORS = {"edge": "bismo_edge", "cloud": "haq_bismo"}

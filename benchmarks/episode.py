@@ -23,7 +23,7 @@ from automl.data import load_data
 from automl.evaluation import PolicyEvaluator
 from automl.metrics import accuracy
 from automl.models import build_model
-from automl.search import Searcher, make_searcher
+from automl.searchers import Searcher, make_searcher
 from backends.counting import CountingBackend
 from search_spaces.capture import PrunableNetwork
 from search_spaces.channel_space import ChannelSpace

@@ -19,7 +19,7 @@ from searchers import RESNET
 from stretches import parser_of, run_jobs
 
 from automl.cache import cache_dir
-from automl.search import searcher_names
+from automl.searchers import searcher_names
 
 _BITS = {"weight_bits": [2, 3, 4, 8], "activation_bits": [2, 4, 8]}
 _SPACES = {

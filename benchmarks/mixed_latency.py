@@ -27,7 +27,7 @@ from automl.cache import atomic_path, cache_dir
 from automl.compare.statistics import Difference, Quartiles
 from automl.problem import example_input
 from automl.run.artefacts import make_artefact
-from automl.search import searcher_names
+from automl.searchers import searcher_names
 from backends.measuring import measure
 from search_spaces.policy import CompressionPolicy
 

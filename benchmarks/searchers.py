@@ -25,7 +25,7 @@ from search_jobs import FineTuning, Search, Task, prepare, problem_of
 from stretches import parser_of, run_jobs
 
 from automl.cache import cache_dir
-from automl.search import searcher_names
+from automl.searchers import searcher_names
 
 GLYPHS = {"name": "glyphs", "args": {"size": 16, "images": 10_000, "val": 256}}
 RESNET = {

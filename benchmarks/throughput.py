@@ -39,7 +39,7 @@ from automl.orchestration.ray_session import ray_session
 from automl.orchestration.search_loop import run_search
 from automl.problem import Problem
 from automl.run.store import SearchRow
-from automl.search.base import Searcher
+from automl.searchers.base import Searcher
 from automl.testing.problems import conv_chain
 from automl.training import evaluate
 from search_spaces.objective import Constraint, Evaluation

@@ -13,7 +13,7 @@ from automl.costs.pricing import LatencyBackend, cost_of, point_prices
 from automl.costs.probes import Timed
 from automl.errors import TrimtabError
 from automl.run.finalists import Compiled, Finalist
-from automl.search import make_searcher
+from automl.searchers import make_searcher
 from backends.table_backend import asked_of
 from search_spaces.policy import CompressionPolicy
 from search_spaces.space import SearchSpace

@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from automl.errors import InputError, RunStoppedError, TrimtabError
-from automl.search.base import Searcher
+from automl.searchers.base import Searcher
 from backends.operator_prices import RefusedOperatorError
 from search_spaces.objective import Evaluation
 from search_spaces.policy import CompressionPolicy

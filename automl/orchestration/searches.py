@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from automl.config import Config
 from automl.costs.pricing import BACKEND, cost_of, point_prices
 from automl.run.store import SearchRow
-from automl.search import given_policies, make_searcher
-from automl.search.base import Searcher, State
+from automl.searchers import given_policies, make_searcher
+from automl.searchers.base import Searcher, State
 from backends.base import HardwareBackend
 from search_spaces.objective import Constraint
 from search_spaces.space import SearchSpace

@@ -5,8 +5,8 @@ from pathlib import Path
 from automl.config import SearchSection
 from automl.errors import InputError
 from automl.orchestration.search_loop import read_snapshot
-from automl.search.agent_options import AGENTS
-from automl.search.base import State
+from automl.searchers.agent_options import AGENTS
+from automl.searchers.base import State
 
 
 def initial_agent(how: SearchSection) -> State | None:

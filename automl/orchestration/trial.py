@@ -16,7 +16,7 @@ from automl.orchestration.price_actor import RemotePrices
 from automl.orchestration.search_loop import SearchFailedError, run_search
 from automl.orchestration.searches import make_search
 from automl.run.store import SearchRow
-from automl.search.base import State
+from automl.searchers.base import State
 from backends.base import HardwareBackend
 from backends.operator_prices import RefusedOperatorError
 from search_spaces.objective import Constraint

@@ -15,7 +15,7 @@ from automl.export.manifest import MANIFEST, Manifest, read_manifest
 from automl.run.directory import RunDirectory, RunInfo
 from automl.run.explanation import Explanation
 from automl.run.store import SearchRow, Store
-from automl.search.agent_options import AGENTS, agent_options
+from automl.searchers.agent_options import AGENTS, agent_options
 from search_spaces.policy import LayerPolicy, layer_from_json
 from search_spaces.resolution import text
 

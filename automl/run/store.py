@@ -64,7 +64,7 @@ SELECT *, NULL AS divergence, 1.0 AS share, 0 AS images, NULL AS thinking_s FROM
 
 
 STOPPED = "no further proposal was worth its evaluation"
-"""Why a search ends by itself before it has made all its evaluations (see `automl.search.base.Searcher.finished`)."""
+"""Why a search ends by itself before its last evaluation (see `automl.searchers.base.Searcher.finished`)."""
 ROUNDING = 1e-6
 """Shares of evaluations are sums of floats."""
 

@@ -13,8 +13,8 @@ from functools import cache
 import numpy as np
 from safetensors.numpy import load, save
 
-from automl.search.base import Searcher
-from automl.search.points.base import PointProblem, PointSearcher
+from automl.searchers.base import Searcher
+from automl.searchers.points.base import PointProblem, PointSearcher
 from automl.testing.checks import global_state, refused, require
 from automl.testing.problems import cifar_resnet
 from backends.point_prices import PointPrices

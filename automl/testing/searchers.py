@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 from safetensors.numpy import load, save
 
-from automl.search.base import Searcher, State
+from automl.searchers.base import Searcher, State
 from automl.testing.checks import global_state, require
 from automl.testing.problems import AdditiveEvaluator, cifar_resnet
 from search_spaces.channel_space import ChannelSpace

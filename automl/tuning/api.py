@@ -14,7 +14,7 @@ from automl.problem import Problem
 from automl.progress import Progress
 from automl.run.directory import RunClock, make_importable, write_atomically
 from automl.run.store import SearchRow
-from automl.search.base import Searcher
+from automl.searchers.base import Searcher
 from automl.signals import StopSignal
 from automl.tuning.config import TuningConfig
 from automl.tuning.records import TrialRecord, TuningDirectory, ranked

@@ -14,7 +14,7 @@ from automl.progress import Progress
 from automl.run.directory import RunDirectory
 from automl.run.stages import Run
 from automl.run.store import EvaluationRow, Store
-from automl.search import given_policies
+from automl.searchers import given_policies
 from search_spaces.objective import Evaluation
 from search_spaces.policy import CompressionPolicy, LayerPolicy
 

@@ -14,7 +14,7 @@ from automl.config import load_config
 from automl.problem import untrained_graph
 from automl.run.directory import RunDirectory
 from automl.run.store import EvaluationRow, Store
-from automl.search import given_policies
+from automl.searchers import given_policies
 from search_spaces.policy import CompressionPolicy, LayerPolicy
 
 CONFIG: dict[str, Any] = {

@@ -18,7 +18,7 @@ from automl.orchestration.ray_session import ray_session
 from automl.orchestration.search_loop import run_search
 from automl.orchestration.searches import make_search, searches
 from automl.problem import Problem
-from automl.search import searcher_names
+from automl.searchers import searcher_names
 from search_spaces.objective import Evaluation
 from search_spaces.policy import CompressionPolicy
 

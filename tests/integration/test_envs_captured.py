@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from automl.models import build_model
-from automl.search import make_searcher
+from automl.searchers import make_searcher
 from backends.counting import CountingBackend
 from envs.channel_pruning import ChannelPruningWalk
 from envs.pricing import CountedCost

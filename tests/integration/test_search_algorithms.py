@@ -4,7 +4,7 @@ from collections import deque
 
 import pytest
 
-from automl.search import make_searcher, searcher_names
+from automl.searchers import make_searcher, searcher_names
 from automl.testing.points import AdditiveAccuracy, small_space
 from search_spaces.errors import InputError
 from search_spaces.objective import Constraint, Evaluation

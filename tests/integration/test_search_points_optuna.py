@@ -5,8 +5,8 @@ import sys
 
 import pytest
 
-from automl.search.points.base import PointProblem, PointSearcher
-from automl.search.points.optuna import (
+from automl.searchers.points.base import PointProblem, PointSearcher
+from automl.searchers.points.optuna import (
     CMAESPoints,
     GPOptions,
     GPPoints,
@@ -45,7 +45,7 @@ class TestGP(PointSearcherConformance):
 
 
 def test_optuna_is_imported_where_it_is_searched_with() -> None:
-    said = "import sys, automl.search, automl.search.points.optuna; print('optuna' in sys.modules)"
+    said = "import sys, automl.searchers, automl.searchers.points.optuna; print('optuna' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", said], capture_output=True, text=True, check=True).stdout == "False\n"
 
 

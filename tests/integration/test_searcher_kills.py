@@ -29,9 +29,9 @@ from automl.costs.pricing import price
 from automl.orchestration.dispatcher import DispatcherActor
 from automl.orchestration.search_loop import run_search
 from automl.run.store import SearchRow
-from automl.search import make_searcher, searcher_names
-from automl.search.agent_options import AGENTS
-from automl.search.base import Searcher
+from automl.searchers import make_searcher, searcher_names
+from automl.searchers.agent_options import AGENTS
+from automl.searchers.base import Searcher
 from automl.testing.points import AdditiveAccuracy, small_space
 from search_spaces.objective import Constraint, Evaluation
 from search_spaces.policy import CompressionPolicy
@@ -44,7 +44,7 @@ LAG = 3
 NAMES = [name for name, _ in searcher_names()]
 IMPORTED_ONCE = [
     "automl.orchestration.dispatcher",
-    "automl.search.agents",
+    "automl.searchers.agents",
     "automl.testing.points",
     "optuna.samplers",
     "torch._dynamo",  # which torch's optimisers import when the first of them is made

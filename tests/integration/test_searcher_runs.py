@@ -13,7 +13,7 @@ import pytest
 import yaml
 from run_processes import PATIENCE_S, kill_after, none_left_behind, record, start, trimtab
 
-from automl.search import searcher_names
+from automl.searchers import searcher_names
 
 CONFIG: dict[str, Any] = {
     "model": {"name": "lenet5"},

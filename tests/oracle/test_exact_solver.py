@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from automl.search.exact import solve
+from automl.searchers.exact import solve
 from backends.point_prices import Factor
 
 BITS = (4, 8)

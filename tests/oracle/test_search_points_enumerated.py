@@ -13,10 +13,10 @@ from automl.compression.inference import for_inference
 from automl.data import load_data
 from automl.evaluation import divergence
 from automl.models.resnet import CifarResNet
-from automl.search.points.auto import Auto
-from automl.search.points.base import PointProblem, Result
-from automl.search.points.program import Program
-from automl.search.points.sensitivity import additive, measured_losses, probes
+from automl.searchers.points.auto import Auto
+from automl.searchers.points.base import PointProblem, Result
+from automl.searchers.points.program import Program
+from automl.searchers.points.sensitivity import additive, measured_losses, probes
 from automl.training import TrainingOptions, train
 from backends.point_prices import PointPrices
 from search_spaces.building import SpaceOptions, build_space

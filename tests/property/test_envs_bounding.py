@@ -9,7 +9,7 @@ import pytest
 from hypothesis import assume, given, reject, settings
 from hypothesis import strategies as st
 
-from automl.search.uniform import uniform_policy
+from automl.searchers.uniform import uniform_policy
 from automl.testing.problems import GraphBuilder
 from backends.counting import CountingBackend
 from envs.channel_pruning import ChannelPruningWalk

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from automl.search.exact import solve
+from automl.searchers.exact import solve
 from backends.point_prices import Factor
 from search_spaces.errors import InputError
 

@@ -13,7 +13,7 @@ from gymnasium.utils.env_checker import check_env as check_gymnasium
 from stable_baselines3.common.env_checker import check_env as check_sb3
 
 import envs
-from automl.search.agents import AgentSearcher, DDPGOptions, make_ddpg
+from automl.searchers.agents import AgentSearcher, DDPGOptions, make_ddpg
 from automl.testing.problems import GraphBuilder, cifar_resnet, conv_chain
 from backends.bit_prices import counted_price
 from envs.bit_budget import BitBudget, IntArray, one_by_one

@@ -12,7 +12,7 @@ from automl.costs.latency import EstimatedPrices, LocalPrices
 from automl.costs.pricing import cost_of, price
 from automl.costs.profile import recipes_of
 from automl.errors import InputError
-from automl.search import make_searcher
+from automl.searchers import make_searcher
 from automl.testing.problems import GraphBuilder, cifar_resnet, mobilenet_v1
 from backends.counting import CountingBackend
 from backends.operator_prices import OperatorPrices, RefusedOperatorError

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 import pytest
 from pydantic import Field
 
+import automl
 from automl.plugins import call_builder, call_plugin, is_reference, one_line, resolve
 from search_spaces.errors import InputError, TrimtabError
 
@@ -88,3 +89,11 @@ def test_plugin_gets_what_its_signature_names() -> None:
 def test_one_line() -> None:
     assert one_line(ValueError("\n  a  \nb")) == "ValueError: a"
     assert one_line(KeyError()) == "KeyError"
+
+
+@pytest.mark.parametrize("name", automl.__all__)
+def test_no_exported_name_is_a_module(name: str) -> None:
+    """Importing a module of that name would put it in the place of what is exported."""
+    package = Path(automl.__file__).parent
+    assert not any(file.exists() for file in (package / f"{name}.py", package / name / "__init__.py"))
+    assert callable(getattr(automl, name))

@@ -24,7 +24,7 @@ from automl.evaluation import PolicyEvaluator
 from automl.metrics import accuracy
 from automl.problem import Problem, captured, initial_model
 from automl.report import write_report
-from automl.search import make_searcher
+from automl.searchers import make_searcher
 from automl.tables import summary_table
 from automl.testing.runs import make_run
 from automl.training import evaluate

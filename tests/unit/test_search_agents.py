@@ -9,8 +9,8 @@ import torch
 from scipy import stats
 from torch import nn
 
-from automl.search import make_searcher
-from automl.search.agents import AgentSearcher, AmcDDPG, DDPGOptions, EpisodeReplay, make_ddpg, truncated_normal
+from automl.searchers import make_searcher
+from automl.searchers.agents import AgentSearcher, AmcDDPG, DDPGOptions, EpisodeReplay, make_ddpg, truncated_normal
 from automl.testing.problems import AdditiveEvaluator, conv_chain
 from envs.channel_pruning import ChannelPruningEnv, ChannelPruningWalk
 from envs.reward import find_reward

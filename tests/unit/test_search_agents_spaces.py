@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 import torch
 
-from automl.search import Searcher, make_searcher
-from automl.search.agent_options import AGENTS, DDPGOptions, PPOOptions, SACOptions, TD3Options, agent_options
-from automl.search.agents import AgentSearcher
-from automl.search.agents.ppo import SearchPPO
-from automl.search.agents.sac import SearchSAC
-from automl.search.agents.td3 import SearchTD3
-from automl.search.points.base import PointProblem
-from automl.search.walks import bit_price, walk_over
+from automl.searchers import Searcher, make_searcher
+from automl.searchers.agent_options import AGENTS, DDPGOptions, PPOOptions, SACOptions, TD3Options, agent_options
+from automl.searchers.agents import AgentSearcher
+from automl.searchers.agents.ppo import SearchPPO
+from automl.searchers.agents.sac import SearchSAC
+from automl.searchers.agents.td3 import SearchTD3
+from automl.searchers.points.base import PointProblem
+from automl.searchers.walks import bit_price, walk_over
 from automl.testing.points import AdditiveAccuracy, PointSearcherConformance, small_space
 from automl.testing.problems import AdditiveEvaluator, cifar_resnet, conv_chain
 from automl.testing.searchers import SearcherConformance

@@ -15,10 +15,10 @@ from automl.orchestration.searches import make_search
 from automl.orchestration.transfer import agent_file, initial_agent
 from automl.run.directory import RunDirectory, write_atomically
 from automl.run.store import SearchRow
-from automl.search import make_searcher
-from automl.search.agent_options import AGENTS
-from automl.search.agents import AgentSearcher
-from automl.search.base import State
+from automl.searchers import make_searcher
+from automl.searchers.agent_options import AGENTS
+from automl.searchers.agents import AgentSearcher
+from automl.searchers.base import State
 from automl.testing.problems import AdditiveEvaluator, conv_chain
 from search_spaces.channel_space import ChannelSpace
 from search_spaces.errors import InputError

@@ -6,8 +6,8 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from automl.search import make_searcher
-from automl.search.points.failures import WITNESSES, around, causes
+from automl.searchers import make_searcher
+from automl.searchers.points.failures import WITNESSES, around, causes
 from automl.testing.points import AdditiveAccuracy, small_space
 from automl.testing.problems import conv_chain
 from search_spaces.channel_space import ChannelSpace

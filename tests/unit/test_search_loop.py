@@ -7,9 +7,9 @@ import pytest
 
 from automl.errors import InputError, RunStoppedError
 from automl.orchestration.search_loop import FAILURES_IN_A_ROW, SearchFailedError, read_snapshot, run_search
-from automl.search import make_searcher
-from automl.search.base import Searcher
-from automl.search.random import RandomSearcher
+from automl.searchers import make_searcher
+from automl.searchers.base import Searcher
+from automl.searchers.random import RandomSearcher
 from automl.testing.problems import AdditiveEvaluator, conv_chain
 from backends.operator_prices import RefusedOperatorError
 from envs.channel_pruning import ChannelPruningWalk

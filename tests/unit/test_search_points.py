@@ -1,7 +1,7 @@
 """Searchers over points of channels and bits."""
 
-from automl.search.points.base import PointProblem, PointSearcher
-from automl.search.points.random import RandomPoints
+from automl.searchers.points.base import PointProblem, PointSearcher
+from automl.searchers.points.random import RandomPoints
 from automl.testing.points import PointSearcherConformance
 
 

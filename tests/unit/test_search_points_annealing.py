@@ -1,7 +1,7 @@
 """Annealing over points of channels and bits."""
 
-from automl.search.points.annealing import Annealing
-from automl.search.points.base import PointProblem, PointSearcher
+from automl.searchers.points.annealing import Annealing
+from automl.searchers.points.base import PointProblem, PointSearcher
 from automl.testing.points import PointSearcherConformance
 
 

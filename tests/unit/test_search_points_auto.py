@@ -8,9 +8,9 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from automl.search.points.auto import Auto, AutoOptions
-from automl.search.points.base import PointProblem, PointSearcher
-from automl.search.points.random import RandomPoints
+from automl.searchers.points.auto import Auto, AutoOptions
+from automl.searchers.points.base import PointProblem, PointSearcher
+from automl.searchers.points.random import RandomPoints
 from automl.testing.points import AdditiveAccuracy, PointSearcherConformance, small_space
 from automl.testing.problems import conv_chain
 from backends.point_prices import PointPrices

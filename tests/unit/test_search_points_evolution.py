@@ -1,7 +1,7 @@
 """Evolution over points of channels and bits."""
 
-from automl.search.points.base import PointProblem, PointSearcher
-from automl.search.points.evolution import Evolution
+from automl.searchers.points.base import PointProblem, PointSearcher
+from automl.searchers.points.evolution import Evolution
 from automl.testing.points import PointSearcherConformance
 
 

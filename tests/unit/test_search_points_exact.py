@@ -7,10 +7,10 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from automl.search.points.base import PointProblem, PointSearcher
-from automl.search.points.exact import Exact, ExactOptions
-from automl.search.points.program import Program
-from automl.search.points.sensitivity import additive, additive_losses, probes
+from automl.searchers.points.base import PointProblem, PointSearcher
+from automl.searchers.points.exact import Exact, ExactOptions
+from automl.searchers.points.program import Program
+from automl.searchers.points.sensitivity import additive, additive_losses, probes
 from automl.testing.points import AdditiveAccuracy, PointSearcherConformance
 from automl.testing.problems import cifar_resnet
 from backends.point_prices import PointPrices

@@ -5,8 +5,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from automl.search.points.base import PointProblem, PointSearcher
-from automl.search.points.greedy import Greedy, GreedyOptions
+from automl.searchers.points.base import PointProblem, PointSearcher
+from automl.searchers.points.greedy import Greedy, GreedyOptions
 from automl.testing.points import AdditiveAccuracy, PointSearcherConformance, small_space
 from search_spaces.errors import InputError
 from search_spaces.objective import Constraint, Evaluation

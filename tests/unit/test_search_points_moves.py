@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
-from automl.search.points.annealing import AnnealingOptions
-from automl.search.points.base import PointProblem
-from automl.search.points.evolution import EvolutionOptions
-from automl.search.points.moves import balance, exchange
-from automl.search.points.nsga2 import Nsga2Options, crowding_distances, front_numbers
+from automl.searchers.points.annealing import AnnealingOptions
+from automl.searchers.points.base import PointProblem
+from automl.searchers.points.evolution import EvolutionOptions
+from automl.searchers.points.moves import balance, exchange
+from automl.searchers.points.nsga2 import Nsga2Options, crowding_distances, front_numbers
 from automl.testing.points import small_space
 from search_spaces.errors import InputError
 from search_spaces.objective import Constraint

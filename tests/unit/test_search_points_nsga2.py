@@ -1,7 +1,7 @@
 """Nsga2 over points of channels and bits."""
 
-from automl.search.points.base import PointProblem, PointSearcher
-from automl.search.points.nsga2 import Nsga2
+from automl.searchers.points.base import PointProblem, PointSearcher
+from automl.searchers.points.nsga2 import Nsga2
 from automl.testing.points import PointSearcherConformance
 
 

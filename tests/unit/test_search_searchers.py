@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from automl.search import Searcher, make_searcher, searcher_names
-from automl.search.uniform import uniform_policy
+from automl.searchers import Searcher, make_searcher, searcher_names
+from automl.searchers.uniform import uniform_policy
 from automl.testing.problems import conv_chain
 from automl.testing.searchers import SearcherConformance
 from search_spaces.channel_space import ChannelSpace

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from automl.search.separation import separated
+from automl.searchers.separation import separated
 from automl.testing.points import small_space
 from backends.point_prices import Factor
 

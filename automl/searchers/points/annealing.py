@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from automl.search.base import State
-from automl.search.points.base import PointProblem, PointSearcher, Result
-from automl.search.points.moves import balance, exchange
-from automl.search.points.random import random_point
+from automl.searchers.base import State
+from automl.searchers.points.base import PointProblem, PointSearcher, Result
+from automl.searchers.points.moves import balance, exchange
+from automl.searchers.points.random import random_point
 from search_spaces.errors import InputError
 from search_spaces.space import Point
 

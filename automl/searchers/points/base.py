@@ -9,8 +9,8 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from automl.search.base import Searcher, State
-from automl.search.points.failures import around, causes
+from automl.searchers.base import Searcher, State
+from automl.searchers.points.failures import around, causes
 from search_spaces.errors import InputError
 from search_spaces.objective import Constraint, Evaluation, Metric
 from search_spaces.policy import CompressionPolicy

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from automl.search.base import Searcher, State
+from automl.searchers.base import Searcher, State
 from envs.budget import check_reachable
 from envs.pricing import Cost, CountedCost
 from envs.reward import Reward

@@ -5,16 +5,16 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
 
-from automl.search.agent_options import AGENTS, AgentOptions, agent_options
-from automl.search.base import Searcher, State
-from automl.search.given import GivenSearcher, given_policies
-from automl.search.options import parse_options
-from automl.search.points.base import PointProblem
-from automl.search.points.random import RandomPoints
-from automl.search.points.uniform import UniformPoints
-from automl.search.random import RandomSearcher
-from automl.search.uniform import UniformSearcher
-from automl.search.walks import walk_over
+from automl.searchers.agent_options import AGENTS, AgentOptions, agent_options
+from automl.searchers.base import Searcher, State
+from automl.searchers.given import GivenSearcher, given_policies
+from automl.searchers.options import parse_options
+from automl.searchers.points.base import PointProblem
+from automl.searchers.points.random import RandomPoints
+from automl.searchers.points.uniform import UniformPoints
+from automl.searchers.random import RandomSearcher
+from automl.searchers.uniform import UniformSearcher
+from automl.searchers.walks import walk_over
 from backends.point_prices import PointPrices
 from envs.channel_pruning import ChannelPruningWalk
 from envs.layerwise import LayerwiseWalk
@@ -89,7 +89,7 @@ def _agent(name: str) -> Callable[[_Search], Searcher]:
     """What makes the searcher of an agent."""
 
     def make(search: _Search) -> Searcher:
-        from automl.search.agents import AgentSearcher  # torch and stable-baselines3 only where they are needed
+        from automl.searchers.agents import AgentSearcher  # torch and stable-baselines3 only where they are needed
 
         options = agent_options(
             name,
@@ -150,7 +150,7 @@ def _over_points(name: str, module: str, searcher: str, options: str) -> Callabl
     """What makes a searcher over points; its module is imported when it is asked for, and Optuna with it."""
 
     def make(search: _Search) -> Searcher:
-        found = import_module(f"automl.search.points.{module}")
+        found = import_module(f"automl.searchers.points.{module}")
         given = parse_options(getattr(found, options)(), name, search.options)
         made: Searcher = getattr(found, searcher)(search.points, given)
         return made

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar, Self
 
-from automl.search.options import parse_options
+from automl.searchers.options import parse_options
 from search_spaces.errors import InputError
 
 SHARES = ("actor_lr", "critic_lr", "lr", "tau", "baseline", "decay", "gamma", "clip", "gae")

@@ -9,8 +9,8 @@ import numpy.typing as npt
 import torch
 from stable_baselines3 import TD3
 
-from automl.search.agent_options import TD3Options
-from automl.search.agents.replay import ReplayAgent, decayed, replay_arguments, truncated_normal
+from automl.searchers.agent_options import TD3Options
+from automl.searchers.agents.replay import ReplayAgent, decayed, replay_arguments, truncated_normal
 
 
 class SearchTD3(ReplayAgent, TD3):

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from automl.search.base import Searcher, State
+from automl.searchers.base import Searcher, State
 from search_spaces.errors import InputError, did_you_mean
 from search_spaces.graph import ModelGraph
 from search_spaces.objective import Evaluation

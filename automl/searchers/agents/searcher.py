@@ -6,13 +6,13 @@ from typing import Any
 
 import numpy as np
 
-from automl.search.agent_options import AgentOptions, DDPGOptions, PPOOptions, SACOptions, TD3Options
-from automl.search.agents.base import Episode, under
-from automl.search.agents.ddpg import AmcDDPG
-from automl.search.agents.ppo import SearchPPO
-from automl.search.agents.sac import SearchSAC
-from automl.search.agents.td3 import SearchTD3
-from automl.search.base import Searcher, State
+from automl.searchers.agent_options import AgentOptions, DDPGOptions, PPOOptions, SACOptions, TD3Options
+from automl.searchers.agents.base import Episode, under
+from automl.searchers.agents.ddpg import AmcDDPG
+from automl.searchers.agents.ppo import SearchPPO
+from automl.searchers.agents.sac import SearchSAC
+from automl.searchers.agents.td3 import SearchTD3
+from automl.searchers.base import Searcher, State
 from envs.layerwise import LayerwiseEnv, LayerwiseWalk
 from envs.reward import Reward
 from search_spaces.errors import InputError, TrimtabError

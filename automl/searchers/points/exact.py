@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from automl.search.base import State
-from automl.search.points.base import PointProblem, PointSearcher
-from automl.search.points.program import Program
-from automl.search.points.sensitivity import avoiding, measured_losses, probes
+from automl.searchers.base import State
+from automl.searchers.points.base import PointProblem, PointSearcher
+from automl.searchers.points.program import Program
+from automl.searchers.points.sensitivity import avoiding, measured_losses, probes
 from search_spaces.errors import InputError
 from search_spaces.policy import CompressionPolicy
 from search_spaces.space import Point

@@ -12,8 +12,8 @@ import torch
 from torch import nn
 
 from automl.evaluation import one_thread
-from automl.search.agent_options import AgentOptions
-from automl.search.base import State
+from automl.searchers.agent_options import AgentOptions
+from automl.searchers.base import State
 from envs.layerwise import Revision
 from search_spaces.errors import InputError
 

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from automl.search.points.base import PointProblem, PointSearcher, Result
-from automl.search.points.moves import balance
-from automl.search.points.random import random_point
+from automl.searchers.points.base import PointProblem, PointSearcher, Result
+from automl.searchers.points.moves import balance
+from automl.searchers.points.random import random_point
 from search_spaces.errors import InputError
 from search_spaces.space import Point
 

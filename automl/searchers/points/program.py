@@ -13,9 +13,9 @@ from math import inf, prod
 import numpy as np
 import numpy.typing as npt
 
-from automl.search.exact import solve
-from automl.search.points.base import PointProblem
-from automl.search.separation import separated
+from automl.searchers.exact import solve
+from automl.searchers.points.base import PointProblem
+from automl.searchers.separation import separated
 from backends.point_prices import Factor, PointPrices
 from search_spaces.errors import InputError
 from search_spaces.space import Point

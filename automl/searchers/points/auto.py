@@ -14,13 +14,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from automl.search.base import State
-from automl.search.points.base import TRIES, PointProblem, PointSearcher, Result
-from automl.search.points.failures import around
-from automl.search.points.moves import balance_all
-from automl.search.points.program import Program
-from automl.search.points.sensitivity import additive, avoiding, losses_of, measured_losses, probes
-from automl.search.points.surrogate import (
+from automl.searchers.base import State
+from automl.searchers.points.base import TRIES, PointProblem, PointSearcher, Result
+from automl.searchers.points.failures import around
+from automl.searchers.points.moves import balance_all
+from automl.searchers.points.program import Program
+from automl.searchers.points.sensitivity import additive, avoiding, losses_of, measured_losses, probes
+from automl.searchers.points.surrogate import (
     OF_ACCURACY,
     OF_DIVERGENCE,
     Amplitudes,

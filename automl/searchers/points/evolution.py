@@ -6,9 +6,9 @@ found again by its children. A mutation moves a random decision by one choice an
 
 from dataclasses import dataclass
 
-from automl.search.points.base import PointProblem, PointSearcher
-from automl.search.points.moves import balance, exchange
-from automl.search.points.random import random_point
+from automl.searchers.points.base import PointProblem, PointSearcher
+from automl.searchers.points.moves import balance, exchange
+from automl.searchers.points.random import random_point
 from search_spaces.errors import InputError
 from search_spaces.space import Point
 

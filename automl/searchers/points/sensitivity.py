@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from automl.search.points.base import Result
+from automl.searchers.points.base import Result
 from search_spaces.space import Point, SearchSpace
 
 FloatArray = npt.NDArray[np.float64]

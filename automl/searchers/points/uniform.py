@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from automl.search.base import Searcher, State
-from automl.search.points.base import PointProblem
+from automl.searchers.base import Searcher, State
+from automl.searchers.points.base import PointProblem
 from search_spaces.objective import Evaluation
 from search_spaces.policy import CompressionPolicy
 from search_spaces.space import Point

@@ -15,9 +15,9 @@ from stable_baselines3.common.type_aliases import ReplayBufferSamples
 from stable_baselines3.common.vec_env import VecNormalize
 
 from automl.evaluation import one_thread
-from automl.search.agent_options import DDPGOptions, ReplayOptions, TD3Options
-from automl.search.agents.base import Agent, Arrays, Episode, FloatArray
-from automl.search.base import State
+from automl.searchers.agent_options import DDPGOptions, ReplayOptions, TD3Options
+from automl.searchers.agents.base import Agent, Arrays, Episode, FloatArray
+from automl.searchers.base import State
 from envs.layerwise import Revision
 
 

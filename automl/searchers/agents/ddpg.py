@@ -15,8 +15,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from automl.evaluation import one_thread
-from automl.search.agent_options import DDPGOptions
-from automl.search.agents.replay import ReplayAgent, decayed, replay_arguments, truncated_normal
+from automl.searchers.agent_options import DDPGOptions
+from automl.searchers.agents.replay import ReplayAgent, decayed, replay_arguments, truncated_normal
 
 
 class AmcDDPG(ReplayAgent, DDPG):

@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import betaincinv
 
-from automl.search.points.base import PointSearcher
+from automl.searchers.points.base import PointSearcher
 from search_spaces.space import Point, SearchSpace
 
 LEVELS = 32

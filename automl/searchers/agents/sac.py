@@ -10,10 +10,10 @@ import numpy.typing as npt
 import torch
 from stable_baselines3 import SAC
 
-from automl.search.agent_options import SACOptions
-from automl.search.agents.base import Arrays
-from automl.search.agents.replay import ReplayAgent, replay_arguments
-from automl.search.base import State
+from automl.searchers.agent_options import SACOptions
+from automl.searchers.agents.base import Arrays
+from automl.searchers.agents.replay import ReplayAgent, replay_arguments
+from automl.searchers.base import State
 
 UNIFORM_NATS = log(2.0)
 """Entropy of a uniformly random number in [-1, 1]."""

@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from automl.search.base import State
-from automl.search.points.base import PointProblem, PointSearcher, Result
-from automl.search.points.moves import balance, exchange
+from automl.searchers.base import State
+from automl.searchers.points.base import PointProblem, PointSearcher, Result
+from automl.searchers.points.moves import balance, exchange
 from search_spaces.errors import InputError
 from search_spaces.space import Point
 

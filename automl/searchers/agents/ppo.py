@@ -14,9 +14,9 @@ from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.type_aliases import RolloutBufferSamples
 
 from automl.evaluation import one_thread
-from automl.search.agent_options import PPOOptions
-from automl.search.agents.base import Agent, Arrays, Episode, FloatArray, under
-from automl.search.base import State
+from automl.searchers.agent_options import PPOOptions
+from automl.searchers.agents.base import Agent, Arrays, Episode, FloatArray, under
+from automl.searchers.base import State
 
 
 class Rollouts(RolloutBuffer):

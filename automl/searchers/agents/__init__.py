@@ -1,9 +1,9 @@
 """Agents of stable-baselines3 that search: they walk through the layers in `ask` and learn in `tell`."""
 
-from automl.search.agent_options import DDPGOptions, PPOOptions, SACOptions, TD3Options
-from automl.search.agents.ddpg import AmcDDPG, make_ddpg
-from automl.search.agents.replay import EpisodeReplay, truncated_normal
-from automl.search.agents.searcher import AgentSearcher
+from automl.searchers.agent_options import DDPGOptions, PPOOptions, SACOptions, TD3Options
+from automl.searchers.agents.ddpg import AmcDDPG, make_ddpg
+from automl.searchers.agents.replay import EpisodeReplay, truncated_normal
+from automl.searchers.agents.searcher import AgentSearcher
 
 __all__ = [
     "AgentSearcher",

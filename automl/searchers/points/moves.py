@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from automl.search.points.base import PointProblem
+from automl.searchers.points.base import PointProblem
 from search_spaces.space import Point
 
 

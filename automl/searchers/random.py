@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from automl.search.base import Searcher, State
+from automl.searchers.base import Searcher, State
 from envs.layerwise import LayerwiseWalk
 from envs.reward import Reward
 from search_spaces.objective import Evaluation

@@ -2,12 +2,13 @@
 
 from collections.abc import Sequence
 
-from automl.config import Config
+from automl.config import Config, SearchSection
 from automl.costs.pricing import BACKEND, cost_of, point_prices
 from automl.run.store import SearchRow
 from automl.searchers import given_policies, make_searcher
 from automl.searchers.base import Searcher, State
 from backends.base import HardwareBackend
+from backends.layer_prices import FloatArray
 from search_spaces.objective import Constraint
 from search_spaces.space import SearchSpace
 
@@ -40,6 +41,7 @@ def make_search(
     search: SearchRow,
     backend: HardwareBackend = BACKEND,
     agent: State | None = None,
+    losses: Sequence[FloatArray] | None = None,
 ) -> Searcher:
     """A fresh searcher for one of a run's searches.
 
@@ -50,6 +52,7 @@ def make_search(
         search: which of the run's searches.
         backend: that prices networks; counting alone where it was not asked for more.
         agent: what the run's agent begins with, see `initial_agent`.
+        losses: by curvature, where `by_curvature` says that they are wanted.
 
     Raises:
         InputError: there is no such algorithm, option or reward.
@@ -70,7 +73,13 @@ def make_search(
         prices=point_prices(space, backend),
         objectives=how.objectives,  # type: ignore[arg-type]  # the config has checked the names
         agent=agent if own else None,
+        losses=losses if own else None,
     )
+
+
+def by_curvature(how: SearchSection) -> bool:
+    """Whether the run's searches want the loss of every choice from the Hessian, instead of measuring it."""
+    return how.algorithm == "exact" and how.options.get("sensitivity") == "hessian"
 
 
 def search_name(algorithm: str, seed: int) -> str:

@@ -18,6 +18,7 @@ from automl.orchestration.searches import make_search
 from automl.run.store import SearchRow
 from automl.searchers.base import State
 from backends.base import HardwareBackend
+from backends.layer_prices import FloatArray
 from backends.operator_prices import RefusedOperatorError
 from search_spaces.objective import Constraint
 from search_spaces.space import SearchSpace
@@ -33,6 +34,7 @@ def run_trial(
     dispatcher: Any,
     prices: Any | None = None,
     agent: State | None = None,
+    losses: Sequence[FloatArray] | None = None,
 ) -> None:
     """One search, in a process of its own.
 
@@ -45,6 +47,7 @@ def run_trial(
         dispatcher: handle of the run's `DispatcherActor`.
         prices: handle of its `PriceActor`; None where the budget is counted.
         agent: what its agent begins with.
+        losses: by curvature, see `make_search`.
     """
     search = searches[sample["search"]]
     graph = space.graph
@@ -53,7 +56,7 @@ def run_trial(
         backend = priced_by_table(config.measure, graph, RemotePrices(prices))
     error = None
     try:
-        searcher = make_search(config, space, constraints, search, backend, agent)
+        searcher = make_search(config, space, constraints, search, backend, agent, losses)
         if "torch" in sys.modules:  # an agent's, or a table's: the others do without
             import torch
 

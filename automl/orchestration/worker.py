@@ -18,8 +18,10 @@ from automl.problem import Problem, example_input, training_options
 from automl.run.artefacts import Made, make_artefact
 from automl.run.directory import make_importable, write_atomically, write_json
 from automl.run.finalists import Compiled, Finalist, read_result
+from automl.run.sensitivities import losses_by_curvature
 from automl.training import EpochReport, evaluate, step_count, train
 from automl.training_state import TrainingState
+from backends.layer_prices import FloatArray
 from backends.lease import shared_lease
 from search_spaces.objective import Constraint, Evaluation, violation
 from search_spaces.policy import CompressionPolicy, beside_pruning
@@ -60,6 +62,10 @@ class Worker:
         except Exception as error:  # a user's metric or module may raise anything, and the search goes on
             reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
             return Evaluation(0.0, cost, violation(cost, self._constraints), 0.0, reason, share=share)
+
+    def curvature(self) -> list[FloatArray]:
+        """The loss of every choice of every decision, by the Hessian."""
+        return losses_by_curvature(self._problem, self._compressor)
 
     def compile(self, policy: CompressionPolicy, name: str, scratch: Path) -> Compiled:
         """The network of a policy as a file in `scratch`, for timing: its weights are the baseline's, not fine-tuned.

@@ -16,7 +16,7 @@ from automl.costs.probes import Timed, remembered
 from automl.costs.table_error import check_code, with_chosen_limit, with_margin
 from automl.errors import TrimtabError
 from automl.orchestration.ray_session import ray_session
-from automl.orchestration.searches import searches
+from automl.orchestration.searches import by_curvature, searches
 from automl.orchestration.worker import load_finalist
 from automl.problem import Problem, example_input
 from automl.progress import Progress
@@ -24,9 +24,11 @@ from automl.run.directory import RunClock, RunDirectory, write_atomically, write
 from automl.run.explaining import explain_best
 from automl.run.explanation import Explanation
 from automl.run.finalists import Compiled, Finalist, choose, measure_all, read_progress
+from automl.run.sensitivities import kept_losses
 from automl.run.store import Store
 from automl.run.summary import accelerator_usage, budget_text, build_summary
 from automl.signals import StopSignal
+from backends.layer_prices import FloatArray
 from backends.table_backend import asked_of
 from search_spaces.objective import Constraint
 from search_spaces.policy import CompressionPolicy, beside_pruning, layer_to_json
@@ -225,6 +227,8 @@ class Run:
         text = f"Search: {budget_text(problem)}, {config.search.evaluations} evaluations a search"
         self._stage("search", "Evaluation: what is given, and the uniform policy that costs as much" if given else text)
 
+        losses = self._curvature(workers)
+
         def run(rows: list[Any], constraints: Sequence[Constraint] | None = None) -> None:
             run_searches(
                 problem,
@@ -237,6 +241,7 @@ class Run:
                 scratch,
                 constraints,
                 prices,
+                losses,
             )
 
         if config.search.mode == "resource" and not given:
@@ -250,6 +255,14 @@ class Run:
         if given:  # it may cost less than channels alone can come to
             cost = max(cost, price(problem.graph, problem.space.cheapest(), problem.backend)[metric])
         run([row for row in rows if row.algorithm == "uniform"], [Constraint(metric, cost)])
+
+    def _curvature(self, workers: Sequence[Any]) -> list[FloatArray] | None:
+        """What each choice should lose by the Hessian, where the searches want to know; kept in the run directory."""
+        from automl.orchestration.tune import ask
+
+        if not by_curvature(self.problem.config.search):
+            return None
+        return kept_losses(self.directory.curvature_file, lambda: ask(workers[0].curvature.remote(), self.stop))
 
     def _choose(self) -> list[Finalist]:
         """The finalists; a run without a best one ends here."""

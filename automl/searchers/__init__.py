@@ -15,6 +15,7 @@ from automl.searchers.points.uniform import UniformPoints
 from automl.searchers.random import RandomSearcher
 from automl.searchers.uniform import UniformSearcher
 from automl.searchers.walks import walk_over
+from backends.layer_prices import FloatArray
 from backends.point_prices import PointPrices
 from envs.channel_pruning import ChannelPruningWalk
 from envs.layerwise import LayerwiseWalk
@@ -44,6 +45,7 @@ class _Search:
     prices: Prices | None
     objectives: tuple[Metric, ...]
     agent: State | None
+    losses: Sequence[FloatArray] | None
 
     @property
     def constraint(self) -> Constraint:
@@ -158,6 +160,13 @@ def _over_points(name: str, module: str, searcher: str, options: str) -> Callabl
     return make
 
 
+def _exact(search: _Search) -> Searcher:
+    from automl.searchers.points.exact import Exact, ExactOptions
+
+    options = parse_options(ExactOptions(), "exact", search.options)
+    return Exact(search.points, options, search.losses)
+
+
 def _given(search: _Search) -> Searcher:
     return GivenSearcher(search.space.graph, given_policies(search.options))
 
@@ -182,7 +191,7 @@ _SEARCHERS: Mapping[str, _Entry] = {
     ),
     "exact": _Entry(
         "sensitivities and the points whose losses add up to least, by integer programming (HAWQ-V3: Yao et al. 2021)",
-        _over_points("exact", "exact", "Exact", "ExactOptions"),
+        _exact,
     ),
     "ddpg": _Entry("AMC's and HAQ's agent, DDPG (He et al. 2018, Wang et al. 2019)", _agent("ddpg")),
     "td3": _Entry("TD3: DDPG with two critics and a slower actor (Fujimoto et al. 2018)", _agent("td3")),
@@ -240,6 +249,7 @@ def make_searcher(
     prices: Prices | None = None,
     objectives: Sequence[Metric] = (),
     agent: State | None = None,
+    losses: Sequence[FloatArray] | None = None,
 ) -> Searcher:
     """The searcher of that name.
 
@@ -257,6 +267,7 @@ def make_searcher(
         prices: of points; by default what can be counted.
         objectives: costs that are minimised beside the accuracy, where the algorithm looks for a front.
         agent: state of an agent's search that was made elsewhere, whose networks this one begins with.
+        losses: of every choice of every decision, for "exact", which then measures none.
 
     Raises:
         InputError: an unknown name or option, a value out of range, or a budget below the cheapest policy.
@@ -270,6 +281,18 @@ def make_searcher(
     constraints = (constraint,) if isinstance(constraint, Constraint) else tuple(constraint)
     costs = cost if isinstance(cost, Sequence) else [cost, *[None] * (len(constraints) - 1)]
     search = _Search(
-        space, constraints, seed, evaluations, mode, reward, faithful, options, costs, prices, tuple(objectives), agent
+        space,
+        constraints,
+        seed,
+        evaluations,
+        mode,
+        reward,
+        faithful,
+        options,
+        costs,
+        prices,
+        tuple(objectives),
+        agent,
+        losses,
     )
     return _SEARCHERS[name].make(search)

@@ -117,13 +117,13 @@ def test_what_is_trained_from_scratch_is_not_reconstructed_first(
     workers: Callable[..., Worker], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     corrected: list[bool] = []
-    correction = LayerReconstruction.correction
+    corrections = LayerReconstruction.corrections
 
-    def seen(self: LayerReconstruction, *stay: Tensor) -> Tensor:
+    def seen(self: LayerReconstruction, inputs: Tensor) -> list[Tensor]:
         corrected.append(True)
-        return correction(self, *stay)
+        return corrections(self, inputs)
 
-    monkeypatch.setattr(LayerReconstruction, "correction", seen)
+    monkeypatch.setattr(LayerReconstruction, "corrections", seen)
     made = workers()
     finished(made, tmp_path / "scratch", "from_scratch")
     assert not corrected

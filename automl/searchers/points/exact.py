@@ -22,6 +22,7 @@ from search_spaces.policy import CompressionPolicy
 from search_spaces.space import Point
 
 FloatArray = npt.NDArray[np.float64]
+HESSIAN = "hessian"
 
 
 @dataclass(frozen=True)
@@ -29,14 +30,19 @@ class ExactOptions:
     """What can be set.
 
     Attributes:
+        sensitivity: "loss" measures them, one decision at a time; "hessian" takes them from the curvature of the loss
+            (HAWQ-V2), which knows what weights lose and asks for no evaluation.
         fidelity: share of the images on which sensitivities are measured.
         solutions: points that are evaluated once all sensitivities are known, the best of the additive model first.
     """
 
+    sensitivity: str = "loss"
     fidelity: float = 0.25
     solutions: int = 8
 
     def __post_init__(self) -> None:
+        if self.sensitivity not in ("loss", HESSIAN):
+            raise InputError(f"exact: sensitivity is 'loss' or {HESSIAN!r}, got {self.sensitivity!r}")
         if not 0.0 < self.fidelity <= 1.0:
             raise InputError(f"exact: fidelity is a share of the images in (0, 1], got {self.fidelity}")
         if self.solutions < 1:
@@ -53,6 +59,9 @@ class Exact(PointSearcher):
         problem: what is asked.
         options: of the algorithm.
         losses: of every choice of every decision, where they are known already; nothing is measured then.
+
+    Raises:
+        InputError: a budget that cannot be kept, or losses of another space.
     """
 
     keeps_budget = False
@@ -64,15 +73,23 @@ class Exact(PointSearcher):
         losses: Sequence[FloatArray] | None = None,
     ) -> None:
         super().__init__(problem)
+        if options.sensitivity == HESSIAN:
+            from automl.compression.curvature import check_curved  # torch, only where it is needed
+
+            check_curved(self.space)
+        if losses is not None and [len(loss) for loss in losses] != self.space.counts.tolist():
+            raise InputError("exact: there is a loss for every choice of every decision, these are of another space")
         self.options = options
         self._given = losses
         self._centre: Point | None = None  # of the program
         affordable = int((problem.evaluations - 1) / options.fidelity)
-        self._probes = probes(self.space, affordable if losses is None else 0)
+        self._probes = probes(self.space, affordable if options.sensitivity == "loss" and losses is None else 0)
         self._solved = 0  # proposals made with all sensitivities known
 
     def propose(self) -> Point:
         """A sensitivity, or the best point that was not proposed yet."""
+        if self.options.sensitivity == HESSIAN and self._given is None:
+            raise RuntimeError("the losses of a search by curvature are computed beforehand")
         made = len(self.results) + len(self._pending)
         if made < len(self._probes):
             self.share = self.options.fidelity

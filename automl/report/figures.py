@@ -90,8 +90,8 @@ def accuracy_against_cost(data: RunData) -> Element | None:
     return chart
 
 
-def over_episodes(data: RunData, seed: int, width: float = WIDTH, *, rewards: bool = False) -> Element | None:
-    """One seed: each evaluation of the agent and the best so far, beside random search's best so far.
+def over_search(data: RunData, seed: int, width: float = WIDTH, *, rewards: bool = False) -> Element | None:
+    """One seed: each evaluation of the search's algorithm and the best so far, beside random search's best so far.
 
     The vertical axis is the same for every seed of the run.
 
@@ -120,7 +120,7 @@ def over_episodes(data: RunData, seed: int, width: float = WIDTH, *, rewards: bo
     bottom, top, y_ticks = nice_range(value_floor(values), values[-1], 4)
     y = Scale(bottom, top, frame.bottom, frame.top)
     name = "reward" if rewards else f"search {data.metric_name}"
-    chart = chart_of(width, 292, f"{name} over the episodes of seed {seed}")
+    chart = chart_of(width, 292, f"{name} over the proposals of seed {seed}")
     _shade_warm_up(chart, data, x, frame)
     _, _, ticks = nice_range(0, most, 6 if width > 500 else 4)
     x_ticks = [tick for tick in ticks if tick <= most]
@@ -132,7 +132,7 @@ def over_episodes(data: RunData, seed: int, width: float = WIDTH, *, rewards: bo
         y_ticks=y_ticks,
         x_texts=[f"{tick:.0f}" for tick in x_ticks],
         y_texts=units.ticks(y_ticks) if rewards else value_ticks(data, y_ticks),
-        x_title=f"episode (seed {seed})",
+        x_title=f"proposal (seed {seed})",
         y_title=name,
     )
     append(chart, axes)
@@ -142,7 +142,7 @@ def over_episodes(data: RunData, seed: int, width: float = WIDTH, *, rewards: bo
         if row.algorithm != "random":
             text = units.plain if rewards else value_text(data)
             for number, value, feasible in points[:: -(-len(points) // MOST_DOTS)]:
-                title = f"episode {number}: {name} {text(value)}" + ("" if feasible else ", over the budget")
+                title = f"proposal {number}: {name} {text(value)}" + ("" if feasible else ", over the budget")
                 append(chart, _shape(kind, x(number + 0.5), y(value), 2.6, title, hollow=not feasible))
         line = [(x(number + 0.5), y(value)) for number, value in _running_best(points)]
         if line:

@@ -11,7 +11,7 @@ from automl.report.explained import explained_layers
 from automl.report.figures import (
     WIDTH,
     accuracy_against_cost,
-    over_episodes,
+    over_search,
     value_text,
 )
 from automl.report.fronts import fronts
@@ -65,7 +65,7 @@ def build_page(data: RunData) -> Element:
         budgets,
         _scatter,
         fronts,
-        _episodes,
+        _progress,
         kept_channels,
         treatments,
         explained_layers,
@@ -285,7 +285,7 @@ def _scatter(data: RunData) -> Element | None:
     )
 
 
-def _episodes(data: RunData) -> Element | None:
+def _progress(data: RunData) -> Element | None:
     if data.given:
         return None
     seeds = sorted({row.seed for row in data.searches if row.algorithm != "uniform"})
@@ -294,17 +294,17 @@ def _episodes(data: RunData) -> Element | None:
     charts: list[Element] = []
     for seed in seeds:
         for kind in (False, True) if rewards else (False,):
-            chart = over_episodes(data, seed, width, rewards=kind)
+            chart = over_search(data, seed, width, rewards=kind)
             if chart is not None:
                 charts.append(chart)
     if not charts:
         return None
     grid = tag("div", *charts, class_="grid" if width < WIDTH else None)
     return section(
-        "Over the episodes",
+        "Over the search",
         grid,
-        "Marks are the episodes of the agent, lines the best feasible policy so far: of the agent and of random search "
-        f"with as many evaluations.{_stops(data)}",
+        f"Marks are the policies that {data.config.search.algorithm} proposed, lines the best feasible one so far: of "
+        f"{data.config.search.algorithm} and of random search with as many evaluations.{_stops(data)}",
     )
 
 

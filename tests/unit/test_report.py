@@ -201,8 +201,8 @@ def test_every_evaluation_is_drawn_and_seeds_have_their_own_chart(run: RunDirect
     for search in ("ddpg-0", "ddpg-3", "random-0", "random-3"):
         assert len(re.findall(rf"{search}, number \d+", text)) == 60
     assert "uniform, number 0" in text
-    assert "episode (seed 0)" in text
-    assert "episode (seed 3)" in text
+    assert "proposal (seed 0)" in text
+    assert "proposal (seed 3)" in text
     assert "warm-up" in text
     assert "unfinished" not in text
 
@@ -304,7 +304,7 @@ def test_a_reward_of_its_own_kind_is_drawn_too(tmp_path: Path) -> None:
     search = {"evaluations": 30, "reward": "accuracy_flops", "mode": "accuracy", "algorithm": "ddpg"}
     text = _page(make_run(tmp_path / "run", evaluations=30, overrides={"search": search, "budget": None})).text
     assert "reward over" not in text  # that is the picture's label, not a text
-    assert re.search(r"episode \d+: reward ", text)
+    assert re.search(r"proposal \d+: reward ", text)
     assert "no hard budget" in text
 
 
@@ -364,7 +364,7 @@ def test_a_policy_that_was_given_is_not_called_found(tmp_path: Path) -> None:
     text = _page(directory).text
     for words in ("the policy given", "a policy that was given", "one uniform policy of at most as many MACs"):
         assert words in text
-    for words in ("found by", "random search", "Over the episodes", "The policy is above the budget"):
+    for words in ("found by", "random search", "Over the search", "The policy is above the budget"):
         assert words not in text
     summary["best"]["feasible"] = False
     write(directory, summary)

@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from automl.config import Config, SearchSection, TrainingSection, load_config
+from automl.config import Config, load_config
+from automl.config_sections import SearchSection, TrainingSection
 from automl.costs.latency import local_prices
 from automl.costs.latency_budget import LatencyBudget
 from automl.errors import InputError, RunStoppedError, TrimtabError

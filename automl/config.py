@@ -8,16 +8,23 @@ directory.
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, TypeVar, overload
+from typing import Any, Self, TypeVar, overload
 
 import yaml
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
-from automl.engines import ENGINES
-from automl.errors import InputError, did_you_mean
+from automl.config_sections import (
+    BudgetSection,
+    CompressionSection,
+    DataSection,
+    MeasureSection,
+    ModelSection,
+    SearchSection,
+    SpaceSection,
+    TrainingSection,
+)
+from automl.errors import InputError
 from backends.accelerators.catalogue import is_path, read_description
-from backends.remote.device import RemoteDevice
-from backends.remote.tracker import split_address
 from search_spaces.objective import COUNTED, MODELLED, UNITS
 from search_spaces.sections import Section, checked, shown
 from search_spaces.yaml_text import parse_yaml, read_yaml
@@ -25,247 +32,6 @@ from search_spaces.yaml_text import parse_yaml, read_yaml
 PATH_ARGUMENTS = ("root", "path")
 ACCELERATOR_KEY = "measure.accelerator"
 PATH_KEYS = ("model.checkpoint", "search.init_from", *(f"data.args.{name}" for name in PATH_ARGUMENTS))
-
-
-class ModelSection(Section):
-    """Which network: a name of the zoo, `torchvision:NAME`, `timm:NAME` or `package.module:attribute`."""
-
-    name: str
-    args: dict[str, Any] = Field(default_factory=dict)
-    checkpoint: str | None = None
-
-
-class DataSection(Section):
-    """Which data set: an embedded name or `package.module:attribute`."""
-
-    name: str
-    args: dict[str, Any] = Field(default_factory=dict)
-
-
-class TrainingSection(Section):
-    """How a network is trained; the fields of `automl.training.TrainingOptions`."""
-
-    epochs: int = Field(default=20, ge=0, le=100_000)
-    batch_size: int = Field(default=64, ge=1)
-    lr: float = Field(default=0.1, gt=0)
-    momentum: float = Field(default=0.9, ge=0, lt=1)
-    weight_decay: float = Field(default=5e-4, ge=0)
-    label_smoothing: float = Field(default=0.0, ge=0, lt=1)
-    optimizer: Literal["sgd", "adam"] = "sgd"
-    warmup_epochs: float = Field(default=1.0, ge=0)
-    seed: int = Field(default=0, ge=0)
-    workers: int = Field(default=4, ge=0, le=256)
-    device: str = "cpu"
-    distillation: float = Field(default=0.0, ge=0, le=1)
-    temperature: float = Field(default=4.0, gt=0)
-
-
-class SpaceSection(Section):
-    """What may be decided; the fields of `search_spaces.building.SpaceOptions`."""
-
-    channels: bool = True
-    resolution: list[float | int] = Field(default_factory=list, max_length=32)
-    lower_bound: float = Field(default=0.2, gt=0, le=1)
-    round_to: int | None = Field(default=None, ge=1)
-    protect: list[str] = Field(default_factory=list)
-    weight_bits: list[Annotated[int, Field(ge=1, le=16)] | None] = Field(default_factory=list, max_length=32)
-    activation_bits: list[Annotated[int, Field(ge=1, le=16)] | None] = Field(default_factory=list, max_length=32)
-    coupled_bits: bool = False
-    sparsity: list[float | str] = Field(default_factory=list, max_length=32)
-    pattern: str = "element"
-    rank: list[float] = Field(default_factory=list, max_length=32)
-    factorisation: str = "svd"
-    layers: list[str] = Field(default_factory=lambda: ["*"])
-    ends: bool = False
-    tie: list[list[str]] = Field(default_factory=list)
-
-    @property
-    def treats(self) -> bool:
-        """Whether more than channels is decided."""
-        return bool(self.weight_bits or self.activation_bits or self.sparsity or self.rank)
-
-
-class BudgetSection(Section):
-    """What the compressed network may cost: `ratio` of the uncompressed figure, or an absolute `limit`.
-
-    The limit is in the metric's own unit: operations, parameters, bytes, seconds or joules. `latency_s` is measured, as
-    `measure` says; `modelled_latency_s` and `energy_j` are those of `measure.accelerator`.
-    """
-
-    metric: str = "macs"
-    ratio: float | None = Field(default=None, gt=0, le=1)
-    limit: float | None = Field(default=None, gt=0)
-
-    @field_validator("metric")
-    @classmethod
-    def _known(cls, metric: str) -> str:
-        if metric not in UNITS:
-            raise ValueError(f"a budget is one of {', '.join(UNITS)}, got {metric!r}{did_you_mean(metric, UNITS)}")
-        return metric
-
-    @model_validator(mode="after")
-    def _one(self) -> Self:
-        if (self.ratio is None) == (self.limit is None):
-            raise ValueError("exactly one of 'ratio' and 'limit' is given")
-        return self
-
-
-class SearchSection(Section):
-    """Which algorithm searches, how long, and with how many evaluators, on which device.
-
-    `lag`: asked for proposal n, the searcher knows the results of the proposals before n - lag. It changes what is
-    found, the number of evaluators does not; about twice to four times their number keeps them busy.
-    `init_from`: a run directory, or the snapshot of one of its searches, whose agent this one's begins with.
-    `device`: where compressed networks are run on the validation images; evaluators share the GPUs there are.
-    `objectives`: costs that are minimised beside the accuracy, by the algorithms that look for a whole front (nsga2,
-    optuna_nsga2); by default the first budget's. The others are shown them, and look for accuracy.
-    `algorithm`: where none is named, an agent's `mode` or `faithful` asks for the agent, all else for "auto".
-    """
-
-    algorithm: str = "auto"
-    options: dict[str, Any] = Field(default_factory=dict)
-    mode: Literal["resource", "accuracy"] = "resource"
-    reward: str | None = None
-    faithful: bool = False
-    evaluations: int = Field(default=400, ge=1, le=10_000_000)
-    seeds: list[int] = Field(default_factory=lambda: [0], min_length=1, max_length=1000)
-    init_from: str | None = None
-    evaluators: int = Field(default=2, ge=1, le=1024)
-    lag: int = Field(default=4, ge=0, le=100_000)
-    device: Literal["cpu", "cuda"] = "cpu"
-    objectives: list[str] = Field(default_factory=list, max_length=len(UNITS))
-
-    @model_validator(mode="before")
-    @classmethod
-    def _agent_where_it_is_meant(cls, given: Any) -> Any:
-        if not isinstance(given, Mapping) or "algorithm" in given:
-            return given
-        agent = given.get("mode") == "accuracy" or given.get("faithful") is True
-        return {**given, "algorithm": "ddpg"} if agent else given
-
-    @field_validator("objectives")
-    @classmethod
-    def _costs(cls, objectives: list[str]) -> list[str]:
-        for metric in objectives:
-            if metric not in UNITS:
-                raise ValueError(
-                    f"an objective beside the accuracy is one of {', '.join(UNITS)}, got {metric!r}"
-                    f"{did_you_mean(metric, UNITS)}"
-                )
-        return list(dict.fromkeys(objectives))
-
-    @field_validator("seeds")
-    @classmethod
-    def _seeds(cls, seeds: list[int]) -> list[int]:
-        if any(seed < 0 for seed in seeds) or len(set(seeds)) != len(seeds):
-            raise ValueError(f"seeds are distinct integers of at least 0, got {seeds}")
-        return seeds
-
-    @property
-    def given(self) -> bool:
-        """Whether policies are given instead of searched: a budget is then reported on, and does not bound them."""
-        return self.algorithm == "given"
-
-
-class SparsitySection(Section):
-    """How zeros are chosen; the fields of `automl.compression.SparsityOptions`."""
-
-    criterion: str = "magnitude"
-    gradual: float = Field(default=0.0, ge=0, le=1)
-
-
-class QuantisationSection(Section):
-    """How values are chosen for number formats; the fields of `automl.compression.QuantisationOptions`."""
-
-    weight_range: str = "min_max"
-    activation_range: str = "min_max"
-    stochastic_rounding: bool = False
-    bias_correction: bool = False
-    seed: int = Field(default=0, ge=0)
-
-
-class CompressionSection(Section):
-    """How a policy is applied; the fields of `automl.compression.CompressionOptions`."""
-
-    importance: str = "magnitude"
-    reconstruct: bool = True
-    calibration_images: int = Field(default=1000, ge=1)
-    points_per_image: int = Field(default=10, ge=1)
-    recalibrate_images: int = Field(default=0, ge=0)
-    seed: int = Field(default=0, ge=0)
-    sparsity: SparsitySection = Field(default_factory=SparsitySection)
-    quantisation: QuantisationSection = Field(default_factory=QuantisationSection)
-
-
-class TargetSection(Section):
-    """LLVM's names of a device's processor and, where it is not like this one, of its machine ("aarch64-linux-gnu")."""
-
-    mcpu: str
-    mtriple: str = ""
-
-
-class DeviceSection(Section):
-    """Devices elsewhere, all of one kind, reached through a TVM RPC tracker: see `backends.remote.device.RemoteDevice`
-    for the fields, and docs/devices.md."""
-
-    tracker: str
-    key: str = Field(min_length=1, pattern=r"^[^\s:]+$")
-    target: TargetSection
-    timeout_s: float = Field(default=30.0, gt=0, le=3600)
-
-    @field_validator("tracker")
-    @classmethod
-    def _address(cls, tracker: str) -> str:
-        try:
-            split_address(tracker)
-        except InputError as error:
-            raise ValueError(str(error)) from None
-        return tracker
-
-
-class MeasureSection(Section):
-    """What latency means in this run, and how it is measured; `backend: none` leaves it out.
-
-    Behind "_cuda" a CUDA device runs whole networks; compiled code and CUDA have no table, so no latency budget either.
-
-    `device`: measured on instead of this machine, by the backend "tvm".
-
-    `accelerator`: whose model prices policies in seconds and joules: one of `trimtab list accelerators`, the path of a
-    YAML file, or what such a file holds, as which a run remembers it.
-
-    Under a latency budget the backend's table of operators prices every policy. `margin` is the share of the budget
-    that the search holds back for the table's error; null measures that error on a few networks first.
-    `estimate_missing` has a regression stand in for operators that are not in the table yet, instead of measuring them.
-    """
-
-    backend: str = "tvm"
-    threads: int = Field(default=1, ge=1, le=256)
-    margin: float | None = Field(default=None, ge=0, lt=1)
-    estimate_missing: bool = False
-    device: DeviceSection | None = None
-    accelerator: str | dict[str, Any] | None = None
-
-    @field_validator("backend")
-    @classmethod
-    def _known(cls, backend: str) -> str:
-        known = (*ENGINES, "none")
-        if backend not in known:
-            raise ValueError(f"there is no backend {backend!r}{did_you_mean(backend, known)}")
-        return backend
-
-    @model_validator(mode="after")
-    def _reached(self) -> Self:
-        if self.device is not None and self.backend != "tvm":
-            raise ValueError(f"measure.device is reached by the backend 'tvm' alone, got {self.backend!r}")
-        return self
-
-    @property
-    def remote(self) -> RemoteDevice | None:
-        """The devices that are measured on; None for this machine."""
-        if self.device is None:
-            return None
-        target = self.device.target
-        return RemoteDevice(self.device.tracker, self.device.key, target.mcpu, target.mtriple, self.device.timeout_s)
 
 
 class Config(Section):

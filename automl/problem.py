@@ -18,7 +18,8 @@ from automl.compression.calibration import draw
 from automl.compression.pipeline import CompressionOptions, Compressor
 from automl.compression.selection import criterion
 from automl.compression.treatments import QuantisationOptions, SparsityOptions
-from automl.config import BudgetSection, Config, TrainingSection
+from automl.config import Config
+from automl.config_sections import BudgetSection, TrainingSection
 from automl.costs.latency import priced_by_table
 from automl.costs.latency_budget import LatencyBudget
 from automl.costs.pricing import BACKEND, cost_of, price, pricing_backend

@@ -7,7 +7,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from automl.config import BudgetSection
+from automl.config_sections import BudgetSection
 from automl.errors import InputError
 from automl.report import units
 from automl.report.data import Effort, Point, RunData, read_run

@@ -6,7 +6,8 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import Self
 
-from automl.config import Config, MeasureSection
+from automl.config import Config
+from automl.config_sections import MeasureSection
 from automl.errors import InputError
 from automl.run.directory import write_json
 from backends import table_backend

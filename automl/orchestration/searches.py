@@ -2,7 +2,8 @@
 
 from collections.abc import Sequence
 
-from automl.config import Config, SearchSection
+from automl.config import Config
+from automl.config_sections import SearchSection
 from automl.costs.pricing import BACKEND, cost_of, point_prices
 from automl.run.store import SearchRow
 from automl.searchers import given_policies, make_searcher

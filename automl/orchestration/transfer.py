@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from automl.config import SearchSection
+from automl.config_sections import SearchSection
 from automl.errors import InputError
 from automl.orchestration.search_loop import read_snapshot
 from automl.searchers.agent_options import AGENTS

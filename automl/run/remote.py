@@ -1,6 +1,6 @@
 """Remote devices that a run is to be measured on: whether they are there, before hours of work rest on them."""
 
-from automl.config import MeasureSection
+from automl.config_sections import MeasureSection
 from backends.remote.fleet import Fleet
 
 

@@ -9,7 +9,8 @@ import pytest
 import yaml
 
 from automl.compression import CompressionOptions, QuantisationOptions, SparsityOptions
-from automl.config import CompressionSection, Config, QuantisationSection, SparsitySection, TrainingSection, load_config
+from automl.config import Config, load_config
+from automl.config_sections import CompressionSection, QuantisationSection, SparsitySection, TrainingSection
 from automl.engines import ENGINES
 from automl.errors import InputError
 from automl.problem import compression_options

@@ -9,7 +9,8 @@ import pytest
 import torch
 from safetensors.numpy import load, save
 
-from automl.config import SearchSection, load_config
+from automl.config import load_config
+from automl.config_sections import SearchSection
 from automl.orchestration.search_loop import run_search
 from automl.orchestration.searches import make_search
 from automl.orchestration.transfer import agent_file, initial_agent

@@ -113,6 +113,6 @@ def search_note(row: "SearchProgress", constraint: "Constraint") -> str:
         notes.append(f"reward {row.best_reward:.4f}")
     if row.failures:
         notes.append(f"{row.failures} failed")
-    if row.finished and row.error is None and row.done < row.total - ROUNDING:
+    if row.finished and row.error is None and row.done < row.total - 1.0 + ROUNDING:
         notes.append(f"stopped: {STOPPED}")
     return ", ".join(notes)

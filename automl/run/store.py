@@ -81,8 +81,8 @@ class SearchRow:
     error: str | None = None
 
     def stopped(self, spent: float) -> bool:
-        """Whether it ended by itself, having made so many evaluations, in whole ones."""
-        return self.finished and self.error is None and spent < self.evaluations - ROUNDING
+        """Whether it ended by itself, having made so many evaluations, in whole ones, with at least one to spare."""
+        return self.finished and self.error is None and spent < self.evaluations - 1.0 + ROUNDING
 
 
 @dataclass(frozen=True, slots=True)

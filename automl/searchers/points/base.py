@@ -134,8 +134,11 @@ class PointSearcher(Searcher):
         self._pending.append(point)
         return self.space.decode(point)
 
-    def tell(self, policy: CompressionPolicy, evaluation: Evaluation) -> float:
-        """Learn the result of the oldest proposal; its accuracy is the reward, of a failed one less than any so far."""
+    def tell(self, policy: CompressionPolicy, evaluation: Evaluation) -> float | None:
+        """Learn the result of the oldest proposal; its accuracy is the reward, of a failed one less than any so far.
+
+        None of what saw a part of the images: that is no result.
+        """
         accuracy = evaluation.accuracy
         if evaluation.error is not None:
             accuracy = min([0.0, *(each.accuracy for each in self.results)]) - FAILED_BY
@@ -144,7 +147,7 @@ class PointSearcher(Searcher):
         self.results.append(result)
         self._causes = self._found_causes()
         self.learn(result)
-        return accuracy
+        return accuracy if evaluation.share == 1.0 else None
 
     def state(self) -> State:
         """Results, pending proposals and the generator."""

@@ -85,12 +85,12 @@ def test_the_exact_solution_is_the_optimum_of_the_additive_model() -> None:
         assert additive(losses, solution[None]).sum() == pytest.approx(lost[macs <= limit].min(), rel=1e-6)
 
 
-def test_auto_comes_within_one_image_of_the_true_optimum() -> None:
-    """In nine of ten searches."""
+def test_auto_finds_the_true_optimum() -> None:
+    """In nine of ten searches. As many random policies find one of the best 7 of 1,256 in four of ten."""
     kept = enumerated().points[enumerated().problem(0).kept(enumerated().points)]
     best = max(enumerated().evaluate(point).accuracy for point in kept)
     missed = [round((best - searched(seed)) * len(enumerated().labels)) for seed in SEEDS]
-    assert sum(images <= 1 for images in missed) >= 9, missed
+    assert sum(images == 0 for images in missed) >= 9, missed
 
 
 def searched(seed: int) -> float:

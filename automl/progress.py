@@ -9,7 +9,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, Tim
 from rich.progress import Progress as Bars
 from rich.text import Text
 
-from automl.run.store import ROUNDING, STOPPED
+from automl.run.store import STOPPED, stopped_early
 
 if TYPE_CHECKING:
     from automl.orchestration.dispatcher import SearchProgress
@@ -113,6 +113,6 @@ def search_note(row: "SearchProgress", constraint: "Constraint") -> str:
         notes.append(f"reward {row.best_reward:.4f}")
     if row.failures:
         notes.append(f"{row.failures} failed")
-    if row.finished and row.error is None and row.done < row.total - 1.0 + ROUNDING:
+    if stopped_early(row.finished, row.error, row.done, row.total):
         notes.append(f"stopped: {STOPPED}")
     return ", ".join(notes)

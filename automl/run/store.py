@@ -82,7 +82,12 @@ class SearchRow:
 
     def stopped(self, spent: float) -> bool:
         """Whether it ended by itself, having made so many evaluations, in whole ones, with at least one to spare."""
-        return self.finished and self.error is None and spent < self.evaluations - 1.0 + ROUNDING
+        return stopped_early(self.finished, self.error, spent, self.evaluations)
+
+
+def stopped_early(finished: bool, error: str | None, spent: float, planned: int) -> bool:
+    """Whether a search ended by itself, with at least one whole evaluation to spare."""
+    return finished and error is None and spent < planned - 1.0 + ROUNDING
 
 
 @dataclass(frozen=True, slots=True)

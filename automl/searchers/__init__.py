@@ -53,6 +53,11 @@ class _Search:
         return self.constraints[0]
 
     @property
+    def asked(self) -> Prices:
+        """What points cost; where nobody said, what can be counted."""
+        return PointPrices(self.space) if self.prices is None else self.prices
+
+    @property
     def bound(self) -> Cost | None:
         """The cost that an algorithm bounds which knows a single budget; None where that is counted.
 
@@ -61,8 +66,7 @@ class _Search:
         """
         if len(self.constraints) == 1:
             return self.costs[0]
-        prices = PointPrices(self.space) if self.prices is None else self.prices
-        if (reason := self.space.unreachable(self.constraints, prices)) is not None:
+        if (reason := self.space.unreachable(self.constraints, self.asked)) is not None:
             raise InputError(reason)
         graph = self.space.graph
         pairs = zip(self.costs, self.constraints, strict=True)
@@ -78,8 +82,7 @@ class _Search:
         """
         if self.mode != "resource":
             raise InputError(f"mode {self.mode!r} is the agents' alone; searches over points keep a budget: 'resource'")
-        prices = PointPrices(self.space) if self.prices is None else self.prices
-        return PointProblem(self.space, self.constraints, prices, self.seed, self.evaluations, self.objectives)
+        return PointProblem(self.space, self.constraints, self.asked, self.seed, self.evaluations, self.objectives)
 
 
 @dataclass(frozen=True)

@@ -3,12 +3,10 @@
 Usable as any algorithm of stable-baselines3 (`make_ddpg(env).learn(...)`), and one of the agents that search.
 """
 
-from collections.abc import Mapping
 from typing import Any
 
 import gymnasium
 import numpy as np
-import numpy.typing as npt
 import torch
 from stable_baselines3 import DDPG
 from torch import nn
@@ -16,10 +14,10 @@ from torch.nn import functional as F
 
 from automl.evaluation import one_thread
 from automl.searchers.agent_options import DDPGOptions
-from automl.searchers.agents.replay import ReplayAgent, decayed, replay_arguments, truncated_normal
+from automl.searchers.agents.replay import DeterministicAgent, replay_arguments
 
 
-class AmcDDPG(ReplayAgent, DDPG):
+class AmcDDPG(DeterministicAgent, DDPG):
     """DDPG with AMC's exploration: truncated normal noise around the actor's output, decaying by episode.
 
     All randomness comes from `seed`; torch's, numpy's and Python's global generators are neither read nor changed.
@@ -31,7 +29,6 @@ class AmcDDPG(ReplayAgent, DDPG):
         seed: of weights, noise and batches.
     """
 
-    NETWORKS = ("actor", "actor_target", "critic", "critic_target")
     options: DDPGOptions
 
     def __init__(self, env: gymnasium.Env[Any, Any], steps: int, options: DDPGOptions, seed: int) -> None:
@@ -46,15 +43,6 @@ class AmcDDPG(ReplayAgent, DDPG):
             )
         self._initialise(torch.Generator().manual_seed(int(streams[2].generate_state(1, np.uint64)[0] >> 1)))
         self.prepare()
-
-    def noisy(self, observations: torch.Tensor, episode: int, widen: float) -> npt.NDArray[np.float64]:
-        """Truncated normal noise around the actor's actions, less of it from episode to episode."""
-        mean = self.actor(observations).numpy().astype(np.float64)
-        return truncated_normal(mean, decayed(self.options, episode, widen), self.generator)
-
-    def optimizers(self) -> Mapping[str, torch.optim.Optimizer]:
-        """Of actor and critic."""
-        return {"actor": self.actor.optimizer, "critic": self.critic.optimizer}
 
     def train(self, gradient_steps: int, batch_size: int = 64) -> None:
         """One update of critic, actor and targets for each gradient step (Lillicrap et al. 2016, algorithm 1)."""

@@ -228,6 +228,22 @@ class ReplayAgent(Agent):
     _episode_num: int
 
 
+class DeterministicAgent(ReplayAgent):
+    """One whose actor gives an action: DDPG and TD3. It explores by noise around that."""
+
+    NETWORKS = ("actor", "actor_target", "critic", "critic_target")
+    options: DDPGOptions | TD3Options
+
+    def noisy(self, observations: torch.Tensor, episode: int, widen: float) -> npt.NDArray[np.float64]:
+        """Truncated normal noise around the actor's actions, less of it from episode to episode."""
+        mean = self.actor(observations).numpy().astype(np.float64)
+        return truncated_normal(mean, decayed(self.options, episode, widen), self.generator)
+
+    def optimizers(self) -> Mapping[str, torch.optim.Optimizer]:
+        """Of actor and critic or critics."""
+        return {"actor": self.actor.optimizer, "critic": self.critic.optimizer}
+
+
 def decayed(options: DDPGOptions | TD3Options, episode: int, widen: float) -> float:
     """Standard deviation of the noise, of an episode that is numbered from the end of the warm-up."""
     return 2.0 * widen * options.sigma * options.decay**episode  # of a range that is 2 wide

@@ -63,6 +63,7 @@ def run_jobs(jobs: Sequence[Job], processes: int, deadline: float) -> bool:
         Whether all have ended.
     """
     left = [job for job in jobs if job.ended is None]
+    os.environ["OMP_NUM_THREADS"] = "1"  # the workers' arithmetic; they import it anew
     context = multiprocessing.get_context("spawn")
     workers = [context.Process(target=_work, args=(left, deadline, os.getpid())) for _ in range(processes) if left]
     for worker in workers:

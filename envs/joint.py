@@ -45,6 +45,8 @@ class JointWalk(LayerwiseWalk):
         prices: of the space's points.
         discrete: whether actions are numbers.
         step_code: whether the state tells the number of the step too, see `JointObservations`.
+        spend: whether what is left of the budgets is spent when the walk ends, see `PointBudget.spend`; not where
+            small is good in itself.
 
     Attributes:
         dimensions: that the entries of an action stand for.
@@ -63,6 +65,7 @@ class JointWalk(LayerwiseWalk):
         *,
         discrete: bool = False,
         step_code: bool = False,
+        spend: bool = False,
     ) -> None:
         if not space.decisions:
             raise InputError("there is nothing to decide: give the space channels, bits, sparsity or ranks")
@@ -72,7 +75,8 @@ class JointWalk(LayerwiseWalk):
         self.constraints = tuple(constraints)
         self._prices = prices
         self._discrete = discrete
-        self._budget = PointBudget(space, self.constraints, prices)
+        budget = PointBudget(space, self.constraints, prices)
+        self._meet = budget.spend if spend else budget.meet
         found = {decision.dimension for decision in space.decisions}
         self.dimensions = tuple(dimension for dimension in DIMENSIONS if dimension in found)
         layers, self.order = self._steps()
@@ -124,7 +128,7 @@ class JointWalk(LayerwiseWalk):
         observation = self._observe(self._point, [self._step])[0]
         if self._step < self.steps:
             return observation, False
-        self._point = self._budget.meet(self._point)
+        self._point = self._meet(self._point)
         return observation, True
 
     def taken(self) -> Action:

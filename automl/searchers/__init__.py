@@ -116,7 +116,14 @@ def _walk(search: _Search, options: AgentOptions) -> LayerwiseWalk:
     faithful, step_code = search.faithful, options.step_code
     if not search.space.channels_only:
         points = search.points
-        return walk_over(points.space, points.constraints, points.prices, faithful=faithful, step_code=step_code)
+        return walk_over(
+            points.space,
+            points.constraints,
+            points.prices,
+            faithful=faithful,
+            step_code=step_code,
+            spend=not _reward(search).counts_cost,
+        )
     return ChannelPruningWalk(
         search.space.channels,
         search.constraint,

@@ -11,9 +11,9 @@ SHARES = ("actor_lr", "critic_lr", "lr", "tau", "baseline", "decay", "gamma", "c
 """Options in (0, 1]."""
 COUNTS = ("hidden", "batch", "replay", "updates", "delay", "episodes", "epochs")
 """Options of at least 1."""
-SIZES = ("warmup", "sigma", "smoothing", "entropy", "spread")
+SIZES = ("warmup", "divergence", "sigma", "smoothing", "entropy", "spread")
 """Options that are not negative."""
-SHORT = 200
+SHORT = 500
 """Evaluations below which a search makes two updates a step."""
 
 
@@ -39,6 +39,7 @@ class AgentOptions:
     batch: int = 64
     step_code: bool = True
     distinct: bool = True
+    divergence: float = 5e-4
 
     @classmethod
     def tuned(cls, evaluations: int, warmup: int | None = None, begun: bool = False) -> Self:
@@ -108,6 +109,7 @@ class DDPGOptions(ReplayOptions):
 
     step_code: bool = False
     distinct: bool = False
+    divergence: float = 0.0
     actor_lr: float = 1e-4
     bootstrap: bool = True
     ranks: bool = False
@@ -124,8 +126,8 @@ class DDPGOptions(ReplayOptions):
     def tuned(cls, evaluations: int, warmup: int | None = None, begun: bool = False) -> Self:
         """The defaults of a search that does not ask for the published agent.
 
-        Of the published hyperparameters these change: the warm-up takes at most a quarter of the search, the noise
-        decays to 5 % of where it starts by the end of the search, and a search of under 200 episodes makes two
+        Of the published hyperparameters these change: the warm-up takes at most a tenth of the search, the noise
+        starts smaller and decays to 5 % of that by the end of the search, and a search of under 500 episodes makes two
         updates a step.
         """
         random = _warmup(evaluations, warmup, begun)
@@ -138,6 +140,7 @@ class DDPGOptions(ReplayOptions):
             ranks=True,
             taken=True,
             distinct=True,
+            divergence=AgentOptions.divergence,
             step_code=True,
         )
 
@@ -257,13 +260,13 @@ def agent_options(
 
 
 def _warmup(evaluations: int, warmup: int | None, begun: bool) -> int:
-    usual = evaluations // 20 if begun else min(ReplayOptions().warmup, evaluations // 4)
+    usual = evaluations // 20 if begun else min(ReplayOptions().warmup, evaluations // 10)
     return usual if warmup is None else warmup
 
 
 def _sigma(begun: bool) -> float:
     """Noise that leaves something of what an agent has learnt."""
-    return 0.15 if begun else 0.5
+    return 0.15 if begun else 0.3
 
 
 def _decay(evaluations: int, warmup: int) -> float:

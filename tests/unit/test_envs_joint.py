@@ -192,6 +192,47 @@ def test_what_is_above_a_budget_is_lowered_from_the_highest_of_equal_ones_from_t
     assert free.meet(np.array([3, 3, 3])).tolist() == [3, 3, 3]
 
 
+def test_what_is_left_of_a_budget_is_spent_on_all_decisions_alike() -> None:
+    graph = cifar_resnet(8)
+    space = space_of(graph, **EVERYTHING)
+    prices, limits = PointPrices(space), budgets(graph, 0.4, 0.2)
+    budget = PointBudget(space, limits, prices)
+    generator = np.random.default_rng(0)
+    raised = 0
+    for _ in range(50):
+        point = generator.integers(0, space.counts)
+        met, spent = budget.meet(point), budget.spend(point)
+        assert all(prices(spent[None])[each.metric][0] <= each.limit for each in limits)
+        above = space.counts - 1 - met
+        shares = [(met + above * share // 32).tolist() for share in range(33)]
+        assert spent.tolist() in shares
+        found = shares.index(spent.tolist())
+        raised += found > 0
+        further = np.array([each for each in shares[found:] if each != spent.tolist()])
+        if len(further):
+            assert any(prices(further[:1])[each.metric][0] > each.limit for each in limits)
+    assert raised > 10
+    assert PointBudget(space, (), prices).spend(0 * space.counts).tolist() == [0] * len(space.counts)
+
+
+def test_a_walk_that_spends_proposes_what_its_outcome_says() -> None:
+    """So an agent that stores actions as taken learns of what was evaluated."""
+    graph = cifar_resnet(8)
+    space = space_of(graph, **EVERYTHING)
+    walk = walk_of(space, budgets(graph, 0.5, 0.3), spend=True)
+    walk.reset()
+    done = False
+    while not done:
+        _, done = walk.step(np.full(walk.action_space.shape, -1.0))
+    point = walk.point()
+    assert point.sum() > 0  # the least of everything would leave most of the budgets
+    revised = walk.revised()
+    walk.reset()
+    for action in revised.actions:
+        walk.step(action)
+    assert walk.point().tolist() == point.tolist()
+
+
 def test_bits_that_a_budget_does_not_count_stay_as_they_are() -> None:
     graph = cifar_resnet(8)
     space = space_of(graph, channels=False, weight_bits=(2, 4, 8), activation_bits=(4, 6, 8))

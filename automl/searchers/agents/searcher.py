@@ -22,6 +22,9 @@ from search_spaces.policy import CompressionPolicy
 DIGEST = 32
 """Bytes of a policy's digest."""
 
+MOST_DIVERGENCE = 5.0
+"""In nats; more than this tells nothing."""
+
 TRIES, WIDEN = 10, 1.4
 """How often an episode is walked to find a policy that is new, and the factor of the noise from try to try."""
 
@@ -82,7 +85,8 @@ class AgentSearcher(Searcher):
             self._worst = reward
         elif evaluation.error is not None:
             reward = self._worst
-        self._agent.learn_from(self._pending.popleft(), reward, self._told)
+        lost = self._options.divergence * min(evaluation.divergence or 0.0, MOST_DIVERGENCE)
+        self._agent.learn_from(self._pending.popleft(), reward - lost, self._told)
         self._told += 1
         return reward
 

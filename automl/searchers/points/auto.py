@@ -189,20 +189,19 @@ class Auto(PointSearcher):
         whole = {each.point.tobytes(): each.accuracy for each, kept in told if kept and each.share == 1.0}
         best = max(whole.values(), default=float(seen.accuracies.min()))
         done = {*whole, *(each.tobytes() for each in self._pending)}
-        parents = known[np.argsort(-surrogate.predicted(known)[0], kind="stable")[:PARENTS]]
-        children = self._children(parents)
-        gains = improvement(*surrogate.predicted(children), best)
-        grandchildren = self._children(children[np.argsort(-gains, kind="stable")[:PARENTS]])
-        pool = np.concatenate([children, grandchildren, known])
-        pool = pool[~self._causes[np.arange(pool.shape[1]), pool].any(axis=1)]
-        pool = pool[np.array([each.tobytes() not in done for each in pool], dtype=np.bool_)]
-        if not len(pool):
-            return self._unseen(children)
-        gains = improvement(*surrogate.predicted(pool), best)
-        for number in np.argsort(-gains, kind="stable").tolist():
+        expected = surrogate.predicted(known)
+        children = self._children(known[np.argsort(-expected[0], kind="stable")[:PARENTS]])
+        gains = [improvement(*expected, best), improvement(*surrogate.predicted(children), best)]
+        grandchildren = self._children(children[np.argsort(-gains[1], kind="stable")[:PARENTS]])
+        gains.append(improvement(*surrogate.predicted(grandchildren), best))
+        pool, hopes = np.concatenate([known, children, grandchildren]), np.concatenate(gains)
+        free = ~self._causes[np.arange(pool.shape[1]), pool].any(axis=1)
+        free &= np.array([each.tobytes() not in done for each in pool], dtype=np.bool_)
+        pool, hopes = pool[free], hopes[free]
+        for number in np.argsort(-hopes, kind="stable").tolist():
             point = self._repaired(pool[number])  # above the budget only where prices were sketched
             if point.tobytes() not in done:
-                self._quiet = self._quiet + 1 if gains[number] < self.options.stop_below else 0
+                self._quiet = self._quiet + 1 if hopes[number] < self.options.stop_below else 0
                 self.share = 1.0 if point.tobytes() in self._seen else self.share
                 return point
         return self._unseen(children)

@@ -81,53 +81,54 @@ class _Rows:
         terms = additive(losses, points)
         total = terms.sum(axis=1, keepdims=True)
         starts = np.cumsum([0, *(len(loss) for loss in losses)])
-        places = starts[:-1] + points
+        self.points = points
         self.prior: FloatArray = np.log(np.maximum(total[:, 0], 1e-12))
         self.partial = partial.astype(np.float64)
         self.composition = np.where(total > 0.0, terms / np.maximum(total, 1e-300), 1.0 / terms.shape[1])
-        self.choices = np.zeros((len(points), int(starts[-1])))  # 1 for each that is taken
-        np.put_along_axis(self.choices, places, 1.0, axis=1)
-        self.by_choice = np.zeros_like(self.choices)
-        np.put_along_axis(self.by_choice, places, self.composition, axis=1)
+        self.by_choice = np.zeros((len(points), int(starts[-1])))
+        np.put_along_axis(self.by_choice, starts[:-1] + points, self.composition, axis=1)
 
 
-def _covariances(first: _Rows, at: FloatArray, second: _Rows, other: FloatArray) -> FloatArray:
-    """The parts of the covariance, [7, N, M], of rows that stand at [N] and [M] on the smooth function's axis."""
-    weighed = SHARED * first.composition @ second.composition.T + (1.0 - SHARED) * first.by_choice @ second.by_choice.T
+def _alike(first: _Rows, second: _Rows) -> FloatArray:
+    """The parts of the covariance that do not depend on where rows stand on the smooth function's axis, [4, N, M]."""
     roots = np.sqrt(first.composition) @ np.sqrt(second.composition).T
-    step = (at[:, None] - other[None]) / BEND
+    numbers: dict[bytes, int] = {}
+    own, other = (
+        np.array([numbers.setdefault(point.tobytes(), len(numbers)) for point in rows.points])
+        for rows in (first, second)
+    )
     return np.stack(
         [
-            np.ones_like(weighed),
-            np.outer(at, other),
-            np.exp(-0.5 * step**2),
-            weighed,
-            np.exp(-(1.0 - roots) / LENGTH**2),
-            (first.choices @ second.choices.T >= first.composition.shape[1] - 0.5).astype(np.float64),
+            SHARED * first.composition @ second.composition.T + (1.0 - SHARED) * first.by_choice @ second.by_choice.T,
+            np.exp((roots - 1.0) / LENGTH**2),
+            own[:, None] == other,
             np.outer(first.partial, second.partial),
         ]
     )
 
 
-def _variances(rows: _Rows, at: FloatArray) -> FloatArray:
-    """The diagonals of the same, [7, N]."""
-    one = np.ones(len(at))
-    return np.stack([one, at**2, one, (rows.composition**2).sum(axis=1), one, one, rows.partial])
+def _smooth(at: FloatArray, other: FloatArray) -> FloatArray:
+    """The covariance of the smooth function at [N] and [M]."""
+    found: FloatArray = np.exp(-0.5 * ((at[:, None] - other) / BEND) ** 2)
+    return found
 
 
 class _Process:
     """Regression by a Gaussian process.
 
     Args:
-        rows: what was observed.
-        at: where it stands on the smooth function's axis, [N].
+        alike: see `_alike`, of the rows that were observed, [4, N, N].
+        partial: 1 for those looked at on a share of the images, else 0, [N].
+        at: where they stand on the smooth function's axis, [N].
         values: what was found, [N].
         tried: amplitudes; those of one value each stand, of others the likeliest are chosen, one part at a time.
     """
 
-    def __init__(self, rows: _Rows, at: FloatArray, values: FloatArray, tried: Amplitudes) -> None:
-        self._rows, self._at, self._values = rows, at, values
-        self._parts = _covariances(rows, at, rows, at)
+    def __init__(
+        self, alike: FloatArray, partial: FloatArray, at: FloatArray, values: FloatArray, tried: Amplitudes
+    ) -> None:
+        self._partial, self._at, self._values = partial, at, values
+        self._parts = np.concatenate([np.stack([np.ones_like(alike[0]), np.outer(at, at), _smooth(at, at)]), alike])
         chosen = [each[len(each) // 2] for each in tried]
         open_ = [(place, value) for place, each in enumerate(tried) if len(each) > 1 for value in each]
         best = self._likelihood(chosen) if open_ else 0.0
@@ -139,17 +140,35 @@ class _Process:
         self._factor = self._factored(chosen)
         self._weights: FloatArray = cho_solve((self._factor, True), values)
 
-    def predicted(self, rows: _Rows, at: FloatArray) -> tuple[FloatArray, FloatArray]:
-        """Mean and variance at other rows, without noise, [M] each."""
-        amplitudes = np.array(self.amplitudes[:-1])
-        cross = np.tensordot(amplitudes, _covariances(self._rows, self._at, rows, at), 1)
-        half = solve_triangular(self._factor, cross, lower=True)
-        variance = amplitudes @ _variances(rows, at) - (half**2).sum(axis=0)
-        return cross.T @ self._weights, np.maximum(variance, 0.0)
+    def predicted(
+        self, alike: FloatArray, composition: FloatArray, places: FloatArray
+    ) -> tuple[FloatArray, FloatArray]:
+        """Mean and variance at other rows, seen whole, without noise.
+
+        Args:
+            alike: of the rows that were observed and the others, [4, N, M].
+            composition: of the others' additive loss, [M, D].
+            places: where they may stand on the smooth function's axis, [K, M].
+
+        Returns:
+            [K, M] each.
+        """
+        constant, linear, bend, shared, together, own, _, _ = self.amplitudes
+        anywhere = constant + np.tensordot(np.array(self.amplitudes[3:-1]), alike, 1)
+        spread = constant + bend + shared * (composition**2).sum(axis=1) + together + own
+        means, variances = [], []
+        for at in places:
+            cross = anywhere + np.outer(linear * self._at, at)
+            if bend > 0.0:
+                cross += bend * _smooth(self._at, at)
+            half = solve_triangular(self._factor, cross, lower=True)
+            means.append(cross.T @ self._weights)
+            variances.append(np.maximum(spread + linear * at**2 - (half**2).sum(axis=0), 0.0))
+        return np.stack(means), np.stack(variances)
 
     def _factored(self, amplitudes: Sequence[float]) -> FloatArray:
         matrix = np.tensordot(np.array(amplitudes[:-1]), self._parts, 1)
-        matrix[np.diag_indices(len(matrix))] += JITTER + amplitudes[-1] * self._rows.partial
+        matrix[np.diag_indices(len(matrix))] += JITTER + amplitudes[-1] * self._partial
         factor: FloatArray = cho_factor(matrix, lower=True)[0]
         return factor
 
@@ -175,16 +194,22 @@ class Surrogate:
         tried: Sequence[Amplitudes] = (OF_DIVERGENCE, OF_ACCURACY),
     ) -> None:
         self._losses = losses
-        rows = _Rows(losses, seen.points, seen.partial)
+        self._rows = rows = _Rows(losses, seen.points, seen.partial)
+        alike = _alike(rows, rows)
         self._prior = float(rows.prior.mean())
-        some = ~seen.alone
-        later = _Rows(losses, seen.points[some], seen.partial[some])
-        excess = seen.losses[some] - later.prior
-        self._divergence = _Process(later, later.prior - self._prior, excess, tried[0])
+        self._some = some = ~seen.alone
+        self._divergence = _Process(
+            alike[:, some][:, :, some],
+            rows.partial[some],
+            rows.prior[some] - self._prior,
+            seen.losses[some] - rows.prior[some],
+            tried[0],
+        )
         self._middle, self._spread = float(seen.losses.mean()), float(seen.losses.std()) or 1.0
         self._level, self._scale = float(seen.accuracies.mean()), float(seen.accuracies.std()) or 1.0
         values = (seen.accuracies - self._level) / self._scale
-        self._accuracy = _Process(rows, (seen.losses - self._middle) / self._spread, values, tried[1])
+        at = (seen.losses - self._middle) / self._spread
+        self._accuracy = _Process(alike, rows.partial, at, values, tried[1])
 
     @property
     def amplitudes(self) -> list[list[list[float]]]:
@@ -194,10 +219,11 @@ class Surrogate:
     def predicted(self, points: IntArray) -> tuple[FloatArray, FloatArray]:
         """Mean and standard deviation of the accuracies of points [M, D], [M] each."""
         rows = _Rows(self._losses, points, np.zeros(len(points), dtype=np.bool_))
-        excess, doubt = self._divergence.predicted(rows, rows.prior - self._prior)
-        at, doubt = (rows.prior + excess - self._middle) / self._spread, np.sqrt(doubt) / self._spread
-        found = [self._accuracy.predicted(rows, at + node * doubt) for node in NODES]
-        means, variances = (np.array(side) for side in zip(*found, strict=True))
+        alike, composition = _alike(self._rows, rows), rows.composition
+        priors = (rows.prior - self._prior)[None]
+        excess, doubt = self._divergence.predicted(alike[:, self._some], composition, priors)
+        at, doubt = (rows.prior + excess[0] - self._middle) / self._spread, np.sqrt(doubt[0]) / self._spread
+        means, variances = self._accuracy.predicted(alike, composition, at + np.outer(NODES, doubt))
         weights = np.array(WEIGHTS)
         mean = weights @ means
         variance = weights @ (variances + (means - mean) ** 2)

@@ -48,6 +48,10 @@ def violation(cost: Mapping[str, float], constraints: Iterable[Constraint]) -> f
     return max((each.violation(cost) for each in constraints), default=0.0)
 
 
+SHARE_ROUNDING = 1e-6
+"""What a sum of shares of evaluations may be off, which are floats."""
+
+
 @dataclass(frozen=True, slots=True)
 class Evaluation:
     """What one policy was found to be worth.

@@ -13,8 +13,8 @@ from automl.report import units
 from automl.report.data import Effort, Point, RunData, read_run
 from automl.report.figures import cost_text
 from automl.report.method import metric_label
-from automl.run.store import ROUNDING, SearchRow
-from search_spaces.objective import MODELLED
+from automl.run.store import SearchRow
+from search_spaces.objective import MODELLED, SHARE_ROUNDING
 from search_spaces.sections import shown
 
 SEEDLESS = ("uniform", "given")
@@ -165,7 +165,7 @@ def _search(
         algorithm=row.algorithm,
         seed=row.seed,
         settings=_settings(run, row),
-        finished=row.finished or spent >= row.evaluations - ROUNDING,
+        finished=row.finished or spent >= row.evaluations - SHARE_ROUNDING,
         planned=row.evaluations,
         evaluations=cost,
         seconds=seconds,

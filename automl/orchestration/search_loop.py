@@ -18,13 +18,11 @@ from safetensors.numpy import load, save
 from automl.errors import InputError, RunStoppedError, TrimtabError
 from automl.searchers.base import Searcher
 from backends.operator_prices import RefusedOperatorError
-from search_spaces.objective import Evaluation
+from search_spaces.objective import SHARE_ROUNDING, Evaluation
 from search_spaces.policy import CompressionPolicy
 
 SNAPSHOT_FORMAT = 2
 FAILURES_IN_A_ROW = 10
-ROUNDING = 1e-6
-"""What a sum of shares may be off."""
 
 
 class SearchFailedError(TrimtabError):
@@ -112,7 +110,7 @@ def run_search(
 
     try:
         while True:
-            more = position.spent < evaluations - ROUNDING and not searcher.finished
+            more = position.spent < evaluations - SHARE_ROUNDING and not searcher.finished
             if more and position.asked - position.told <= lag:
                 if position.asked - saved_at >= snapshot_every:
                     save(full=True)

@@ -6,7 +6,6 @@ the evaluations on record from the run directory.
 
 import logging
 import math
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -19,8 +18,9 @@ from ray import tune
 from ray.exceptions import RayActorError, RayError
 
 from automl.config import Config
-from automl.errors import RunStoppedError, TrimtabError
+from automl.errors import TrimtabError
 from automl.orchestration.dispatcher import DispatcherActor, SearchProgress
+from automl.orchestration.fitting import POLL_S, SEARCHER_BYTES, fit
 from automl.orchestration.pool import ATTEMPTS, EvaluatorPool, last_line, ray_get, when_ready
 from automl.orchestration.transfer import initial_agent
 from automl.orchestration.trial import run_trial
@@ -33,14 +33,9 @@ from automl.signals import StopSignal
 from backends.layer_prices import FloatArray
 from search_spaces.objective import Constraint
 
-SEARCHER_BYTES = 64 * 2**20
-"""Memory that Ray sets aside for a searcher. It takes no CPU slot: those belong to the evaluators."""
-
 Job = Callable[[Any], Any]
 """Given a worker's handle, the reference of what it is to do."""
 
-POLL_S = 0.25
-STOP_S = 15.0
 CLOSE_S = 10.0
 
 
@@ -237,27 +232,13 @@ def _run_trials(
             failure_config=tune.FailureConfig(max_failures=0),
         ),
     )
-    outcome: list[Any] = []
-    # Tune blocks, and handles signals, only in a main thread; there, we watch and are interrupted.
-    thread = threading.Thread(target=lambda: outcome.append(_fit(tuner)), name="tune", daemon=True)
-    thread.start()
-    try:
-        while thread.is_alive():
-            rows: list[SearchProgress] = ask(dispatcher.progress.remote(), stop)
-            progress.searches(rows, problem.constraint)
-            clock.beat()
-            thread.join(POLL_S)
-        stop.check()
-    except RunStoppedError:
-        with suppress(RayError):  # whoever told us to stop may have told Ray's processes, too
-            ray.get([actor.stop.remote() for actor in (dispatcher, prices) if actor is not None], timeout=STOP_S)
-        thread.join(STOP_S)  # the searchers save their state
-        raise
-    result = outcome[0]
-    if isinstance(result, Exception):
-        raise TrimtabError(f"the searches did not run: {result}") from result
-    for error in result.errors:
-        raise TrimtabError(f"a search ended unexpectedly: {last_line(error)}") from error
+
+    def look() -> None:
+        rows: list[SearchProgress] = ask(dispatcher.progress.remote(), stop)
+        progress.searches(rows, problem.constraint)
+        clock.beat()
+
+    fit(tuner, look, stop, [actor for actor in (dispatcher, prices) if actor is not None])
     for row in ray_get(dispatcher.progress.remote()):
         if row.error is not None:
             raise TrimtabError(f"search {row.name!r} stopped after {row.done} evaluations: {row.error}")
@@ -272,10 +253,3 @@ def ask(reference: Any, stop: StopSignal) -> Any:
         ready, _ = ray.wait([reference], timeout=POLL_S)
         if ready:
             return ray_get(reference)
-
-
-def _fit(tuner: tune.Tuner) -> Any:
-    try:
-        return tuner.fit()
-    except Exception as error:  # handed to the thread that waits, which raises
-        return error

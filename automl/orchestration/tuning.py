@@ -5,25 +5,21 @@ Tune's own files are never read again: a resumed tuning starts a new Tuner from 
 
 import logging
 import tempfile
-import threading
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import ray
 from ray import tune
-from ray.exceptions import RayError
 from ray.tune.schedulers import ASHAScheduler, PopulationBasedTraining, TrialScheduler
 
 from automl.costs.pricing import price, pricing_backend
-from automl.errors import RunStoppedError, TrimtabError
-from automl.orchestration.pool import last_line, ray_get
+from automl.errors import RunStoppedError
+from automl.orchestration.fitting import SEARCHER_BYTES, fit
+from automl.orchestration.pool import ray_get
 from automl.orchestration.search_loop import SearchFailedError, run_search
 from automl.orchestration.searches import make_search
-from automl.orchestration.tune import POLL_S, SEARCHER_BYTES, STOP_S
 from automl.problem import Problem
 from automl.progress import Progress
 from automl.run.directory import RunClock, write_atomically
@@ -106,29 +102,14 @@ def run_tuning(
             callbacks=[watch],
         ),
     )
-    outcome: list[Any] = []
-    # Tune blocks, and handles signals, only in a main thread; there, we watch and are interrupted.
-    thread = threading.Thread(target=lambda: outcome.append(_outcome(tuner.fit)), name="tune", daemon=True)
-    thread.start()
-    try:
-        while thread.is_alive():
-            stop.check()
-            for name, (count, best) in sorted(watch.seen.items()):
-                note = "" if best is None else f"best {best:.4f}"
-                progress.update(name, int(count), config.search.evaluations, note)
-            clock.beat()
-            thread.join(POLL_S)
-        stop.check()
-    except RunStoppedError:
-        with suppress(RayError):  # whoever told us to stop may have told Ray's processes, too
-            ray.get(pool.stop.remote(), timeout=STOP_S)
-        thread.join(STOP_S)  # the trials save their state
-        raise
-    result = outcome[0]
-    if isinstance(result, Exception):
-        raise TrimtabError(f"the trials did not run: {result}") from result
-    for error in result.errors:
-        raise TrimtabError(f"a trial ended unexpectedly: {last_line(error)}") from error
+
+    def look() -> None:
+        for name, (count, best) in sorted(watch.seen.items()):
+            note = "" if best is None else f"best {best:.4f}"
+            progress.update(name, int(count), config.search.evaluations, note)
+        clock.beat()
+
+    fit(tuner, look, stop, [pool])
     return directory.records()
 
 
@@ -316,10 +297,3 @@ class _Watch(tune.Callback):
 
 def _name(trial: Any) -> str:
     return str(trial.config["start"]["name"])
-
-
-def _outcome(fit: Callable[[], Any]) -> Any:
-    try:
-        return fit()
-    except Exception as error:  # handed to the thread that waits, which raises
-        return error

@@ -17,7 +17,7 @@ from typing import Any, Self
 from filelock import FileLock, Timeout
 
 from automl.errors import InputError, TrimtabError
-from search_spaces.objective import Evaluation
+from search_spaces.objective import SHARE_ROUNDING, Evaluation
 from search_spaces.policy import CompressionPolicy
 
 APPLICATION_ID = 0x7472696D  # "trim"
@@ -65,8 +65,6 @@ SELECT *, NULL AS divergence, 1.0 AS share, 0 AS images, NULL AS thinking_s FROM
 
 STOPPED = "no further proposal was worth its evaluation"
 """Why a search ends by itself before its last evaluation (see `automl.searchers.base.Searcher.finished`)."""
-ROUNDING = 1e-6
-"""Shares of evaluations are sums of floats."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +85,7 @@ class SearchRow:
 
 def stopped_early(finished: bool, error: str | None, spent: float, planned: int) -> bool:
     """Whether a search ended by itself, with at least one whole evaluation to spare."""
-    return finished and error is None and spent < planned - 1.0 + ROUNDING
+    return finished and error is None and spent < planned - 1.0 + SHARE_ROUNDING
 
 
 @dataclass(frozen=True, slots=True)

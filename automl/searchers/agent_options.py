@@ -1,5 +1,6 @@
 """Hyperparameters of the agents: what was published, and what `tuned` makes of it for a few hundred evaluations."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar, Self
@@ -18,7 +19,7 @@ SHORT = 500
 
 
 @dataclass(frozen=True)
-class AgentOptions:
+class AgentOptions(ABC):
     """What all agents have to set.
 
     Attributes:
@@ -42,6 +43,7 @@ class AgentOptions:
     divergence: float = 5e-4
 
     @classmethod
+    @abstractmethod
     def tuned(cls, evaluations: int, warmup: int | None = None, begun: bool = False) -> Self:
         """The defaults of a search.
 
@@ -50,7 +52,6 @@ class AgentOptions:
             warmup: episodes before learning starts, where the user has set them.
             begun: whether the agent begins with what one had learnt elsewhere.
         """
-        raise NotImplementedError
 
     def __post_init__(self) -> None:
         names = {field.name for field in fields(self)}
@@ -260,7 +261,7 @@ def agent_options(
 
 
 def _warmup(evaluations: int, warmup: int | None, begun: bool) -> int:
-    usual = evaluations // 20 if begun else min(ReplayOptions().warmup, evaluations // 10)
+    usual = evaluations // 20 if begun else min(ReplayOptions.warmup, evaluations // 10)
     return usual if warmup is None else warmup
 
 

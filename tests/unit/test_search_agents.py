@@ -246,15 +246,33 @@ def test_learning_starts_after_the_warmup() -> None:
 
 
 def test_a_search_stretches_its_schedule_to_its_length() -> None:
-    full, short = DDPGOptions.tuned(400), DDPGOptions.tuned(120)
-    assert (full.warmup, short.warmup, DDPGOptions.tuned(120, warmup=5).warmup) == (100, 30, 5)
-    for options, evaluations in ((full, 400), (short, 120)):
+    full, short = DDPGOptions.tuned(2000), DDPGOptions.tuned(120)
+    assert (full.warmup, short.warmup, DDPGOptions.tuned(120, warmup=5).warmup) == (100, 12, 5)
+    for options, evaluations in ((full, 2000), (short, 120)):
         assert options.decay ** (evaluations - options.warmup) == pytest.approx(0.05)
     assert (full.updates, short.updates) == (1, 2)
     published = DDPGOptions()
     assert (published.hidden, published.actor_lr, published.critic_lr, published.tau) == (300, 1e-4, 1e-3, 0.01)
     assert (published.gamma, published.batch, published.replay, published.baseline) == (1.0, 64, 100, 0.5)
     assert (published.warmup, published.sigma, published.decay, published.updates) == (100, 0.5, 0.95, 1)
+
+
+def test_equal_accuracies_are_told_apart_by_divergence_but_not_in_the_reward_that_is_recorded() -> None:
+    learnt: dict[bool, list[float]] = {}
+    for published in (False, True):
+        searching = searcher() if published else searcher(divergence=DDPGOptions.tuned(100).divergence)
+        learnt[published] = []
+
+        def learn(episode: Any, reward: float, number: int, into: list[float] = learnt[published]) -> None:
+            into.append(reward)
+
+        searching._agent.learn_from = learn
+        for divergence in (None, 0.1, 2.0, 99.0):
+            found = Evaluation(0.5, {"macs": 1.0}, 0.0, 0.0, divergence=divergence)
+            assert searching.tell(searching.ask(), found) == 0.5
+    assert learnt[True] == [0.5] * 4
+    none, near, far, farthest = learnt[False]
+    assert none == 0.5 > near > far > farthest > 0.5 - 1 / 256
 
 
 def test_no_policy_is_proposed_twice_unless_as_published() -> None:

@@ -269,7 +269,7 @@ def test_schedules_stretch_to_the_length_of_a_search() -> None:
         if isinstance(long, PPOOptions) and isinstance(short, PPOOptions):
             assert (long.episodes, short.episodes) == (8, 3)
         else:
-            assert (getattr(long, "warmup"), getattr(short, "warmup")) == (100, 10)  # noqa: B009
+            assert (getattr(long, "warmup"), getattr(short, "warmup")) == (40, 4)  # noqa: B009
 
 
 @pytest.mark.parametrize(

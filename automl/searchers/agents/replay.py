@@ -1,5 +1,6 @@
 """The replay buffer of episodes, and what agents that learn from it share."""
 
+from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, ClassVar
@@ -152,9 +153,9 @@ class ReplayAgent(Agent):
         with one_thread(), torch.no_grad():
             return self.noisy(torch.tensor(observations), max(0, after_warmup), widen).astype(np.float32)
 
+    @abstractmethod
     def noisy(self, observations: torch.Tensor, episode: int, widen: float) -> npt.NDArray[np.float64]:
         """The actor's actions with their noise, of an episode that is numbered from the end of the warm-up."""
-        raise NotImplementedError
 
     def act(self, observation: FloatArray, episode: int, widen: float) -> tuple[FloatArray, FloatArray]:
         """The action of one observation; nothing is noted."""
@@ -181,9 +182,9 @@ class ReplayAgent(Agent):
         if number >= self.options.warmup:
             self.train(steps, self.batch_size)
 
+    @abstractmethod
     def train(self, gradient_steps: int, batch_size: int = 64) -> None:
         """So many updates, times those of `options`."""
-        raise NotImplementedError
 
     def prepare(self) -> None:
         """The optimisers that the options ask for, and no log."""

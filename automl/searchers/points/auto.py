@@ -29,6 +29,7 @@ from automl.searchers.points.surrogate import (
     improvement,
 )
 from search_spaces.errors import InputError
+from search_spaces.objective import SHARE_ROUNDING
 from search_spaces.policy import CompressionPolicy
 from search_spaces.space import Point
 
@@ -48,8 +49,6 @@ LARGEST = 20_000
 """Those after separation up to which the additive model is solved exactly. Both take some seconds, once a search."""
 GENERATIONS = 30
 """Of the evolution that solves larger ones."""
-ROUNDING = 1e-6
-"""What a sum of shares may be off."""
 PATIENCE = 5
 """Proposals in a row of which too little is expected, before the search is finished."""
 
@@ -123,7 +122,7 @@ class Auto(PointSearcher):
             probe: Point = self._probes[made]
             return probe
         left = self.problem.evaluations - self._asked
-        self.share = self.options.fidelity if left >= 1.0 + self.options.fidelity - ROUNDING else 1.0
+        self.share = self.options.fidelity if left >= 1.0 + self.options.fidelity - SHARE_ROUNDING else 1.0
         if self._solution is None:
             self._losses = avoiding(measured_losses(self.space, self.results[: len(self._probes)]), self._causes)
             if len(self.results) >= len(self._probes):
@@ -146,7 +145,7 @@ class Auto(PointSearcher):
     def _note_the_end(self) -> None:
         """Nothing more is worth it, or what is left of the evaluations is less than a whole one."""
         left = self.problem.evaluations - self._asked
-        self.finished = self._quiet >= PATIENCE or left < 1.0 - ROUNDING
+        self.finished = self._quiet >= PATIENCE or left < 1.0 - SHARE_ROUNDING
 
     def _solved(self) -> Point:
         """The exact solution, or where that would take too long what evolution makes of the additive model."""

@@ -1,0 +1,61 @@
+"""Running a tuner of Ray Tune to its end, watched and stoppable."""
+
+import threading
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import Any
+
+import ray
+from ray import tune
+from ray.exceptions import RayError
+
+from automl.errors import RunStoppedError, TrimtabError
+from automl.orchestration.pool import last_line
+from automl.signals import StopSignal
+
+POLL_S = 0.25
+STOP_S = 15.0
+SEARCHER_BYTES = 64 * 2**20
+"""Memory that Ray sets aside for a searcher. It takes no CPU slot: those belong to the evaluators."""
+
+
+def fit(tuner: tune.Tuner, look: Callable[[], None], stop: StopSignal, actors: Sequence[Any]) -> None:
+    """Run the trials, each a search.
+
+    Args:
+        tuner: whose trials they are.
+        look: called several times a second.
+        stop: whether to stop.
+        actors: that trials wait for, told when they are to stop.
+
+    Raises:
+        RunStoppedError: they were told to stop, and have saved their state.
+        TrimtabError: Tune failed, or one of its trials.
+    """
+    outcome: list[Any] = []
+    # Tune blocks, and handles signals, only in a main thread; there, we watch and are interrupted.
+    thread = threading.Thread(target=lambda: outcome.append(_outcome(tuner)), name="tune", daemon=True)
+    thread.start()
+    try:
+        while thread.is_alive():
+            stop.check()
+            look()
+            thread.join(POLL_S)
+        stop.check()
+    except RunStoppedError:
+        with suppress(RayError):  # whoever told us to stop may have told Ray's processes, too
+            ray.get([actor.stop.remote() for actor in actors], timeout=STOP_S)
+        thread.join(STOP_S)  # the trials save their state
+        raise
+    result = outcome[0]
+    if isinstance(result, Exception):
+        raise TrimtabError(f"the searches did not run: {result}") from result
+    for error in result.errors:
+        raise TrimtabError(f"a search ended unexpectedly: {last_line(error)}") from error
+
+
+def _outcome(tuner: tune.Tuner) -> Any:
+    try:
+        return tuner.fit()
+    except Exception as error:  # handed to the thread that waits, which raises
+        return error

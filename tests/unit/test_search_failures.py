@@ -61,12 +61,12 @@ def test_agents_take_failures_for_no_better_than_their_worst_result() -> None:
     assert rewards == [-0.5, -0.25, -0.5, -0.75, -0.75]
 
 
-def failures(name: str, evaluations: int = 48, lag: int = 3) -> npt.NDArray[np.bool_]:
+def failures(name: str, evaluations: int = 48, lag: int = 3, channels: bool = False) -> npt.NDArray[np.bool_]:
     """Which proposals of a search fail: those whose first decision takes one of its larger choices, [evaluations].
 
     Larger choices are where the searchers go by themselves.
     """
-    if name == "ddpg":
+    if channels:
         space = SearchSpace.of_channels(ChannelSpace.build(conv_chain((16, 32, 64), size=16)))
         constraint, prices = Constraint("macs", 0.5 * space.graph.macs), None
     else:
@@ -87,7 +87,14 @@ def failures(name: str, evaluations: int = 48, lag: int = 3) -> npt.NDArray[np.b
     return np.array(failed)
 
 
-@pytest.mark.parametrize("name", ["evolution", "nsga2", "annealing", "greedy", "tpe", "ddpg"])
+def test_an_agent_avoids_a_region_that_always_fails() -> None:
+    """It is random for a tenth of the search only, and fails less than half as often later as random policies do."""
+    chance = failures("random", channels=True).mean()
+    assert chance > 0.3
+    assert failures("ddpg", channels=True)[16:].mean() < 0.5 * chance
+
+
+@pytest.mark.parametrize("name", ["evolution", "nsga2", "annealing", "greedy", "tpe"])
 def test_a_region_that_always_fails_is_avoided(name: str) -> None:
     """Far fewer of a search's last third fail than of its first."""
     first, _, last = failures(name).reshape(3, -1).mean(axis=1)

@@ -1,12 +1,14 @@
 """Policies evaluated per second and core, and what the engine adds to that.
 
-    OMP_NUM_THREADS=1 python benchmarks/throughput.py [evaluations] [engine] [--policies 30] [--networks resnet20]
+    OMP_NUM_THREADS=1 python benchmarks/throughput.py [evaluations] [batches] [engine] [--policies 30]
 
 Evaluations: an evaluator that has warmed up on policies like those timed, against the plain way in the same run: deep
 copy the network, compress it, run all validation images through it as `automl.training.evaluate` does. "From scratch"
 that also gathers from 1,000 calibration images what the compressor needs, for every policy; "prepared" has it from
 before. CPU time of one thread, so that other work on the machine counts little; both ways take turns. Networks have
 random weights: what an evaluation costs does not depend on them.
+
+Batches: the convolutions of eight policies that keep the same channels, 256 images, at once and one after another.
 
 Engine: a whole search by Ray's dispatcher, with evaluators that sleep for lognormal times (sigma 0.5) and a lag of four
 times their number. What is above the time of an engine that costs nothing, and waits only where the lag says so, is the
@@ -27,6 +29,7 @@ from typing import Any
 import numpy as np
 import ray
 import torch
+from torch.nn import functional as F
 
 from automl.compression import Compressor
 from automl.compression.held import Held
@@ -148,6 +151,29 @@ def cpu(function: Callable[[], object]) -> float:
     return time.process_time() - start
 
 
+def batches(policies: int = 8, images: int = 256) -> None:
+    """ResNet-20's three kinds of convolutions at 16 px, channels last."""
+    print(f"\n{f'convolutions of {policies} policies':30}{'one by one':>12}{'grouped':>12}{'by vmap':>12}")
+    for channels, size in ((16, 16), (32, 8), (64, 4)):
+        maps = torch.randn(policies, images, channels, size, size)
+        taken = batch_times(maps, torch.randn(policies, channels, channels, 3, 3))
+        row = "".join(f"{each / taken[0]:12.2f}" for each in taken)
+        print(f"{f'{channels} channels, {size} px':30}{row}", flush=True)
+
+
+@torch.no_grad()
+def batch_times(maps: torch.Tensor, weights: torch.Tensor) -> list[float]:
+    """Seconds of CPU time for convolutions [K, ...] one by one, as a grouped one and by vmap; the least of six."""
+    each = [one.contiguous(memory_format=torch.channels_last) for one in maps]
+    together = torch.cat(each, 1).contiguous(memory_format=torch.channels_last)
+    ways: tuple[Callable[[], object], ...] = (
+        lambda: [F.conv2d(one, weight, padding=1) for one, weight in zip(each, weights, strict=True)],
+        lambda: F.conv2d(together, weights.flatten(0, 1), padding=1, groups=len(weights)),
+        lambda: torch.vmap(partial(F.conv2d, padding=1))(maps, weights),
+    )
+    return [min(cpu(way) for _ in range(6)) for way in ways]
+
+
 # -- the engine --------------------------------------------------------------------------------------------------------
 
 
@@ -245,15 +271,17 @@ def ideal(seconds: Sequence[float], evaluators: int, lag: int) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", nargs="*", help="evaluations, engine; both where none is named")
+    parser.add_argument("what", nargs="*", help="evaluations, batches, engine; all where none is named")
     parser.add_argument("--policies", type=int, default=30, help="timed, after as many to warm up on")
     parser.add_argument("--networks", nargs="+", default=["resnet20", "mobilenet_v2"])
     parser.add_argument("--mean", type=float, default=0.2, help="seconds of an evaluation that sleeps")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    what = arguments.what or ["evaluations", "engine"]
+    what = arguments.what or ["evaluations", "batches", "engine"]
     if "evaluations" in what:
         evaluations(arguments.networks, arguments.policies)
+    if "batches" in what:
+        batches()
     if "engine" in what:
         engine(10 * arguments.policies, arguments.mean)
 

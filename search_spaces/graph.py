@@ -204,10 +204,11 @@ class ModelGraph:
         for name, layer in named.items():
             if name not in whole:
                 raise InputError(f"the network has no convolution or linear layer {name!r}{did_you_mean(name, whole)}")
+            cropped = whole[name] if layer.kernel is None else whole[name].cropped(layer.kernel)
             if layer.factors is not None:
                 if f"{name}_reverse" in whole:
                     raise InputError(f"layer {name!r} reads in both directions and stays whole; leave out its rank")
-                factors(whole[name], *layer.factors)
+                factors(cropped, *layer.factors)
         return tuple((name, named[name]) for name in whole if name in named)
 
     def left_out(self, policy: CompressionPolicy) -> tuple[Block, ...]:
@@ -387,11 +388,11 @@ class ModelGraph:
 
 
 def formatted(spec: LayerSpec, policy: LayerPolicy | None) -> LayerSpec:
-    """A layer with the zeros and number formats of a policy; as it is where there is none."""
+    """A layer with the kernel, the zeros and the number formats of a policy; as it is where there is none."""
     if policy is None:
         return spec
     return replace(
-        spec,
+        spec if policy.kernel is None else spec.cropped(policy.kernel),
         sparsity=policy.zeros,
         weight_format=policy.weight_format,
         activation_format=policy.activation_format,

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import prod
 
+from search_spaces.errors import InputError
 from search_spaces.number_formats import NumberFormat
 from search_spaces.sparsity import Sparsity, Stored, stored
 
@@ -90,6 +91,28 @@ class LayerSpec:
         inputs, outputs = self.in_extent.size(kept), self.out_extent.size(kept)
         groups = inputs if self.depthwise else self.groups
         return replace(self, in_channels=inputs, out_channels=outputs, groups=groups)
+
+    def cropped(self, kernel: int) -> "LayerSpec":
+        """The layer with the middle of its kernel alone, `kernel` wide in each dimension; it gives as many outputs.
+
+        Raises:
+            InputError: no convolution, a kernel without a middle so wide, or less padding than goes with the rest.
+        """
+        if self.kind != "conv":
+            raise InputError(f"layer {self.name!r} is no convolution and has no kernel to crop; leave out its kernel")
+        margins = [(side - kernel) // 2 for side in self.kernel]
+        if any(side < kernel or (side - kernel) % 2 for side in self.kernel):
+            sides = " x ".join(map(str, self.kernel))
+            raise InputError(f"layer {self.name!r}: a kernel of {sides} has no middle that is {kernel} wide")
+        padding = tuple(
+            pad - dilation * margin for pad, dilation, margin in zip(self.padding, self.dilation, margins, strict=True)
+        )
+        if min(padding) < 0:
+            raise InputError(
+                f"layer {self.name!r}: without the padding of {self.padding} a kernel {kernel} wide would give more "
+                "outputs; leave its kernel whole"
+            )
+        return replace(self, kernel=(kernel,) * len(self.kernel), padding=padding)
 
     @property
     def depthwise(self) -> bool:

@@ -15,20 +15,21 @@ from search_spaces.number_formats import MOST_BITS, SCHEMES, NumberFormat
 from search_spaces.resolution import Resolution
 from search_spaces.sparsity import Sparsity, window_of
 
-_READ_VERSIONS = (1, 2, 3)
-"""Version 1 knew `keep` and bits of one scheme alone, version 2 no resolution; both mean the same now. A policy is
-written in version 2 where that can hold it."""
+_READ_VERSIONS = (1, 2, 3, 4)
+"""Version 1 knew `keep` and bits of one scheme alone, version 2 no resolution, version 3 no kernel; all mean the same
+now. A policy is written in the first from version 2 on that can hold it."""
 
 
 @dataclass(frozen=True, slots=True)
 class LayerPolicy:
     """What is done to one layer; a field that is None leaves the layer untouched.
 
-    The layer is first taken apart, then pruned, then made sparse, then quantised. All but `keep` speak for this layer
-    alone, and hold for each of its parts.
+    The layer's kernel is first cropped, then it is taken apart, pruned, made sparse and quantised. All but `keep` speak
+    for this layer alone; zeros and bits hold for each of its parts.
 
     Attributes:
         keep: share of the output channels that stay, in (0, 1]. It speaks for the layer's whole channel group.
+        kernel: of a convolution, how wide the middle of its kernel is that stays.
         rank: of the factorisation; two for "tucker2", of the input and of the output channels.
         factorisation: "svd" unless said otherwise; see `search_spaces.factorisations`.
         sparsity: share of the weights that become zero, in [0, 1); it follows from a pattern "N:M".
@@ -46,6 +47,7 @@ class LayerPolicy:
     """
 
     keep: float | None = None
+    kernel: int | None = None
     rank: int | tuple[int, ...] | None = None
     factorisation: str | None = None
     sparsity: float | None = None
@@ -64,6 +66,8 @@ class LayerPolicy:
             bits = getattr(self, name)
             if bits is not None and not (type(bits) is int and 1 <= bits <= MOST_BITS):
                 raise InputError(f"{name} is a whole number from 1 to {MOST_BITS}, got {bits!r}")
+        if self.kernel is not None and not (type(self.kernel) is int and self.kernel >= 1):
+            raise InputError(f"a kernel is a whole number of at least 1, got {self.kernel!r}")
         for names, needed in _NEEDED.items():
             for name in names:
                 if getattr(self, name) is not None and getattr(self, needed) is None:
@@ -78,7 +82,7 @@ class LayerPolicy:
     @property
     def treats(self) -> bool:
         """Whether more than pruning is asked for."""
-        fields = (self.rank, self.sparsity, self.pattern, self.weight_bits, self.activation_bits)
+        fields = (self.kernel, self.rank, self.sparsity, self.pattern, self.weight_bits, self.activation_bits)
         return any(field is not None for field in fields)
 
     @property
@@ -173,6 +177,8 @@ class CompressionPolicy:
     def to_json(self) -> str:
         """The policy as indented JSON text, with its schema version."""
         version, size = (2, {}) if self.resolution is None else (3, {"resolution": self.resolution})
+        if any(layer.kernel is not None for layer in self.layers.values()):
+            version = 4
         document = {"schema_version": version, "model": self.model, **size, "layers": self._layers_json()}
         return json.dumps(document, indent=2) + "\n"
 

@@ -1,10 +1,12 @@
 """Layers of a pruned network taken apart: whole layers are factored, then their channels pruned."""
 
+import copy
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 
 from torch import Tensor, fx, nn
 
+from automl.compression.kernels import crop
 from automl.compression.low_rank import factorise
 from automl.compression.structure import take_apart
 from search_spaces.errors import InputError
@@ -29,7 +31,7 @@ class Decomposition:
 
     def __init__(self, original: nn.Module) -> None:
         self._modules: dict[str, nn.Module] = dict(original.named_modules())
-        self._held: OrderedDict[tuple[str, str, Rank], Sequence[nn.Module]] = OrderedDict()
+        self._held: OrderedDict[tuple[str, int | None, str, Rank], Sequence[nn.Module]] = OrderedDict()
 
     def apply(self, module: fx.GraphModule, graph: ModelGraph, stays: Stays) -> None:
         """Take apart what the graph says, in place.
@@ -45,17 +47,21 @@ class Decomposition:
         for name, policy in graph.treatments:
             if policy.factors is None:
                 continue
-            first, *others = self._parts(name, *policy.factors)
+            first, *others = self._parts(name, policy.kernel, *policy.factors)
             inputs, outputs = (stay.nonzero().flatten().numpy() for stay in stays(name))
             *between, last = others
             parts = [slice_layer(first, inputs, None), *(slice_layer(part, None, None) for part in between)]
             take_apart(module, name, [*parts, slice_layer(last, None, outputs)])
 
-    def _parts(self, name: str, method: str, rank: Rank) -> Sequence[nn.Module]:
-        """Of the whole layer."""
-        key = name, method, rank
+    def _parts(self, name: str, kernel: int | None, method: str, rank: Rank) -> Sequence[nn.Module]:
+        """Of the whole layer, its kernel cropped."""
+        key = name, kernel, method, rank
         if key not in self._held:
-            self._held[key] = list(factorise(self._layer(name), method, rank))
+            layer = self._layer(name)
+            if kernel is not None:
+                layer = copy.deepcopy(layer)
+                crop(layer, kernel)
+            self._held[key] = list(factorise(layer, method, rank))
         self._held.move_to_end(key)
         while sum(map(_weights, self._held.values())) > HELD_WEIGHTS and len(self._held) > 1:
             self._held.popitem(last=False)

@@ -13,6 +13,7 @@ from automl.compression.calibration import check_images, check_labels, draw
 from automl.compression.decomposition import Decomposition
 from automl.compression.held import Held
 from automl.compression.importance.base import ImportanceInputs
+from automl.compression.kernels import crop_kernels
 from automl.compression.recalibration import recalibrate_batch_norm
 from automl.compression.reconstruction import LayerReconstruction, gather, select
 from automl.compression.running import HELD_BYTES
@@ -188,7 +189,7 @@ class Compressor:
     def compress(self, policy: CompressionPolicy, *, reconstruct: bool = True, sparse: bool = True) -> Compressed:
         """The compressed network with what has to stay in force while it is trained further.
 
-        A layer that is taken apart is so before it is pruned, and is not reconstructed.
+        A layer that is taken apart is so before it is pruned; it is not reconstructed, nor is one that is cropped.
 
         Args:
             policy: what is done to each layer.
@@ -205,8 +206,10 @@ class Compressor:
         kept = self.kept(policy)
         stay = torch.cat([*(_mask(kept[group.name], group.width) for group in self.network.graph.groups), _ALWAYS])
         module = without_blocks(self.network.prune(kept), graph.removed)
+        crop_kernels(module, graph)
         if reconstruct:
-            self._reconstruct(module, stay, {layer for block in graph.removed for layer in block.layers})
+            cropped = {name for name, layer in graph.treatments if layer.kernel is not None}
+            self._reconstruct(module, stay, cropped | {layer for block in graph.removed for layer in block.layers})
         self._decomposition.apply(module, graph, lambda layer: tuple(stay[index] for index in self._entries[layer]))
         if self._recalibration is not None:
             recalibrate_batch_norm(module, self._recalibration)
@@ -214,7 +217,7 @@ class Compressor:
         return treat(module, graph, self._images, self._labels, sparsity, self.options.quantisation, self._observed)
 
     def _reconstruct(self, module: fx.GraphModule, stay: Tensor, gone: Set[str]) -> None:
-        """Correct the weights of the layers that lost inputs, in place, but for those that are gone."""
+        """Correct the weights of the layers that lost inputs, in place, but for those that are gone or cropped."""
         for name, layer in self._layers.items():
             if name in gone:
                 continue

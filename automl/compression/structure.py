@@ -10,6 +10,7 @@ import numpy.typing as npt
 from torch import fx, nn
 
 from automl.compression.blocks import without_blocks
+from automl.compression.kernels import crop_kernels
 from automl.compression.quantisation.activations import ActivationQuantiser, activation_quantiser
 from automl.compression.sites import Site, find_sites
 from search_spaces.capture import PrunableNetwork
@@ -61,6 +62,7 @@ def shape(network: fx.GraphModule, graph: ModelGraph) -> None:
         InputError: a layer cannot be treated so.
     """
     layers = {layer.name: layer for layer in graph.layers}
+    crop_kernels(network, graph)
     for name, policy in graph.treatments:
         if policy.factors is not None:
             take_apart(network, name, [_module(layers[part.name]) for part in graph.parts[name]])

@@ -58,6 +58,8 @@ class SpaceSection(Section):
     weight_bits: list[Annotated[int, Field(ge=1, le=16)] | None] = Field(default_factory=list, max_length=32)
     activation_bits: list[Annotated[int, Field(ge=1, le=16)] | None] = Field(default_factory=list, max_length=32)
     coupled_bits: bool = False
+    kernel: list[Annotated[int, Field(ge=1)]] = Field(default_factory=list, max_length=32)
+    depth: int | None = Field(default=None, ge=0)
     sparsity: list[float | str] = Field(default_factory=list, max_length=32)
     pattern: str = "element"
     rank: list[float] = Field(default_factory=list, max_length=32)
@@ -69,7 +71,8 @@ class SpaceSection(Section):
     @property
     def treats(self) -> bool:
         """Whether more than channels is decided."""
-        return bool(self.weight_bits or self.activation_bits or self.sparsity or self.rank)
+        named = (self.weight_bits, self.activation_bits, self.sparsity, self.rank, self.kernel)
+        return any(named) or self.depth is not None
 
 
 class BudgetSection(Section):

@@ -1,15 +1,18 @@
 """Counts instead of measuring: multiply-accumulates, parameters and bytes."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from backends.base import HardwareBackend, HardwareCost
-from backends.layer_prices import Asked, FloatArray, LayerPrices, linear_forms
+from backends.layer_prices import LEFT_OUT, Asked, FloatArray, IntArray, LayerPrices, linear_forms
+from search_spaces.blocks import residual_blocks
 from search_spaces.graph import ModelGraph
 from search_spaces.layers import FLOAT32_BYTES, LayerSpec
 from search_spaces.objective import COUNTED
+from search_spaces.operators import Operator
 
 
 class CountingBackend(HardwareBackend):
@@ -28,20 +31,48 @@ class CountingBackend(HardwareBackend):
         )
 
 
+@dataclass(frozen=True)
+class _Others:
+    """Parameters of operators that no layer counts: a linear form in the units kept.
+
+    Attributes:
+        each: for every unit of each channel group, [groups].
+        fixed: whatever is kept.
+    """
+
+    each: IntArray
+    fixed: int
+
+    @classmethod
+    def of(cls, operators: Sequence[Operator], groups: int) -> "_Others":
+        """Of some of a network's operators."""
+        shrinking = [operator for operator in operators if operator.channel_params]
+        matrix, fixed = linear_forms([operator.extent for operator in shrinking], groups)
+        params = np.array([operator.channel_params for operator in shrinking], dtype=np.int64)
+        return cls(matrix @ params, int(fixed @ params) + sum(operator.fixed_params for operator in operators))
+
+    def counted(self, kept: IntArray) -> FloatArray:
+        """`COUNTED` of policies that keep so many units, [policies, 3]."""
+        params = kept @ self.each + self.fixed
+        return np.stack([np.zeros_like(params), params, FLOAT32_BYTES * params], axis=1).astype(np.float64)
+
+
 class CountedPrices(LayerPrices):
-    """`COUNTED` of any policy that removes no block, the same as `CountingBackend` says of its graph.
+    """`COUNTED` of any policy, the same as `CountingBackend` says of its graph.
 
     Args:
         graph: the network; what it keeps, how it is treated and its resolution do not matter.
+
+    Attributes:
+        in_blocks: what no layer counts and a residual block takes with it, by number of a layer that goes with it.
     """
 
     def __init__(self, graph: ModelGraph) -> None:
         super().__init__(graph, len(COUNTED))
-        others = [operator for operator in graph.full_operators if operator.channel_params]
-        matrix, fixed = linear_forms([operator.extent for operator in others], len(graph.groups))
-        each = np.array([operator.channel_params for operator in others], dtype=np.int64)
-        self._other_params = matrix @ each
-        self._fixed_params = int(fixed @ each) + sum(operator.fixed_params for operator in graph.full_operators)
+        self._others = _Others.of(graph.full_operators, len(graph.groups))
+        self.in_blocks = {
+            number: _Others.of(operators, len(graph.groups)) for number, operators in _by_block(graph).items()
+        }
 
     def figures(self, layers: Sequence[Asked]) -> list[list[FloatArray | str]]:
         """Multiply-accumulates, parameters and bytes of layers."""
@@ -49,11 +80,36 @@ class CountedPrices(LayerPrices):
 
     def price(self, kept: npt.ArrayLike, treatments: npt.ArrayLike, resolutions: npt.ArrayLike = 0) -> FloatArray:
         """`COUNTED` of policies, [policies, 3]; arguments as of `by_layer`."""
-        found: FloatArray = self.by_layer(kept, treatments, resolutions=resolutions).sum(axis=1)
-        params = np.asarray(kept, dtype=np.int64) @ self._other_params + self._fixed_params
-        found[:, 1] += params
-        found[:, 2] += FLOAT32_BYTES * params
+        units, treated = np.asarray(kept, dtype=np.int64), np.asarray(treatments, dtype=np.int64)
+        found: FloatArray = self.by_layer(units, treated, resolutions=resolutions).sum(axis=1)
+        found += self._others.counted(units)
+        for layer, others in self.in_blocks.items():
+            gone = treated[:, layer] == LEFT_OUT
+            if gone.any():
+                found[gone] -= others.counted(units[gone] if len(units) > 1 else units)
         return found
+
+
+def _by_block(graph: ModelGraph) -> dict[int, list[Operator]]:
+    """Operators with parameters that go with a residual block and are no layer, by number of a layer of that block.
+
+    Of blocks inside of each other an operator goes with the smallest, and that one's layer stands for it.
+    """
+    numbers = {layer.name: number for number, layer in enumerate(graph.full_layers)}
+    found: dict[int, list[Operator]] = {}
+    seen: set[str] = set()
+    covered: set[str] = set()
+    for block in sorted(residual_blocks(graph), key=lambda each: len(each.operators)):
+        names = set(block.operators) - seen
+        own = [layer for layer in block.layers if layer not in covered]
+        seen |= names
+        covered |= set(block.layers)
+        operators = [
+            each for each in graph.full_operators if each.name in names and (each.channel_params or each.fixed_params)
+        ]
+        if operators:
+            found.setdefault(numbers[(own or block.layers)[0]], []).extend(operators)
+    return found
 
 
 def _counted(parts: Sequence[LayerSpec]) -> FloatArray:

@@ -1,6 +1,6 @@
 """What the points of a search space cost, by metric: counted, on an accelerator, or by a latency table."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,7 +8,8 @@ import numpy.typing as npt
 
 from backends.accelerators.pricing import PolicyPrices
 from backends.counting import CountedPrices
-from backends.layer_prices import UNTREATED, FloatArray, IntArray
+from backends.layer_prices import LEFT_OUT, UNTREATED, FloatArray, IntArray
+from search_spaces.depth import Depths
 from search_spaces.errors import InputError
 from search_spaces.graph import ModelGraph
 from search_spaces.objective import COUNTED, MODELLED
@@ -79,6 +80,11 @@ class PointPrices:
             for number, decision in enumerate(space.decisions)
             if decision.dimension == CHANNELS
         ]
+        numbers_of = {layer.name: index for index, layer in enumerate(space.graph.full_layers)}
+        self._depths = {
+            numbers_of[layer]: (number, np.array(space.decisions[number].choices, dtype=np.int64) <= place)
+            for layer, (number, place) in Depths(space.graph, space.decisions).layers.items()
+        }
         self._layers = [
             self._decided(index, layer.name)
             for index, layer in enumerate(space.graph.full_layers)
@@ -137,7 +143,8 @@ class PointPrices:
         for index, spec in enumerate(self.space.graph.full_layers):
             terms = (*spec.in_extent.terms, *spec.out_extent.terms)
             read = {groups[group] for group, _ in terms if group in groups}
-            found.append(tuple(sorted({*read, *own.get(index, ()), *everyone})))
+            depth = [self._depths[index][0]] if index in self._depths else []
+            found.append(tuple(sorted({*read, *own.get(index, ()), *depth, *everyone})))
         return found
 
     @property
@@ -172,7 +179,22 @@ class PointPrices:
             columns = dict(zip(COUNTED, (others - others[-1]).T, strict=True))
             zero = np.zeros(len(choices))
             found.append(Factor((number,), np.stack([columns.get(metric, zero) for metric in metrics])))
-        return found
+        return [*found, *self._with_blocks(metrics)]
+
+    def _with_blocks(self, metrics: Sequence[str]) -> Iterator[Factor]:
+        """What no layer counts and is saved where a block goes."""
+        for layer, others in self._counted.in_blocks.items():
+            if layer not in self._depths:
+                continue
+            depth, goes = self._depths[layer]
+            groups = np.flatnonzero(others.each)
+            decisions = sorted({depth, *(number for number, group, _ in self._channels if group in groups)})
+            points = self._combinations(decisions)
+            saved = -others.counted(self.kept(points)) * goes[points[:, depth], None]
+            columns = dict(zip(COUNTED, saved.T, strict=True))
+            shape = tuple(int(self.space.counts[number]) for number in decisions)
+            zero = np.zeros(len(points))
+            yield Factor(tuple(decisions), np.stack([columns.get(metric, zero).reshape(shape) for metric in metrics]))
 
     def _combinations(self, decisions: Sequence[int]) -> IntArray:
         """Points with every combination of choices of those decisions, the greatest elsewhere; the last runs first."""
@@ -204,6 +226,8 @@ class PointPrices:
                     layer.treatments[combinations[row]] = self._treatment(layer, points[row])
                 numbers = layer.treatments[combinations]
             found[:, layer.index] = numbers
+        for index, (decision, goes) in self._depths.items():
+            found[goes[points[:, decision]], index] = LEFT_OUT
         return found
 
     def _decided(self, index: int, name: str) -> _Layer:

@@ -7,6 +7,7 @@ from math import lcm
 from typing import Any
 
 from search_spaces.channel_space import ChannelSpace
+from search_spaces.depth import DEPTH, rows_of_blocks
 from search_spaces.errors import InputError
 from search_spaces.factorisations import factors, fitting
 from search_spaces.graph import ModelGraph
@@ -28,6 +29,8 @@ class SpaceOptions:
         lower_bound, round_to, protect: see `ChannelSpace.build`; `protect` holds for layers, too.
         weight_bits, activation_bits: choices; None among them stands for float32. Empty where nothing is quantised.
         coupled_bits: whether a layer has one number of bits for its weights and for what it reads.
+        kernel: widths that kernels may be cropped to, where they have such a middle; they may stay whole as well.
+        depth: the least number of residual blocks that stay of each row of them; None where none goes.
         sparsity: shares of the weights that may be zero, or patterns "N:M"; a layer may stay dense as well.
         pattern: in which they are.
         rank: shares of the full rank that may be kept; a layer may stay whole as well.
@@ -46,6 +49,8 @@ class SpaceOptions:
     weight_bits: Sequence[int | None] = ()
     activation_bits: Sequence[int | None] = ()
     coupled_bits: bool = False
+    kernel: Sequence[int] = ()
+    depth: int | None = None
     sparsity: Sequence[float | str] = ()
     pattern: str = "element"
     rank: Sequence[float] = ()
@@ -83,6 +88,7 @@ def build_space(graph: ModelGraph, options: SpaceOptions) -> SearchSpace:
     )
     decisions = [
         *_resolution(graph, options.resolution),
+        *_depth(graph, options.depth),
         *channel_decisions(channels),
         *_Treatments(channels, options).decisions(),
     ]
@@ -94,7 +100,8 @@ def build_space(graph: ModelGraph, options: SpaceOptions) -> SearchSpace:
     decisions = [decision for decision in decisions if len(decision.choices) > 1]
     if not decisions:
         raise InputError(
-            "there is nothing to decide: give the space channels, bits, sparsity, ranks or resolutions with a choice"
+            "there is nothing to decide: give the space channels, bits, sparsity, ranks, kernels, a depth or "
+            "resolutions with a choice"
         )
     return SearchSpace(channels, tuple(decisions), fixed)
 
@@ -106,6 +113,13 @@ def _resolution(graph: ModelGraph, asked: Sequence[float]) -> Iterator[Decision]
         graph.at(size)  # refuses one that the network was not captured at
     if sizes:
         yield Decision(RESOLUTION, (), (*sizes, None))
+
+
+def _depth(graph: ModelGraph, least: int | None) -> Iterator[Decision]:
+    """How many blocks stay of each row of them, the first ones; longer rows than the least have a choice."""
+    for row in rows_of_blocks(graph) if least is not None else ():
+        choices = range(min(least or 0, len(row)), len(row) + 1)
+        yield Decision(DEPTH, tuple(block.name for block in row), tuple(choices))
 
 
 def _ends(graph: ModelGraph, options: SpaceOptions) -> dict[str, LayerPolicy]:
@@ -174,9 +188,12 @@ class _Treatments:
     def _choices(self, specs: Sequence[LayerSpec]) -> Iterator[tuple[str, tuple[Any, ...]]]:
         options = self._options
         zeros = self._zeros()
-        ranks = self._ranks(specs, [each for each in zeros if window_of(each.pattern)]) if options.rank else (None,)
+        kernels = self._kernels(specs)
+        cropped = [spec if kernel is None else spec.cropped(kernel) for spec in specs for kernel in kernels]
+        ranks = self._ranks(specs, cropped, [each for each in zeros if window_of(each.pattern)])
+        yield "kernel", kernels
         yield "rank", ranks
-        shapes = {shape for spec in specs for shape in self._shapes(spec, ranks)}
+        shapes = {shape for spec in cropped for shape in self._shapes(spec, ranks)}
         fitting = [(each.pattern, each.share) for each in zeros if all(_fits(each, shape) for shape in shapes)]
         yield "sparsity", (*sorted(set(fitting), key=lambda choice: -choice[1]), None)
         if options.coupled_bits and options.weight_bits:
@@ -186,6 +203,11 @@ class _Treatments:
             yield "weight_bits", _bits(options.weight_bits)
         if options.activation_bits:
             yield "activation_bits", _bits(options.activation_bits)
+
+    def _kernels(self, specs: Sequence[LayerSpec]) -> tuple[int | None, ...]:
+        """Those that every one of the layers can be cropped to, and all of it."""
+        fitting = (kernel for kernel in self._options.kernel if all(_crops(spec, kernel) for spec in specs))
+        return (*sorted(set(fitting)), None)
 
     def _zeros(self) -> list[Sparsity]:
         """The patterns and shares that were asked for."""
@@ -199,7 +221,9 @@ class _Treatments:
                 found.append(Sparsity(self._options.pattern if window is None else str(asked), share))
         return found
 
-    def _ranks(self, specs: Sequence[LayerSpec], windows: Sequence[Sparsity]) -> tuple[Any, ...]:
+    def _ranks(
+        self, specs: Sequence[LayerSpec], cropped: Sequence[LayerSpec], windows: Sequence[Sparsity]
+    ) -> tuple[Any, ...]:
         """The lowest first, in multiples of the windows of N:M zeros, which the next part then reads.
 
         Layers of other shapes have other ranks, so only equal ones can be tied.
@@ -213,7 +237,8 @@ class _Treatments:
             try:
                 full = fitting(specs[0], method).full(specs[0])
                 rank = tuple(max(step, step * round(share * each / step)) for each in full)
-                factors(specs[0], method, rank)
+                for each in cropped:
+                    factors(each, method, rank)
             except InputError:  # it cannot be taken apart, or saves nothing
                 continue
             choice = (method, rank if len(rank) > 1 else rank[0])
@@ -238,6 +263,13 @@ class _Treatments:
 
 def _tuple(rank: int | tuple[int, ...]) -> tuple[int, ...]:
     return rank if isinstance(rank, tuple) else (rank,)
+
+
+def _crops(spec: LayerSpec, kernel: int) -> bool:
+    try:
+        return spec.cropped(kernel).kernel != spec.kernel
+    except InputError:
+        return False
 
 
 def _fits(zeros: Sparsity, shape: Sequence[int]) -> bool:

@@ -1,7 +1,8 @@
 """The search space: everything that a search decides, as one vector of choices.
 
 A *decision* has finitely many choices, the cheapest first, the one that changes least last. A *point* is the number of
-a choice for every decision, int64 [D]; it stands for one policy, and every policy of the space for one point.
+a choice for every decision, int64 [D]; it stands for one policy, and every policy of the space for one point, in which
+what is decided of blocks that are left out is the choice that changes least.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -13,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from search_spaces.channel_space import ChannelSpace
+from search_spaces.depth import DEPTH, Depths
 from search_spaces.errors import InputError
 from search_spaces.graph import ModelGraph
 from search_spaces.objective import Constraint
@@ -24,7 +26,7 @@ Prices = Callable[[npt.NDArray[np.int64]], Mapping[str, npt.NDArray[np.float64]]
 
 CHANNELS = "channels"
 RESOLUTION = "resolution"
-DIMENSIONS = (RESOLUTION, CHANNELS, "bits", "weight_bits", "activation_bits", "sparsity", "rank")
+DIMENSIONS = (RESOLUTION, DEPTH, CHANNELS, "kernel", "bits", "weight_bits", "activation_bits", "sparsity", "rank")
 """Kinds of decisions; "bits" is one number for the weights of a layer and for what it reads. The resolution is that of
 the images, a decision of the whole network."""
 
@@ -35,9 +37,11 @@ class Decision:
 
     Attributes:
         dimension: one of `DIMENSIONS`.
-        targets: a channel group, or the layers that it is decided for together; none of a resolution.
-        choices: the cheapest first. Units that a group keeps; bits, or None for float32; a pattern and a share of
-            zeros, or None; a factorisation and ranks, or None; a height and a width, or None for the data's own.
+        targets: a channel group, a row of residual blocks, or the layers that it is decided for together; none of a
+            resolution.
+        choices: the cheapest first. Units that a group keeps; how many blocks of a row stay, the first ones; how wide
+            a kernel stays, or None for all of it; bits, or None for float32; a pattern and a share of zeros, or None; a
+            factorisation and ranks, or None; a height and a width, or None for the data's own.
     """
 
     dimension: str
@@ -53,6 +57,8 @@ class Decision:
         """What is done to a target under a choice, beside what is done already; units are not its business."""
         choice = self.choices[number]
         match self.dimension:
+            case "kernel":
+                return replace(policy, kernel=choice)
             case "bits":
                 return replace(policy, weight_bits=choice, activation_bits=choice)
             case "weight_bits":
@@ -71,6 +77,8 @@ class Decision:
     def chosen(self, policy: LayerPolicy) -> Any:
         """The choice that a target's policy stands for."""
         match self.dimension:
+            case "kernel":
+                return policy.kernel
             case "bits" | "weight_bits":
                 return policy.weight_bits
             case "activation_bits":
@@ -122,7 +130,7 @@ class SearchSpace:
     @property
     def size(self) -> int:
         """Number of policies."""
-        return int(np.prod(self.counts.astype(object), initial=1))
+        return self._depths.size
 
     @property
     def least(self) -> Point:
@@ -144,22 +152,36 @@ class SearchSpace:
         Raises:
             InputError: no point of the space.
         """
-        numbers = self._checked(point)
+        numbers = self.canonical(self._checked(point))
         kept = list(self.channels.whole)
-        layers = dict(self.fixed)
+        gone = self._depths.gone(numbers)
+        layers = {name: policy for name, policy in self.fixed.items() if not self._goes_with(gone, name)}
         resolution = None
         for decision, number in zip(self.decisions, numbers.tolist(), strict=True):
             if decision.dimension == CHANNELS:
                 kept[self._group[decision.targets[0]]] = decision.choices[number]
             elif decision.dimension == RESOLUTION:
                 resolution = decision.choices[number]
-            else:
+            elif decision.dimension != DEPTH:
                 for layer in decision.targets:
+                    if self._goes_with(gone, layer):
+                        continue
                     layers[layer] = decision.apply(layers.get(layer, LayerPolicy()), number)
         pruned = self.graph.policy(kept).layers
         treated = {name: policy for name, policy in layers.items() if policy.treats}
         merged = {**pruned, **{name: replace(each, keep=_keep(pruned, name)) for name, each in treated.items()}}
-        return CompressionPolicy(merged, self.graph.digest, resolution)
+        removed = {name: LayerPolicy(remove=True) for name in gone}
+        return CompressionPolicy({**merged, **removed}, self.graph.digest, resolution)
+
+    def canonical(self, point: Point) -> Point:
+        """The point that its policy is read back as: where a decision means nothing, the choice that changes least."""
+        if not self._depths:
+            return point
+        return np.where(self._depths.active(point[None])[0], point, self.greatest)
+
+    def _goes_with(self, gone: Sequence[str], layer: str) -> bool:
+        """Whether a layer lies in one of the blocks that are left out."""
+        return any(layer in self._depths.blocks[name].layers for name in gone)
 
     def encode(self, policy: CompressionPolicy) -> Point:
         """The point of a policy.
@@ -168,25 +190,37 @@ class SearchSpace:
             InputError: the policy is none of the space's.
         """
         kept = self.graph.kept_units(policy)
+        gone = [name for name, layer in policy.layers.items() if layer.remove and name in self._depths.blocks]
         numbers = []
         for decision in self.decisions:
             if decision.dimension == CHANNELS:
                 chosen: Any = kept[self._group[decision.targets[0]]]
             elif decision.dimension == RESOLUTION:
                 chosen = self.graph.at(policy.resolution).resolution
+            elif decision.dimension == DEPTH:
+                chosen = self._stay(decision, gone)
+            elif all(self._goes_with(gone, name) for name in decision.targets):
+                chosen = decision.choices[-1]
             else:
-                chosen = decision.chosen(policy.layers.get(decision.targets[0], LayerPolicy()))
+                target = next(name for name in decision.targets if not self._goes_with(gone, name))
+                chosen = decision.chosen(policy.layers.get(target, LayerPolicy()))
             if chosen not in decision.choices:
                 raise InputError(
                     f"{decision.name} has no choice {chosen!r} in this space; it has "
                     f"{', '.join(map(repr, decision.choices))}"
                 )
             numbers.append(decision.choices.index(chosen))
-        point = np.array(numbers, dtype=np.int64)
+        point = self.canonical(np.array(numbers, dtype=np.int64))
         mine = self.decode(point)
         if (mine.layers, mine.resolution) != (policy.layers, policy.resolution) and not self._same(policy, mine):
             raise InputError("the policy does what the space does not decide on; search a space that does")
         return point
+
+    @staticmethod
+    def _stay(decision: Decision, gone: Sequence[str]) -> int:
+        """How many blocks of a row stay; more than it has where they are not its first ones."""
+        count = sum(name not in gone for name in decision.targets)
+        return count if set(decision.targets[:count]).isdisjoint(gone) else len(decision.targets) + 1
 
     def contains(self, policy: CompressionPolicy) -> bool:
         """Whether the policy is one of the space's."""
@@ -234,7 +268,7 @@ class SearchSpace:
             tries = np.repeat(current[None], len(free), axis=0)
             tries[np.arange(len(free)), free] -= 1
             current = tries[int(np.argmin(prices(tries)[violated.metric]))]
-        return current
+        return self.canonical(current)
 
     def floor(self, constraints: Sequence[Constraint], prices: Prices) -> Point:
         """The point that is least above the constraints, found by changing one decision at a time from `least`.
@@ -284,6 +318,10 @@ class SearchSpace:
         over = [(float(cost[each.metric][0]) / each.limit, index) for index, each in enumerate(constraints)]
         worst = max(over, default=(0.0, 0))
         return constraints[worst[1]] if worst[0] > 1.0 else None
+
+    @cached_property
+    def _depths(self) -> Depths:
+        return Depths(self.graph, self.decisions)
 
     @cached_property
     def _group(self) -> Mapping[str, int]:

@@ -22,7 +22,8 @@ from backends.accelerators.workloads import (
     products_of,
     steps_of,
 )
-from backends.layer_prices import Asked, LayerPrices
+from backends.layer_prices import LEFT_OUT, Asked, LayerPrices
+from search_spaces.blocks import residual_blocks
 from search_spaces.errors import InputError
 from search_spaces.graph import ModelGraph
 from search_spaces.layers import LayerSpec
@@ -71,7 +72,8 @@ class PolicyPrices(LayerPrices):
         """
         costs = self.by_layer(kept, treatments, resolutions=resolutions)
         units, sizes = np.asarray(kept, dtype=np.int64), np.asarray(resolutions, dtype=np.int64)
-        totals = costs.sum(axis=1) + self._attention(units, sizes)
+        gone = np.asarray(treatments, dtype=np.int64) == LEFT_OUT
+        totals = costs.sum(axis=1) + self._attention(units, sizes, gone)
         return Totals(totals[:, 0], totals[:, 1], costs)
 
     def alike(self, policy: LayerPolicy) -> list[LayerPolicy]:
@@ -170,18 +172,28 @@ class PolicyPrices(LayerPrices):
             for name, rows in products_of(graph).items()
         }
 
-    def _attention(self, units: IntArray, resolutions: IntArray) -> FloatArray:
-        """Seconds and joules of the products of attention, [policies, 2] or [1, 2]."""
+    def _attention(self, units: IntArray, resolutions: IntArray, gone: npt.NDArray[np.bool_]) -> FloatArray:
+        """Seconds and joules of the products of attention, [policies, 2] or [1, 2].
+
+        Args:
+            units: that each channel group keeps, [policies, groups].
+            resolutions: of each, [policies] or one for all.
+            gone: layers that go with their blocks, [policies, layers].
+        """
         if self._products_shrink is None:
             return np.zeros((1, 2))
         shapes = units if self._products_shrink else units[:, :0]
-        if not (self._products_shrink or resolutions.ndim):
+        if not (self._products_shrink or resolutions.ndim or gone.any()):
             shapes = shapes[:1]  # the same for all
         rows = []
-        for *kept, number in np.column_stack([shapes, np.broadcast_to(resolutions, len(shapes))]).tolist():
-            key = (*kept, number)
+        sizes = np.broadcast_to(resolutions, len(shapes)).tolist()
+        for kept, number, left_out in zip(shapes.tolist(), sizes, gone, strict=False):
+            key = (*kept, number, left_out.tobytes())
             if key not in self._products:
                 graph = self.graphs[number]
+                names = {layer.name for layer, out in zip(graph.full_layers, left_out, strict=True) if out}
+                removed = tuple(each for each in residual_blocks(graph) if names and names.issuperset(each.layers))
+                graph = replace(graph, removed=removed)
                 self._products[key] = self._priced_products(graph.with_kept(kept) if kept else graph)
             rows.append(self._products[key])
         return np.array(rows)

@@ -27,6 +27,7 @@ def treatments(data: RunData) -> Element | None:
     if not data.treatments:
         return None
     columns = {
+        "kernel": [str(each.policy.kernel or "") for each in data.treatments],
         "rank": [_rank(each.policy) for each in data.treatments],
         "zeros": [_zeros(each.policy) for each in data.treatments],
         "weights": [_format(each.policy.weight_format) for each in data.treatments],

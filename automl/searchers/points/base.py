@@ -188,7 +188,7 @@ class PointSearcher(Searcher):
 
     def _proposed(self) -> Point:
         point = around(self.propose(), self._causes)
-        return self._repaired(point) if self.keeps_budget else point
+        return self._repaired(point) if self.keeps_budget else self.space.canonical(point)
 
     def _repaired(self, point: Point) -> Point:
         return self.space.repair(point, self.problem.constraints, self.problem.prices)

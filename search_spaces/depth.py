@@ -89,15 +89,18 @@ class Depths:
         }
 
     @cached_property
-    def _inside(self) -> Mapping[str, str]:
-        """The block that a layer or a channel group lies in, by its name."""
-        found = {layer: name for name, block in self.blocks.items() for layer in block.layers}
+    def _block_of_layer(self) -> Mapping[str, str]:
+        return {layer: name for name, block in self.blocks.items() for layer in block.layers}
+
+    @cached_property
+    def _block_of_group(self) -> Mapping[str, str]:
+        """Of the channel groups that lie in a block with all that gives and reads them."""
+        found = {}
         for group in self._graph.groups:
-            owners = {found.get(layer) for layer in (*group.producers, *group.consumers)}
-            if len(owners) == 1 and (owner := owners.pop()) is not None:
+            owners = {self._block_of_layer.get(layer) for layer in (*group.producers, *group.consumers)}
+            owner = owners.pop()
+            if owner is not None and not owners:
                 found[group.name] = owner
-            else:
-                found.pop(group.name, None)  # a group bears its first layer's name, and may leave the block
         return found
 
     @cached_property
@@ -108,20 +111,13 @@ class Depths:
     @cached_property
     def _asked_by(self) -> list[list[tuple[int, int]] | None]:
         """Of each decision the places of the blocks that it is about; None where it is about more than blocks."""
-        groups = {group.name for group in self._graph.groups}
         found: list[list[tuple[int, int]] | None] = []
         for decision in self._decisions:
-            owners = []
-            for target in decision.targets:
-                inside = self._inside if decision.dimension == "channels" and target in groups else self._owners
-                owners.append(inside.get(target))
-            known = decision.dimension != DEPTH and owners and None not in owners
-            found.append([self._places[str(owner)] for owner in owners] if known else None)
+            blocks = self._block_of_group if decision.dimension == "channels" else self._block_of_layer
+            owners = [blocks[target] for target in decision.targets if target in blocks]
+            known = decision.dimension != DEPTH and owners and len(owners) == len(decision.targets)
+            found.append([self._places[owner] for owner in owners] if known else None)
         return found
-
-    @cached_property
-    def _owners(self) -> Mapping[str, str]:
-        return {layer: name for name, block in self.blocks.items() for layer in block.layers}
 
     def active(self, points: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
         """Which decisions of points [P, D] mean anything, [P, D]."""

@@ -1,7 +1,8 @@
 """Counts instead of measuring: multiply-accumulates, parameters and bytes."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -62,17 +63,17 @@ class CountedPrices(LayerPrices):
 
     Args:
         graph: the network; what it keeps, how it is treated and its resolution do not matter.
-
-    Attributes:
-        in_blocks: what no layer counts and a residual block takes with it, by number of a layer that goes with it.
     """
 
     def __init__(self, graph: ModelGraph) -> None:
         super().__init__(graph, len(COUNTED))
         self._others = _Others.of(graph.full_operators, len(graph.groups))
-        self.in_blocks = {
-            number: _Others.of(operators, len(graph.groups)) for number, operators in _by_block(graph).items()
-        }
+
+    @cached_property
+    def in_blocks(self) -> Mapping[int, _Others]:
+        """What no layer counts and a residual block takes with it, by number of a layer that goes with it."""
+        groups = len(self.graph.groups)
+        return {number: _Others.of(operators, groups) for number, operators in _by_block(self.graph).items()}
 
     def figures(self, layers: Sequence[Asked]) -> list[list[FloatArray | str]]:
         """Multiply-accumulates, parameters and bytes of layers."""
@@ -83,6 +84,8 @@ class CountedPrices(LayerPrices):
         units, treated = np.asarray(kept, dtype=np.int64), np.asarray(treatments, dtype=np.int64)
         found: FloatArray = self.by_layer(units, treated, resolutions=resolutions).sum(axis=1)
         found += self._others.counted(units)
+        if not (treated == LEFT_OUT).any():
+            return found
         for layer, others in self.in_blocks.items():
             gone = treated[:, layer] == LEFT_OUT
             if gone.any():

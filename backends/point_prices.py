@@ -9,7 +9,6 @@ import numpy.typing as npt
 from backends.accelerators.pricing import PolicyPrices
 from backends.counting import CountedPrices
 from backends.layer_prices import LEFT_OUT, UNTREATED, FloatArray, IntArray
-from search_spaces.depth import Depths
 from search_spaces.errors import InputError
 from search_spaces.graph import ModelGraph
 from search_spaces.objective import COUNTED, MODELLED
@@ -83,7 +82,7 @@ class PointPrices:
         numbers_of = {layer.name: index for index, layer in enumerate(space.graph.full_layers)}
         self._depths = {
             numbers_of[layer]: (number, np.array(space.decisions[number].choices, dtype=np.int64) <= place)
-            for layer, (number, place) in Depths(space.graph, space.decisions).layers.items()
+            for layer, (number, place) in space.depths.layers.items()
         }
         self._layers = [
             self._decided(index, layer.name)
@@ -183,7 +182,7 @@ class PointPrices:
 
     def _with_blocks(self, metrics: Sequence[str]) -> Iterator[Factor]:
         """What no layer counts and is saved where a block goes."""
-        for layer, others in self._counted.in_blocks.items():
+        for layer, others in self._counted.in_blocks.items() if self._depths else ():
             if layer not in self._depths:
                 continue
             depth, goes = self._depths[layer]

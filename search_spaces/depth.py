@@ -77,6 +77,8 @@ class Depths:
     def blocks(self) -> Mapping[str, Block]:
         """Those that may go, by name."""
         names = {name for number in self._numbers for name in self._decisions[number].targets}
+        if not names:  # finding blocks takes a walk through the network for every sum
+            return {}
         return {block.name: block for block in residual_blocks(self._graph) if block.name in names}
 
     @cached_property

@@ -130,7 +130,7 @@ class SearchSpace:
     @property
     def size(self) -> int:
         """Number of policies."""
-        return self._depths.size
+        return self.depths.size
 
     @property
     def least(self) -> Point:
@@ -154,7 +154,7 @@ class SearchSpace:
         """
         numbers = self.canonical(self._checked(point))
         kept = list(self.channels.whole)
-        gone = self._depths.gone(numbers)
+        gone = self.depths.gone(numbers)
         layers = {name: policy for name, policy in self.fixed.items() if not self._goes_with(gone, name)}
         resolution = None
         for decision, number in zip(self.decisions, numbers.tolist(), strict=True):
@@ -175,13 +175,13 @@ class SearchSpace:
 
     def canonical(self, point: Point) -> Point:
         """The point that its policy is read back as: where a decision means nothing, the choice that changes least."""
-        if not self._depths:
+        if not self.depths:
             return point
-        return np.where(self._depths.active(point[None])[0], point, self.greatest)
+        return np.where(self.depths.active(point[None])[0], point, self.greatest)
 
     def _goes_with(self, gone: Sequence[str], layer: str) -> bool:
         """Whether a layer lies in one of the blocks that are left out."""
-        return any(layer in self._depths.blocks[name].layers for name in gone)
+        return any(layer in self.depths.blocks[name].layers for name in gone)
 
     def encode(self, policy: CompressionPolicy) -> Point:
         """The point of a policy.
@@ -190,7 +190,7 @@ class SearchSpace:
             InputError: the policy is none of the space's.
         """
         kept = self.graph.kept_units(policy)
-        gone = [name for name, layer in policy.layers.items() if layer.remove and name in self._depths.blocks]
+        gone = [name for name, layer in policy.layers.items() if layer.remove and name in self.depths.blocks]
         numbers = []
         for decision in self.decisions:
             if decision.dimension == CHANNELS:
@@ -320,7 +320,8 @@ class SearchSpace:
         return constraints[worst[1]] if worst[0] > 1.0 else None
 
     @cached_property
-    def _depths(self) -> Depths:
+    def depths(self) -> Depths:
+        """What its decisions on depth leave out."""
         return Depths(self.graph, self.decisions)
 
     @cached_property

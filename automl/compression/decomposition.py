@@ -12,6 +12,7 @@ from automl.compression.structure import take_apart
 from search_spaces.errors import InputError
 from search_spaces.factorisations import INPUT_MATRIX, Rank
 from search_spaces.graph import ModelGraph
+from search_spaces.layers import LayerSpec
 from search_spaces.rebuild import slice_layer
 from search_spaces.template import Weighted
 
@@ -31,7 +32,7 @@ class Decomposition:
 
     def __init__(self, original: nn.Module) -> None:
         self._modules: dict[str, nn.Module] = dict(original.named_modules())
-        self._held: OrderedDict[tuple[str, int | None, str, Rank], Sequence[nn.Module]] = OrderedDict()
+        self._held: OrderedDict[tuple[str, tuple[int, ...] | None, str, Rank], Sequence[nn.Module]] = OrderedDict()
 
     def apply(self, module: fx.GraphModule, graph: ModelGraph, stays: Stays) -> None:
         """Take apart what the graph says, in place.
@@ -44,23 +45,25 @@ class Decomposition:
         Raises:
             InputError: a layer cannot be taken apart.
         """
+        whole = {spec.name: spec for spec in graph.full_layers}
         for name, policy in graph.treatments:
             if policy.factors is None:
                 continue
-            first, *others = self._parts(name, policy.kernel, *policy.factors)
+            cropped = None if policy.kernel is None else whole[name].cropped(policy.kernel)
+            first, *others = self._parts(name, cropped, *policy.factors)
             inputs, outputs = (stay.nonzero().flatten().numpy() for stay in stays(name))
             *between, last = others
             parts = [slice_layer(first, inputs, None), *(slice_layer(part, None, None) for part in between)]
             take_apart(module, name, [*parts, slice_layer(last, None, outputs)])
 
-    def _parts(self, name: str, kernel: int | None, method: str, rank: Rank) -> Sequence[nn.Module]:
+    def _parts(self, name: str, cropped: LayerSpec | None, method: str, rank: Rank) -> Sequence[nn.Module]:
         """Of the whole layer, its kernel cropped."""
-        key = name, kernel, method, rank
+        key = name, None if cropped is None else cropped.kernel, method, rank
         if key not in self._held:
             layer = self._layer(name)
-            if kernel is not None:
+            if cropped is not None:
                 layer = copy.deepcopy(layer)
-                crop(layer, kernel)
+                crop(layer, cropped)
             self._held[key] = list(factorise(layer, method, rank))
         self._held.move_to_end(key)
         while sum(map(_weights, self._held.values())) > HELD_WEIGHTS and len(self._held) > 1:

@@ -1,10 +1,12 @@
 """Smaller kernels: of a convolution's kernel the middle stays, and as much padding goes as the kernel loses."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor, nn
 
 from search_spaces.graph import ModelGraph
+from search_spaces.layers import LayerSpec
 
 
 def crop_kernels(network: nn.Module, graph: ModelGraph) -> None:
@@ -14,24 +16,22 @@ def crop_kernels(network: nn.Module, graph: ModelGraph) -> None:
         network: with all its layers whole.
         graph: of the network that is wanted.
     """
+    whole = {spec.name: spec for spec in graph.full_layers}
     for name, policy in graph.treatments:
         if policy.kernel is not None:
-            crop(network.get_submodule(name), policy.kernel)
+            crop(network.get_submodule(name), whole[name].cropped(policy.kernel))
 
 
-def crop(convolution: Any, kernel: int) -> None:
-    """Leave the middle of a convolution's kernel, in place; see `LayerSpec.cropped` for what can be."""
+def crop(convolution: Any, wanted: LayerSpec) -> None:
+    """Leave the middle of a convolution's kernel, in place, as `LayerSpec.cropped` says."""
     weight = convolution.weight
-    sides = weight.shape[2:]
-    convolution.weight = nn.Parameter(middle(weight.detach(), kernel).clone(), requires_grad=weight.requires_grad)
-    margins = [(side - kernel) // 2 for side in sides]
-    pairs = zip(convolution.padding, convolution.dilation, margins, strict=True)
-    convolution.padding = tuple(pad - dilation * margin for pad, dilation, margin in pairs)
-    convolution.kernel_size = (kernel,) * len(sides)
+    cropped = middle(weight.detach(), wanted.kernel).clone()
+    convolution.weight = nn.Parameter(cropped, requires_grad=weight.requires_grad)
+    convolution.padding, convolution.kernel_size = wanted.padding, wanted.kernel
 
 
-def middle(weight: Tensor, kernel: int) -> Tensor:
-    """The middle of kernels, [out, in, kernel, ...], as a view of the weights."""
-    for axis in range(2, weight.ndim):
-        weight = weight.narrow(axis, (weight.shape[axis] - kernel) // 2, kernel)
+def middle(weight: Tensor, kernel: Sequence[int]) -> Tensor:
+    """The middle of kernels, [out, in, *kernel], as a view of the weights."""
+    for axis, side in enumerate(kernel, 2):
+        weight = weight.narrow(axis, (weight.shape[axis] - side) // 2, side)
     return weight

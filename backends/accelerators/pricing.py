@@ -183,17 +183,23 @@ class PolicyPrices(LayerPrices):
         if self._products_shrink is None:
             return np.zeros((1, 2))
         shapes = units if self._products_shrink else units[:, :0]
-        if not (self._products_shrink or resolutions.ndim or gone.any()):
-            shapes = shapes[:1]  # the same for all
+        if gone.any():
+            count = max(len(units), len(gone))
+        else:
+            count = len(units) if self._products_shrink or resolutions.ndim else 1  # the same for all
+            gone = gone[:1]
+        shapes = np.broadcast_to(shapes[:count], (count, shapes.shape[1]))
+        gone = np.broadcast_to(gone, (count, gone.shape[1]))
         rows = []
-        sizes = np.broadcast_to(resolutions, len(shapes)).tolist()
-        for kept, number, left_out in zip(shapes.tolist(), sizes, gone, strict=False):
+        sizes = np.broadcast_to(resolutions, count).tolist()
+        for kept, number, left_out in zip(shapes.tolist(), sizes, gone, strict=True):
             key = (*kept, number, left_out.tobytes())
             if key not in self._products:
                 graph = self.graphs[number]
-                names = {layer.name for layer, out in zip(graph.full_layers, left_out, strict=True) if out}
-                removed = tuple(each for each in residual_blocks(graph) if names and names.issuperset(each.layers))
-                graph = replace(graph, removed=removed)
+                if left_out.any():
+                    names = {layer.name for layer, out in zip(graph.full_layers, left_out, strict=True) if out}
+                    removed = tuple(each for each in residual_blocks(graph) if names.issuperset(each.layers))
+                    graph = replace(graph, removed=removed)
                 self._products[key] = self._priced_products(graph.with_kept(kept) if kept else graph)
             rows.append(self._products[key])
         return np.array(rows)

@@ -222,7 +222,7 @@ def export(directory: RunDirectory) -> Path:
         TrimtabError: the run is not that far yet, or another process drives it.
     """
     from automl.problem import Problem
-    from automl.run.stages import export_best
+    from automl.run.exporting import export_best
 
     summary = directory.summary()
     if not summary.get("best"):

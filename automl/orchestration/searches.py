@@ -42,7 +42,7 @@ def make_search(
     search: SearchRow,
     backend: HardwareBackend = BACKEND,
     agent: State | None = None,
-    losses: Sequence[FloatArray] | None = None,
+    prior: Sequence[FloatArray] | None = None,
 ) -> Searcher:
     """A fresh searcher for one of a run's searches.
 
@@ -53,7 +53,7 @@ def make_search(
         search: which of the run's searches.
         backend: that prices networks; counting alone where it was not asked for more.
         agent: what the run's agent begins with, see `initial_agent`.
-        losses: by curvature, where `by_curvature` says that they are wanted.
+        prior: a number for every choice of every decision, where `wants_prior` says that one is wanted.
 
     Raises:
         InputError: there is no such algorithm, option or reward.
@@ -74,12 +74,15 @@ def make_search(
         prices=point_prices(space, backend),
         objectives=how.objectives,  # type: ignore[arg-type]  # the config has checked the names
         agent=agent if own else None,
-        losses=losses if own else None,
+        prior=prior if own else None,
     )
 
 
-def by_curvature(how: SearchSection) -> bool:
-    """Whether the run's searches want the loss of every choice from the Hessian, instead of measuring it."""
+def wants_prior(how: SearchSection) -> bool:
+    """Whether the run's searches want a number for every choice of every decision before they start.
+
+    That is the loss by the Hessian, for "exact" where it measures none.
+    """
     return how.algorithm == "exact" and how.options.get("sensitivity") == "hessian"
 
 

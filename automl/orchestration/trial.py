@@ -34,7 +34,7 @@ def run_trial(
     dispatcher: Any,
     prices: Any | None = None,
     agent: State | None = None,
-    losses: Sequence[FloatArray] | None = None,
+    prior: Sequence[FloatArray] | None = None,
 ) -> None:
     """One search, in a process of its own.
 
@@ -47,7 +47,7 @@ def run_trial(
         dispatcher: handle of the run's `DispatcherActor`.
         prices: handle of its `PriceActor`; None where the budget is counted.
         agent: what its agent begins with.
-        losses: by curvature, see `make_search`.
+        prior: where they want one, see `make_search`.
     """
     search = searches[sample["search"]]
     graph = space.graph
@@ -56,7 +56,7 @@ def run_trial(
         backend = priced_by_table(config.measure, graph, RemotePrices(prices))
     error = None
     try:
-        searcher = make_search(config, space, constraints, search, backend, agent, losses)
+        searcher = make_search(config, space, constraints, search, backend, agent, prior)
         if "torch" in sys.modules:  # an agent's, or a table's: the others do without
             import torch
 

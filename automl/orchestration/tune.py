@@ -110,7 +110,7 @@ def run_searches(
     scratch: Path,
     constraints: Sequence[Constraint] | None = None,
     prices: Any | None = None,
-    losses: Sequence[FloatArray] | None = None,
+    prior: Sequence[FloatArray] | None = None,
 ) -> None:
     """Run those of the searches that have not ended; returns when all have.
 
@@ -125,7 +125,7 @@ def run_searches(
         scratch: directory for what Tune writes and nobody reads.
         constraints: for the searchers, where they are not the problem's.
         prices: handle of the run's `PriceActor`, under a latency budget.
-        losses: by curvature, see `automl.orchestration.searches.make_search`.
+        prior: where they want one, see `automl.orchestration.searches.make_search`.
 
     Raises:
         RunStoppedError: the run was told to stop; it can be resumed.
@@ -139,7 +139,7 @@ def run_searches(
         wanted = {search.name for search in searches}
         todo = [row for row in ray_get(dispatcher.unfinished.remote()) if row.name in wanted]
         if todo:
-            _run_trials(problem, todo, dispatcher, progress, clock, stop, scratch, constraints, prices, losses)
+            _run_trials(problem, todo, dispatcher, progress, clock, stop, scratch, constraints, prices, prior)
         progress.searches(ray_get(dispatcher.progress.remote()), problem.constraint)
     finally:
         with suppress(RayError):  # where the actor has died, its store is closed
@@ -205,7 +205,7 @@ def _run_trials(
     scratch: Path,
     constraints: Sequence[Constraint] | None,
     prices: Any | None,
-    losses: Sequence[FloatArray] | None,
+    prior: Sequence[FloatArray] | None,
 ) -> None:
     how = problem.config.search
     by_name = {search.name: search for search in todo}
@@ -218,7 +218,7 @@ def _run_trials(
         dispatcher=dispatcher,
         prices=prices,
         agent=initial_agent(how),
-        losses=losses,
+        prior=prior,
     )
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # errors are raised below, in one line
     tuner = tune.Tuner(

@@ -18,7 +18,7 @@ from automl.problem import Problem, example_input, training_options
 from automl.run.artefacts import Made, make_artefact
 from automl.run.directory import make_importable, write_atomically, write_json
 from automl.run.finalists import Compiled, Finalist, read_result
-from automl.run.sensitivities import losses_by_curvature
+from automl.run.priors import prior
 from automl.training import EpochReport, evaluate, step_count, train
 from automl.training_state import TrainingState
 from backends.layer_prices import FloatArray
@@ -63,9 +63,9 @@ class Worker:
             reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
             return Evaluation(0.0, cost, violation(cost, self._constraints), 0.0, reason, share=share)
 
-    def curvature(self) -> list[FloatArray]:
-        """The loss of every choice of every decision, by the Hessian."""
-        return losses_by_curvature(self._problem, self._compressor)
+    def prior(self) -> list[FloatArray]:
+        """What the run's searches want to know before they start."""
+        return prior(self._problem, self._compressor)
 
     def compile(self, policy: CompressionPolicy, name: str, scratch: Path) -> Compiled:
         """The network of a policy as a file in `scratch`, for timing: its weights are the baseline's, not fine-tuned.

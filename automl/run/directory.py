@@ -60,7 +60,7 @@ class RunDirectory:
         self.store_file = path / "trials.sqlite"
         self.searchers = path / "searchers"
         self.agent_file = path / "agent.safetensors"
-        self.curvature_file = path / "curvature.json"
+        self.prior_file = path / "prior.json"
         self.finalists = path / "finalists"
         self.budget_file = path / "latency_budget.json"
         self.estimates_file = path / "estimates.json"

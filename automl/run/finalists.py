@@ -15,7 +15,9 @@ from automl.config import Config
 from automl.errors import TrimtabError
 from automl.export.agreement import Agreement, compare
 from automl.orchestration.searches import search_name
-from automl.run.store import EvaluationRow
+from automl.problem import Problem
+from automl.run.directory import RunDirectory
+from automl.run.store import EvaluationRow, Store
 from backends.measuring import Artefact, measure
 from backends.remote.device import RemoteDevice
 from backends.remote.fleet import Fleet
@@ -92,6 +94,23 @@ def choose(rows: Iterable[EvaluationRow], config: Config, metric: str, limit: fl
         best = next(finalist for finalist in chosen if finalist.name == "best")
         chosen.append(replace(best, name="from_scratch", search_accuracy=None))
     return chosen
+
+
+def choose_finalists(problem: Problem, directory: RunDirectory, limit: float | None = None) -> list[Finalist]:
+    """The finalists of a run, from its store.
+
+    Args:
+        problem: what was searched.
+        directory: of the run.
+        limit: the most that what was found may cost; by default what a measurement has shown to keep a latency budget.
+    """
+    if limit is None:
+        limit = (problem.latency.chosen_limit_s if problem.latency is not None else None) or inf
+    store = Store.read(directory.store_file)
+    try:
+        return choose(store.evaluations(), problem.config, problem.constraint.metric, limit)
+    finally:
+        store.close()
 
 
 @dataclass(frozen=True)

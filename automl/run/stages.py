@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
-from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -16,22 +15,22 @@ from automl.costs.probes import Timed, remembered
 from automl.costs.table_error import check_code, with_chosen_limit, with_margin
 from automl.errors import TrimtabError
 from automl.orchestration.ray_session import ray_session
-from automl.orchestration.searches import by_curvature, searches
-from automl.orchestration.worker import load_finalist
+from automl.orchestration.searches import searches, wants_prior
 from automl.problem import Problem, example_input
 from automl.progress import Progress
 from automl.run.directory import RunClock, RunDirectory, write_atomically, write_json
 from automl.run.explaining import explain_best
 from automl.run.explanation import Explanation
-from automl.run.finalists import Compiled, Finalist, choose, measure_all, read_progress
-from automl.run.sensitivities import kept_losses
+from automl.run.exporting import export_best
+from automl.run.finalists import Compiled, Finalist, choose_finalists, measure_all, read_progress
+from automl.run.priors import kept_prior
 from automl.run.store import Store
 from automl.run.summary import accelerator_usage, budget_text, build_summary
 from automl.signals import StopSignal
 from backends.layer_prices import FloatArray
 from backends.table_backend import asked_of
 from search_spaces.objective import Constraint
-from search_spaces.policy import CompressionPolicy, beside_pruning, layer_to_json
+from search_spaces.policy import CompressionPolicy
 
 POLL_S = 0.25
 
@@ -227,7 +226,7 @@ class Run:
         text = f"Search: {budget_text(problem)}, {config.search.evaluations} evaluations a search"
         self._stage("search", "Evaluation: what is given, and the uniform policy that costs as much" if given else text)
 
-        losses = self._curvature(workers)
+        prior = self._prior(workers)
 
         def run(rows: list[Any], constraints: Sequence[Constraint] | None = None) -> None:
             run_searches(
@@ -241,7 +240,7 @@ class Run:
                 scratch,
                 constraints,
                 prices,
-                losses,
+                prior,
             )
 
         if config.search.mode == "resource" and not given:
@@ -256,13 +255,13 @@ class Run:
             cost = max(cost, price(problem.graph, problem.space.cheapest(), problem.backend)[metric])
         run([row for row in rows if row.algorithm == "uniform"], [Constraint(metric, cost)])
 
-    def _curvature(self, workers: Sequence[Any]) -> list[FloatArray] | None:
-        """What each choice should lose by the Hessian, where the searches want to know; kept in the run directory."""
+    def _prior(self, workers: Sequence[Any]) -> list[FloatArray] | None:
+        """What the searches want to know before they start; kept in the run directory."""
         from automl.orchestration.tune import ask
 
-        if not by_curvature(self.problem.config.search):
+        if not wants_prior(self.problem.config.search):
             return None
-        return kept_losses(self.directory.curvature_file, lambda: ask(workers[0].curvature.remote(), self.stop))
+        return kept_prior(self.directory.prior_file, lambda: ask(workers[0].prior.remote(), self.stop))
 
     def _choose(self) -> list[Finalist]:
         """The finalists; a run without a best one ends here."""
@@ -352,53 +351,3 @@ class Run:
             return
         self._stage("export", "Export: policy, weights, torch, ONNX and TVM files")
         export_best(self.problem, self.directory, summary)
-
-
-def choose_finalists(problem: Problem, directory: RunDirectory, limit: float | None = None) -> list[Finalist]:
-    """The finalists of a run, from its store.
-
-    Args:
-        problem: what was searched.
-        directory: of the run.
-        limit: the most that what was found may cost; by default what a measurement has shown to keep a latency budget.
-    """
-    if limit is None:
-        limit = (problem.latency.chosen_limit_s if problem.latency is not None else None) or inf
-    store = Store.read(directory.store_file)
-    try:
-        return choose(store.evaluations(), problem.config, problem.constraint.metric, limit)
-    finally:
-        store.close()
-
-
-def export_best(problem: Problem, directory: RunDirectory, summary: Mapping[str, Any]) -> None:
-    """Write the best network to the run's `best/`."""
-    from automl.export import export_network
-
-    config = problem.config
-    best = next(finalist for finalist in choose_finalists(problem, directory) if finalist.name == "best")
-    figures = summary["best"]
-    export_network(
-        load_finalist(problem, best, directory.finalists / "best"),
-        directory.best,
-        policy=best.policy,
-        architecture={
-            "model": config.model.name,
-            "args": config.model.args,
-            "classes": problem.data.classes,
-            "input_shape": list(problem.data.input_shape),
-            "resolution": best.policy.resolution,
-            "units": problem.kept(best.policy),
-            "layers": {name: layer_to_json(layer) for name, layer in beside_pruning(best.policy).items()},
-        },
-        example_input=example_input(problem.data, best.policy.resolution),
-        data={"name": config.data.name, "args": config.data.args},
-        results={
-            **{name: figures[name] for name in ("accuracy", "macs", "params", "weight_bytes", "search_accuracy")},
-            "metric": config.metric,
-            "budget": summary["budget"],
-        },
-        threads=config.measure.threads,
-        measure_latency=config.measure.backend != "none",
-        device=config.measure.remote,
-    )

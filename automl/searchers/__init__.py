@@ -45,7 +45,7 @@ class _Search:
     prices: Prices | None
     objectives: tuple[Metric, ...]
     agent: State | None
-    losses: Sequence[FloatArray] | None
+    prior: Sequence[FloatArray] | None
 
     @property
     def constraint(self) -> Constraint:
@@ -174,7 +174,7 @@ def _exact(search: _Search) -> Searcher:
     from automl.searchers.points.exact import Exact, ExactOptions
 
     options = parse_options(ExactOptions(), "exact", search.options)
-    return Exact(search.points, options, search.losses)
+    return Exact(search.points, options, search.prior)
 
 
 def _given(search: _Search) -> Searcher:
@@ -259,7 +259,7 @@ def make_searcher(
     prices: Prices | None = None,
     objectives: Sequence[Metric] = (),
     agent: State | None = None,
-    losses: Sequence[FloatArray] | None = None,
+    prior: Sequence[FloatArray] | None = None,
 ) -> Searcher:
     """The searcher of that name.
 
@@ -277,7 +277,7 @@ def make_searcher(
         prices: of points; by default what can be counted.
         objectives: costs that are minimised beside the accuracy, where the algorithm looks for a front.
         agent: state of an agent's search that was made elsewhere, whose networks this one begins with.
-        losses: of every choice of every decision, for "exact", which then measures none.
+        prior: a number for every choice of every decision: for "exact" its loss, none is measured then.
 
     Raises:
         InputError: an unknown name or option, a value out of range, or a budget below the cheapest policy.
@@ -303,6 +303,6 @@ def make_searcher(
         prices,
         tuple(objectives),
         agent,
-        losses,
+        prior,
     )
     return _SEARCHERS[name].make(search)

@@ -9,7 +9,7 @@ from typing import Any
 from automl.baseline import to_bytes
 from automl.errors import InputError, RunStoppedError, TrimtabError
 from automl.orchestration.ray_session import ray_session
-from automl.orchestration.searches import by_curvature, make_search
+from automl.orchestration.searches import make_search, wants_prior
 from automl.problem import Problem
 from automl.progress import Progress
 from automl.run.directory import RunClock, make_importable, write_atomically
@@ -71,7 +71,7 @@ def check_options(config: TuningConfig, problem: Problem) -> None:
             a search goes on.
     """
     how = config.search
-    if by_curvature(how):
+    if wants_prior(how):
         raise InputError("a tuning measures its sensitivities: set search.options.sensitivity to 'loss'")
 
     def made(options: Mapping[str, Any]) -> Searcher:

@@ -16,9 +16,9 @@ from automl.errors import InputError
 from automl.evaluation import PolicyEvaluator
 from automl.orchestration.ray_session import ray_session
 from automl.orchestration.search_loop import run_search
-from automl.orchestration.searches import by_curvature, make_search, searches
+from automl.orchestration.searches import make_search, searches, wants_prior
 from automl.problem import Problem
-from automl.run.sensitivities import losses_by_curvature
+from automl.run.priors import prior
 from automl.searchers import searcher_names
 from search_spaces.objective import Evaluation
 from search_spaces.policy import CompressionPolicy
@@ -75,8 +75,8 @@ def test_each_searches_within_its_budget(name: str, tmp_path: Path) -> None:
     with fake_prices(tmp_path / "table.sqlite") as prices:
         problem = Problem.build(config, prices=prices)
         search, compressor = searches(config)[0], problem.compressor()
-        losses = losses_by_curvature(problem, compressor) if by_curvature(config.search) else None
-        searcher = make_search(config, problem.space, problem.constraints, search, problem.backend, losses=losses)
+        known = prior(problem, compressor) if wants_prior(config.search) else None
+        searcher = make_search(config, problem.space, problem.constraints, search, problem.backend, prior=known)
         here = Here(problem, problem.evaluator(compressor))
         run_search(searcher, here, evaluations=search.evaluations, lag=config.search.lag)
     assert here.evaluations

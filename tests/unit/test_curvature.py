@@ -92,11 +92,11 @@ def test_the_exact_searcher_takes_the_losses_and_measures_none() -> None:
     limit = Constraint("weight_bytes", 0.2 * graph.weight_bytes)
     arguments = {"space": space, "constraint": limit, "seed": 0, "evaluations": 20}
     losses = [np.array([2.0, 1.0, 0.0])] * len(space.decisions)
-    searcher = make_searcher("exact", **arguments, options={"sensitivity": "hessian"}, losses=losses)  # type: ignore[arg-type]
+    searcher = make_searcher("exact", **arguments, options={"sensitivity": "hessian"}, prior=losses)  # type: ignore[arg-type]
     assert space.contains(searcher.ask())
     assert searcher.share == 1.0
     with pytest.raises(InputError, match="these are of another space"):
-        make_searcher("exact", **arguments, losses=losses[1:])  # type: ignore[arg-type]
+        make_searcher("exact", **arguments, prior=losses[1:])  # type: ignore[arg-type]
     wide = build_space(graph, SpaceOptions(weight_bits=(2, 4), activation_bits=(4, 8), ends=True))
     with pytest.raises(InputError, match=r"says nothing of '0.activation_bits'"):
         make_searcher("exact", **{**arguments, "space": wide}, options={"sensitivity": "hessian"})  # type: ignore[arg-type]

@@ -1,9 +1,9 @@
 """The config of a run: YAML at the boundary, refused with one line where it is wrong.
 
 Everything a run does follows from its config, and the resolved config stands in the run directory, so that a resumed
-run needs nothing else. Paths (`model.checkpoint`, `search.init_from`, and `root` or `path` among the arguments of a
-data set) are relative to the config file; a config given as a mapping and `--set` have them relative to the working
-directory.
+run needs nothing else. Paths (`model.checkpoint`, `search.init_from`, `supernet.checkpoint`, and `root` or `path` among
+the arguments of a data set) are relative to the config file; a config given as a mapping and `--set` have them relative
+to the working directory.
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,6 +21,7 @@ from automl.config_sections import (
     ModelSection,
     SearchSection,
     SpaceSection,
+    SupernetSection,
     TrainingSection,
 )
 from automl.errors import InputError
@@ -31,7 +32,12 @@ from search_spaces.yaml_text import parse_yaml, read_yaml
 
 PATH_ARGUMENTS = ("root", "path")
 ACCELERATOR_KEY = "measure.accelerator"
-PATH_KEYS = ("model.checkpoint", "search.init_from", *(f"data.args.{name}" for name in PATH_ARGUMENTS))
+PATH_KEYS = (
+    "model.checkpoint",
+    "search.init_from",
+    "supernet.checkpoint",
+    *(f"data.args.{name}" for name in PATH_ARGUMENTS),
+)
 
 
 class Config(Section):
@@ -46,6 +52,7 @@ class Config(Section):
     metric: str | None = None
     baseline: TrainingSection = Field(default_factory=TrainingSection)
     space: SpaceSection = Field(default_factory=SpaceSection)
+    supernet: SupernetSection | None = None
     budget: BudgetSection | None = None
     further_budgets: list[BudgetSection] = Field(default_factory=list, max_length=len(UNITS))
     search: SearchSection = Field(default_factory=SearchSection)
@@ -212,11 +219,13 @@ def _override(document: dict[Any, Any], override: str) -> None:
 
 
 def _with_absolute_paths(config: AnyConfig, base: Path) -> AnyConfig:
-    model, data, search = config.model, config.data, config.search
+    model, data, search, supernet = config.model, config.data, config.search, config.supernet
     if model.checkpoint is not None:
         model = model.model_copy(update={"checkpoint": _absolute(model.checkpoint, base)})
     if search.init_from is not None:
         search = search.model_copy(update={"init_from": _absolute(search.init_from, base)})
+    if supernet is not None and supernet.checkpoint is not None:
+        supernet = supernet.model_copy(update={"checkpoint": _absolute(supernet.checkpoint, base)})
     args = {
         key: _absolute(value, base) if key in PATH_ARGUMENTS and isinstance(value, str) else value
         for key, value in data.args.items()
@@ -226,7 +235,8 @@ def _with_absolute_paths(config: AnyConfig, base: Path) -> AnyConfig:
         description = read_description(Path(_absolute(measure.accelerator, base)))
         measure = measure.model_copy(update={"accelerator": description})
     data = data.model_copy(update={"args": args})
-    return config.model_copy(update={"model": model, "data": data, "search": search, "measure": measure})
+    sections = {"model": model, "data": data, "search": search, "supernet": supernet, "measure": measure}
+    return config.model_copy(update=sections)
 
 
 def _absolute(path: str, base: Path) -> str:

@@ -12,6 +12,7 @@ from backends.remote.device import RemoteDevice
 from backends.remote.tracker import split_address
 from search_spaces.objective import UNITS
 from search_spaces.sections import Section
+from search_spaces.space import ELASTIC
 
 
 class ModelSection(Section):
@@ -73,6 +74,57 @@ class SpaceSection(Section):
         """Whether more than channels is decided."""
         named = (self.weight_bits, self.activation_bits, self.sparsity, self.rank, self.kernel)
         return any(named) or self.depth is not None
+
+
+class PhaseSection(Section):
+    """A phase of progressive shrinking: the dimensions that it frees beside those freed before, for how many epochs."""
+
+    free: list[str] = Field(min_length=1)
+    epochs: int = Field(ge=1, le=100_000)
+    lr: float | None = Field(default=None, gt=0)
+
+    @field_validator("free")
+    @classmethod
+    def _elastic(cls, free: list[str]) -> list[str]:
+        for dimension in free:
+            if dimension not in ELASTIC:
+                known = ", ".join(ELASTIC)
+                raise ValueError(f"a phase frees some of {known}, got {dimension!r}{did_you_mean(dimension, ELASTIC)}")
+        return free
+
+
+class PredictorSection(Section):
+    """What predicts accuracies: `samples` sub-networks are evaluated for it to learn from, `held_out` to test it."""
+
+    kind: Literal["mlp", "boosted"] = "mlp"
+    samples: int = Field(default=300, ge=0, le=1_000_000)
+    held_out: int = Field(default=100, ge=0, le=1_000_000)
+
+
+class SupernetSection(Section):
+    """One network trained for all policies of the space: channels, kernels, depth and resolution.
+
+    `checkpoint`: of a supernet that was trained before: its file, or the directory of `trimtab supernet`, whose
+    evaluated sub-networks are then used as well. Without one the network that `baseline` trains is trained further: its
+    sub-networks learn from it, as much as `training.distillation` says.
+    `method`: "progressive" frees one dimension after another in `phases` (by default derived from `training.epochs`);
+    "sandwich" trains the largest, the smallest and random ones in every step.
+    `subnets`: random sub-networks a step. `workers`: processes that share the images of every step.
+    """
+
+    checkpoint: str | None = None
+    method: Literal["progressive", "sandwich"] = "progressive"
+    training: TrainingSection = Field(default_factory=lambda: TrainingSection(epochs=60, lr=0.05, distillation=0.5))
+    phases: list[PhaseSection] = Field(default_factory=list, max_length=100)
+    subnets: int = Field(default=2, ge=1, le=64)
+    workers: int = Field(default=1, ge=1, le=1024)
+    predictor: PredictorSection = Field(default_factory=PredictorSection)
+
+    @model_validator(mode="after")
+    def _phases_of_shrinking(self) -> Self:
+        if self.phases and self.method != "progressive":
+            raise ValueError(f"phases are those of method 'progressive', got {self.method!r}; leave them out")
+        return self
 
 
 class BudgetSection(Section):

@@ -121,7 +121,7 @@ def _evaluator(problem: Problem, training_images: bool) -> PolicyEvaluator:
     """Of policies with bits, whose activations need images; as many training images as there are held-out ones."""
     options = compression_options(problem.config)
     images, labels = calibration_data(problem.data, options.calibration_images, options.seed)
-    compressor = Compressor(problem.network, images, options, labels)
+    compressor = Compressor(problem.network, images, options, labels, problem.elastic)
     if not training_images:
         return problem.evaluator(compressor)
     held_out, total = len(problem.data.val), len(problem.data.train)  # type: ignore[arg-type]  # as torch declares them

@@ -4,7 +4,9 @@ Everything that can be checked is checked before anything is trained, so that a 
 once.
 """
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from math import inf
 from pathlib import Path
@@ -13,13 +15,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from automl.baseline import baseline_file, load_baseline, load_weights
+from automl.baseline import baseline_file, load_baseline, load_weights, state_digest, to_bytes
 from automl.compression.calibration import draw
+from automl.compression.elastic import Elastic, IntArray
+from automl.compression.importance.base import ImportanceInputs
 from automl.compression.pipeline import CompressionOptions, Compressor
-from automl.compression.selection import criterion
+from automl.compression.selection import criterion, rank_units
 from automl.compression.treatments import QuantisationOptions, SparsityOptions
 from automl.config import Config
-from automl.config_sections import BudgetSection, TrainingSection
+from automl.config_sections import BudgetSection, SupernetSection, TrainingSection
 from automl.costs.latency import priced_by_table
 from automl.costs.latency_budget import LatencyBudget
 from automl.costs.pricing import BACKEND, cost_of, price, pricing_backend
@@ -32,6 +36,10 @@ from automl.orchestration.searches import make_search, searches
 from automl.orchestration.transfer import initial_agent
 from automl.run.artefacts import require_engine
 from automl.searchers import given_policies
+from automl.supernet.checkpoint import checkpoint_file, load_supernet
+from automl.supernet.checkpoint import to_bytes as supernet_to_bytes
+from automl.supernet.network import Supernet
+from automl.supernet.trained import supernet_file, train_to_file
 from automl.training import EpochReport, TrainingOptions
 from backends.base import HardwareBackend
 from backends.table_backend import Latencies, asked_of
@@ -47,6 +55,8 @@ from search_spaces.space import SearchSpace
 
 OnEpoch = Callable[[EpochReport], None]
 
+RECALIBRATED = 512
+"""Images that a sub-network's batch norms find their statistics on, where the config does not say."""
 CHECKED_IMAGES = 8
 """Calibration images that a policy is tried on before anything is trained: what is refused does not depend on them."""
 
@@ -62,13 +72,14 @@ class Problem:
         data: the data set's splits.
         model: the baseline, in eval mode, or the untrained network; never changed.
         trained: whether `model` has its final weights.
-        network: the model, captured.
+        network: the model, captured; with a supernet's weights where the config asks for one and it is trained.
         metric: what accuracy means.
         space: what is decided.
         constraints: the budgets, that of measured latency or else the config's first before the others; in
             accuracy-guaranteed mode without any, the cost of the whole network.
         backend: what prices policies here. A problem whose latency budget stands fixed already asks no table.
         latency: the figures of a latency budget, None for another one.
+        supernet: whose sub-networks are searched; None where there is none, or it is not trained yet.
     """
 
     config: Config
@@ -81,6 +92,7 @@ class Problem:
     constraints: tuple[Constraint, ...]
     backend: HardwareBackend = BACKEND
     latency: LatencyBudget | None = None
+    supernet: Supernet | None = None
 
     @classmethod
     def outline(
@@ -95,7 +107,8 @@ class Problem:
 
         Args:
             config: what to do.
-            weights: of the baseline, where a run has them already; by default the config's checkpoint or the cache.
+            weights: of the baseline or the supernet, where a run has them already; by default the config's checkpoint
+                or the cache.
             prices: of operators, for a latency budget whose figures are not known yet.
             latency: the figures of a latency budget, where a run has them already.
 
@@ -110,7 +123,9 @@ class Problem:
         metric = load_metric(config.metric)
         data = load_data(config.data.name, config.data.args)
         model = initial_model(config, data)
-        file = weights or (Path(config.model.checkpoint) if config.model.checkpoint is not None else None)
+        file = None if config.supernet is not None else weights
+        if file is None and config.model.checkpoint is not None:
+            file = Path(config.model.checkpoint)
         trained = file is not None
         if file is not None:
             load_weights(model, file)
@@ -121,6 +136,7 @@ class Problem:
             except InputError:  # a damaged cache entry is trained and written anew
                 model = initial_model(config, data)
         problem = cls._captured(config, data, model, trained, metric)
+        problem = problem._with_known_supernet(weights)
         problem._check_compression()
         if latency is not None:
             return problem._with_latency(latency)
@@ -151,8 +167,10 @@ class Problem:
         """
         data = load_data(config.data.name, config.data.args)
         model = initial_model(config, data)
-        load_weights(model, weights)
+        if config.supernet is None:
+            load_weights(model, weights)
         problem = cls._captured(config, data, model, True, load_metric(config.metric))
+        problem = problem._with_known_supernet(weights)
         return replace(problem, constraints=tuple(constraints))
 
     @classmethod
@@ -207,30 +225,93 @@ class Problem:
         return cost_of(self.graph, self.backend, self.constraint.metric)
 
     def with_baseline(self, on_epoch: OnEpoch | None = None) -> "Problem":
-        """The problem with a trained network; told of every epoch where one is trained.
+        """The problem with a trained network or supernet; told of every epoch where one is trained.
 
         Raises:
             TrimtabError: training diverged.
         """
         if self.trained:
             return self
-        options = training_options(self.config.baseline)
-        model = load_baseline(self.model, model_key(self.config), self.data, options, None, on_epoch)
-        network = captured(self.config, self.data, model)
-        return replace(self, model=model, trained=True, network=network)
+        config, options = self.config, training_options(self.config.baseline)
+        model = self.model
+        if config.supernet is None or config.model.checkpoint is None:
+            model = load_baseline(
+                initial_model(config, self.data), model_key(config), self.data, options, None, on_epoch
+            )
+        trained = replace(self, model=model, trained=True, network=captured(config, self.data, model))
+        return trained if config.supernet is None else trained._with_trained_supernet(config.supernet, on_epoch)
+
+    def _with_trained_supernet(self, section: SupernetSection, on_epoch: OnEpoch | None) -> "Problem":
+        options = compression_options(self.config)
+        images, labels = self._calibration(options)
+
+        def rank(network: PrunableNetwork) -> Mapping[str, IntArray]:
+            inputs = ImportanceInputs(
+                network, network.prune({}), images, labels, options.seed, options.calibration_images
+            )
+            return rank_units(inputs, options.importance)
+
+        supernet = train_to_file(
+            self._supernet_file(section), self.network, self.model, self.space, self.data, section, rank, on_epoch
+        )
+        return self._with_supernet(supernet)
+
+    def _supernet_file(self, section: SupernetSection) -> Path:
+        """Where the cache keeps the config's supernet."""
+        config, data = self.config, self.data
+        if config.model.checkpoint is not None:
+            teacher = state_digest(self.model)
+        else:
+            fresh = initial_model(config, data)
+            teacher = baseline_file(fresh, model_key(config), data, training_options(config.baseline)).stem
+        return supernet_file(teacher, config.compression.importance, self.space, data, section)
+
+    def _with_known_supernet(self, weights: Path | None) -> "Problem":
+        """The problem with the supernet of a file, the config's checkpoint or the cache; untrained where there is none.
+
+        Raises:
+            InputError: the checkpoint is missing, damaged, or of another network or space.
+        """
+        section = self.config.supernet
+        if section is None:
+            return self
+        if weights is None and section.checkpoint is not None:
+            weights = checkpoint_file(Path(section.checkpoint))
+        if weights is not None:
+            return self._with_supernet(load_supernet(weights, self.network, self.space))
+        cached = self._supernet_file(section)
+        if cached.is_file():
+            with suppress(InputError):  # a damaged cache entry is trained and written anew
+                return self._with_supernet(load_supernet(cached, self.network, self.space))
+        return replace(self, trained=False)
+
+    def _with_supernet(self, supernet: Supernet) -> "Problem":
+        weights = supernet.weights
+        model = copy.deepcopy(self.model)
+        model.load_state_dict(weights)
+        return replace(self, model=model, trained=True, network=self.network.holding(weights), supernet=supernet)
+
+    def saved(self) -> bytes:
+        """The trained network or supernet as a file, which `load` reads."""
+        return to_bytes(self.model) if self.supernet is None else supernet_to_bytes(self.supernet)
+
+    @property
+    def elastic(self) -> Elastic | None:
+        """How sub-networks are cut out of the supernet; None where there is none."""
+        return None if self.supernet is None else self.supernet.elastic
 
     def compressor(self) -> Compressor:
         """What applies policies to the baseline; its statistics come from training images."""
         options = compression_options(self.config)
         images, labels = self._calibration(options)
-        return Compressor(self.network, images, options, labels)
+        return Compressor(self.network, images, options, labels, self.elastic)
 
     def kept(self, policy: CompressionPolicy) -> dict[str, list[int]]:
         """The units that stay under a policy, by channel group."""
         options = compression_options(self.config)
         images, labels = self._calibration(options) if criterion(options.importance).labelled else (None, None)
         alone = replace(options, reconstruct=False, recalibrate_images=0)
-        return Compressor(self.network, images, alone, labels).kept(policy)
+        return Compressor(self.network, images, alone, labels, self.elastic).kept(policy)
 
     def _calibration(self, options: CompressionOptions) -> tuple[Tensor, Tensor] | tuple[None, None]:
         """The training images that these options need, with their labels."""
@@ -256,7 +337,7 @@ class Problem:
         few = min(options.calibration_images, CHECKED_IMAGES)
         options = replace(options, reconstruct=False, recalibrate_images=0, calibration_images=few)
         images, labels = self._calibration(options)
-        compressor = Compressor(self.network, images, options, labels)
+        compressor = Compressor(self.network, images, options, labels, self.elastic)
         compressor.kept(self.space.cheapest())  # searches and the uniform policy may prune any group
         tried = given_policies(self.config.search.options) if self.config.search.given else []
         for policy in [*tried, *([self.space.cheapest()] if self.config.space.treats else [])]:
@@ -370,4 +451,8 @@ def compression_options(config: Config) -> CompressionOptions:
     fields = config.compression.model_dump()
     sparsity = SparsityOptions(**fields.pop("sparsity"))
     quantisation = QuantisationOptions(**fields.pop("quantisation"))
+    if (
+        config.supernet is not None
+    ):  # its sub-networks are cut out as they were trained, but for batch norm's statistics
+        fields |= {"reconstruct": False, "recalibrate_images": fields["recalibrate_images"] or RECALIBRATED}
     return CompressionOptions(**fields, sparsity=sparsity, quantisation=quantisation)

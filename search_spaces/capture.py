@@ -1,5 +1,6 @@
 """From an `nn.Module` to its graph, and from kept channels to a smaller network."""
 
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -15,7 +16,7 @@ from search_spaces.graph import ModelGraph
 from search_spaces.labels import IntArray, LabelPropagation
 from search_spaces.layers import LayerSpec
 from search_spaces.proof import prove as prove_groups
-from search_spaces.rebuild import build
+from search_spaces.rebuild import build, with_tensors
 from search_spaces.resizing import resize
 from search_spaces.resolution import Resolution, text
 from search_spaces.tensors import NetworkTensors
@@ -96,6 +97,19 @@ class PrunableNetwork:
         """
         graph = self.graph.at(resolution)
         return self if graph is self.graph else self._at[_size_of(graph)]
+
+    def holding(self, tensors: Mapping[str, torch.Tensor]) -> "PrunableNetwork":
+        """The same network with other weights, at every resolution; tensors that are absent stay.
+
+        Args:
+            tensors: by qualified name, as `prune({})` has them, each of the shape of the one it replaces. They are not
+                copied; whether a parameter has a gradient stays as it is.
+        """
+        networks = {size: copy.copy(network) for size, network in {_size_of(self.graph): self, **self._at}.items()}
+        for network in networks.values():
+            network._template = with_tensors(network._template, tensors)
+            network._at = networks if self._at else {}
+        return networks[_size_of(self.graph)]
 
     def _captured_at(
         self, size: Resolution, model: nn.Module, example_input: torch.Tensor, prove: bool

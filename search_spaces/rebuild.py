@@ -36,17 +36,21 @@ def build(
 
 
 def with_tensors(template: Template, tensors: Mapping[str, torch.Tensor]) -> Template:
-    """The same template on other tensors (not copied), given by qualified name."""
+    """The same template on other tensors (not copied), given by qualified name; what was a parameter stays one."""
+
+    def other(name: str, value: Any) -> Any:
+        return value if name not in tensors else _parameter(value, tensors[name])
+
     modules = {}
     for name, module in template.modules.items():
         modules[name] = shell(module)
         for store in (modules[name]._parameters, modules[name]._buffers):
             for key, value in store.items():
                 if value is not None:
-                    store[key] = tensors.get(f"{name}.{key}", value)  # type: ignore[assignment]
+                    store[key] = other(f"{name}.{key}", value)
         if isinstance(module, Recurrent):
             modules[name] = with_parameters(module, modules[name]._parameters)
-    free = {name: tensors.get(name, value) for name, value in template.tensors.items()}
+    free = {name: other(name, value) for name, value in template.tensors.items()}
     return replace(template, modules=modules, tensors=free)
 
 

@@ -29,6 +29,8 @@ RESOLUTION = "resolution"
 DIMENSIONS = (RESOLUTION, DEPTH, CHANNELS, "kernel", "bits", "weight_bits", "activation_bits", "sparsity", "rank")
 """Kinds of decisions; "bits" is one number for the weights of a layer and for what it reads. The resolution is that of
 the images, a decision of the whole network."""
+ELASTIC = (RESOLUTION, "kernel", DEPTH, CHANNELS)
+"""Dimensions that a supernet is trained for; bits, zeros and ranks are decided on sub-networks that are cut out."""
 
 
 @dataclass(frozen=True, slots=True)

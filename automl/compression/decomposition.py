@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 from torch import Tensor, fx, nn
 
+from automl.compression.elastic import Elastic
 from automl.compression.kernels import crop
 from automl.compression.low_rank import factorise
 from automl.compression.structure import take_apart
@@ -28,9 +29,11 @@ class Decomposition:
 
     Args:
         original: the network before pruning, which stays as it is.
+        elastic: of a supernet, which crops kernels in its own way.
     """
 
-    def __init__(self, original: nn.Module) -> None:
+    def __init__(self, original: nn.Module, elastic: Elastic | None = None) -> None:
+        self._elastic = elastic
         self._modules: dict[str, nn.Module] = dict(original.named_modules())
         self._held: OrderedDict[tuple[str, tuple[int, ...] | None, str, Rank], Sequence[nn.Module]] = OrderedDict()
 
@@ -63,7 +66,7 @@ class Decomposition:
             layer = self._layer(name)
             if cropped is not None:
                 layer = copy.deepcopy(layer)
-                crop(layer, cropped)
+                crop(layer, cropped, self._elastic)
             self._held[key] = list(factorise(layer, method, rank))
         self._held.move_to_end(key)
         while sum(map(_weights, self._held.values())) > HELD_WEIGHTS and len(self._held) > 1:

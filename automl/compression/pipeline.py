@@ -11,6 +11,7 @@ from torch import Tensor, fx, nn
 from automl.compression.blocks import without_blocks
 from automl.compression.calibration import check_images, check_labels, draw
 from automl.compression.decomposition import Decomposition
+from automl.compression.elastic import Elastic
 from automl.compression.held import Held
 from automl.compression.importance.base import ImportanceInputs
 from automl.compression.kernels import crop_kernels
@@ -75,6 +76,10 @@ class Compressor:
         calibration: training images [N, C, H, W]; None where nothing that is wanted needs them.
         options: how to compress.
         labels: of the images [N]; None where neither the importance nor the criterion of sparsity needs any.
+        elastic: of a supernet, whose sub-networks are then cut out as it says instead of by importance.
+
+    Attributes:
+        order: the units of every group that may lose some, those that stay longest first.
 
     Raises:
         InputError: weights or images that are not finite, images of another shape, an unknown importance, options
@@ -87,16 +92,18 @@ class Compressor:
         calibration: Tensor | None,
         options: CompressionOptions | None = None,
         labels: Tensor | None = None,
+        elastic: Elastic | None = None,
     ) -> None:
         self.network = network
+        self.elastic = elastic
         self.options = options = options or CompressionOptions()
         self._given, self._at = (calibration, labels), dict[Resolution, Compressor]()
         original = network.prune({})
         _check_weights(original)
         inputs = ImportanceInputs(network, original, calibration, labels, options.seed, options.calibration_images)
-        self._ranked = rank_units(inputs, options.importance)
+        self.order = rank_units(inputs, options.importance) if elastic is None else elastic.order
         self._entries = _entry_indices(network)
-        self._decomposition = Decomposition(original)
+        self._decomposition = Decomposition(original, elastic)
         self._layers: Mapping[str, LayerReconstruction] = {}
         self._corrected = Held(HELD_CORRECTIONS)
         self._observed = Held(HELD_BYTES)
@@ -144,7 +151,7 @@ class Compressor:
         if resolution not in self._at:
             images, labels = self._given
             images = None if images is None else resize(images, resolution)
-            self._at[resolution] = found = Compressor(network, images, self.options, labels)
+            self._at[resolution] = found = Compressor(network, images, self.options, labels, self.elastic)
             found._observed = self._observed
         return self._at[resolution]
 
@@ -159,9 +166,9 @@ class Compressor:
         graph = self.network.graph
         kept = {}
         for group, count in zip(graph.groups, graph.kept_units(policy), strict=True):
-            if count < group.width and group.name not in self._ranked:
+            if count < group.width and group.name not in self.order:
                 refuse_unranked(group.name, self.options.importance)
-            kept[group.name] = sorted(self._ranked.get(group.name, np.arange(group.width))[:count].tolist())
+            kept[group.name] = sorted(self.order.get(group.name, np.arange(group.width))[:count].tolist())
         return kept
 
     def images(self, policy: CompressionPolicy) -> int:
@@ -206,7 +213,7 @@ class Compressor:
         kept = self.kept(policy)
         stay = torch.cat([*(_mask(kept[group.name], group.width) for group in self.network.graph.groups), _ALWAYS])
         module = without_blocks(self.network.prune(kept), graph.removed)
-        crop_kernels(module, graph)
+        crop_kernels(module, graph, self.elastic)
         if reconstruct:
             cropped = {name for name, layer in graph.treatments if layer.kernel is not None}
             self._reconstruct(module, stay, cropped | {layer for block in graph.removed for layer in block.layers})

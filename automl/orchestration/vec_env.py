@@ -11,7 +11,6 @@ import numpy as np
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 import envs  # noqa: F401  (registers the environments)
-from automl.baseline import to_bytes
 from automl.costs.pricing import price
 from automl.environments import ENVIRONMENTS
 from automl.orchestration.pool import ray_get
@@ -86,7 +85,7 @@ def pooled_vec_env(
     Raises:
         InputError: the options do not fit.
     """
-    baseline.write_bytes(to_bytes(problem.model))
+    baseline.write_bytes(problem.saved())
     here = str(Path.cwd())
     pool = resources.enter_context(evaluator_pool(problem.config, baseline, here, problem.constraints))
     given = ENVIRONMENTS[name](problem, {"evaluator": PooledEvaluator(problem, pool), **options})

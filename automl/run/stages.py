@@ -8,7 +8,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from automl.baseline import to_bytes
 from automl.costs.latency import open_prices, priced_by_table, table_key
 from automl.costs.pricing import price
 from automl.costs.probes import Timed, remembered
@@ -81,7 +80,7 @@ class Run:
             self._stage("baseline", f"Baseline: training {config.model.name} on {config.data.name}")
             self.problem = self.problem.with_baseline(self._on_epoch)
         if not self.directory.baseline_file.exists():
-            write_atomically(self.directory.baseline_file, to_bytes(self.problem.model))
+            write_atomically(self.directory.baseline_file, self.problem.saved())
 
     def _on_epoch(self, report: Any) -> None:
         self.progress.epoch("baseline", report)

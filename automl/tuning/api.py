@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from automl.baseline import to_bytes
 from automl.errors import InputError, RunStoppedError, TrimtabError
 from automl.orchestration.ray_session import ray_session
 from automl.orchestration.searches import make_search, wants_prior
@@ -132,7 +131,7 @@ def _trials(
         problem = problem.with_baseline(lambda report: progress.epoch("baseline", report))
         stop.check()
     if not directory.baseline_file.exists():
-        write_atomically(directory.baseline_file, to_bytes(problem.model))
+        write_atomically(directory.baseline_file, problem.saved())
     clock.set("running", "trials")
     progress.stage(f"Tuning {config.search.algorithm}: {config.tune.trials} trials")
     with ray_session(config.search.evaluators) as scratch:

@@ -11,7 +11,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from automl.compression.elastic import Elastic
-from automl.supernet.network import Supernet, elastic_space
+from automl.supernet.network import Supernet, elastic_space, transform_sizes
 from search_spaces.capture import PrunableNetwork
 from search_spaces.errors import InputError
 from search_spaces.space import SearchSpace
@@ -75,13 +75,12 @@ def load_supernet(path: Path, network: PrunableNetwork, space: SearchSpace) -> S
     whole = network.prune({}).state_dict()
     _check_shapes(path, weights, {name: tuple(value.shape) for name, value in whole.items()})
     _check_shapes(path, order, {group.name: (group.width,) for group in network.graph.groups})
+    _check_shapes(path, transforms, {name: (size, size) for name, size in transform_sizes(space).items()})
     for group in network.graph.groups:
         if sorted(order[group.name].tolist()) != list(range(group.width)):
             raise InputError(f"supernet {path} is damaged: the order of {group.name!r} is none of its units")
     elastic = Elastic({name: units.long().numpy() for name, units in order.items()}, transforms)
-    supernet = Supernet(network.holding({name: value for name, value in weights.items() if value.ndim}), space, elastic)
-    _check_shapes(path, transforms, {name: tuple(each.shape) for name, each in supernet.elastic.transforms.items()})
-    return supernet.eval()
+    return Supernet(network.holding(weights), space, elastic).eval()
 
 
 def _read(path: Path) -> tuple[Mapping[str, str], dict[str, Tensor]]:

@@ -53,7 +53,10 @@ class Supernet(nn.Module):
         self.space = elastic_space(space)
         self.largest = network.prune({})
         self.transforms = nn.ParameterDict(
-            {_path(key): learned.clone() for key, learned in _transforms(self.space, elastic).items()}
+            {
+                _path(key): elastic.transforms.get(key, torch.eye(size)).clone()
+                for key, size in transform_sizes(self.space).items()
+            }
         )
         for index, units in enumerate(_units(network.graph, elastic.order).values()):
             self.register_buffer(f"order_{index}", torch.from_numpy(units))
@@ -198,18 +201,17 @@ def elastic_space(space: SearchSpace) -> SearchSpace:
     return replace(space, decisions=tuple(each for each in space.decisions if each.dimension in ELASTIC), fixed={})
 
 
-def _transforms(space: SearchSpace, elastic: Elastic) -> dict[str, Tensor]:
-    """One for every width that a kernel of the space may be cropped to: as learned before, or the identity."""
+def transform_sizes(space: SearchSpace) -> dict[str, int]:
+    """The number of weights in the middle of a kernel, for every width that the space may crop it to: "layer.width"."""
     specs = {spec.name: spec for spec in space.graph.full_layers}
-    found = {}
-    for decision in space.decisions:
-        for layer in decision.targets if decision.dimension == KERNEL else ():
-            for width in decision.choices:
-                if width is not None:
-                    count = prod(specs[layer].cropped(width).kernel)
-                    key = f"{layer}.{width}"
-                    found[key] = elastic.transforms.get(key, torch.eye(count))
-    return found
+    return {
+        f"{layer}.{width}": prod(specs[layer].cropped(width).kernel)
+        for decision in space.decisions
+        if decision.dimension == KERNEL
+        for layer in decision.targets
+        for width in decision.choices
+        if width is not None
+    }
 
 
 def _units(graph: ModelGraph, order: Mapping[str, IntArray]) -> dict[str, IntArray]:

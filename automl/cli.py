@@ -259,7 +259,7 @@ def _layers(options: argparse.Namespace) -> int:
 
     config = load_config(options.config, [*options.overrides, "search.algorithm=given"])  # which needs no budget
 
-    from automl.problem import untrained_graph
+    from automl.configured import untrained_graph
     from automl.tables import accelerator_table, layer_table
     from search_spaces.policy import CompressionPolicy
 

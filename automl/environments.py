@@ -7,10 +7,11 @@ from torch.utils.data import Subset
 
 from automl.compression.calibration import draw
 from automl.compression.pipeline import Compressor
+from automl.configured import calibration_data, compression_options
 from automl.costs.pricing import point_prices
 from automl.errors import InputError, did_you_mean
 from automl.evaluation import PolicyEvaluator
-from automl.problem import Problem, calibration_data, compression_options
+from automl.problem import Problem
 from backends.accelerators.backend import AcceleratorBackend
 from backends.bit_prices import BitPrice, accelerator_price, counted_price, network_price
 from search_spaces.objective import COUNTED, MODELLED

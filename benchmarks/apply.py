@@ -16,9 +16,9 @@ import torch
 
 from automl.compression import CompressionOptions, Compressor
 from automl.config import load_config
+from automl.configured import example_input, initial_model
 from automl.data import load_data
 from automl.metrics import accuracy
-from automl.problem import example_input, initial_model
 from automl.training import evaluate
 from search_spaces.capture import PrunableNetwork
 from search_spaces.graph import ModelGraph

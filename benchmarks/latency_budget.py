@@ -27,10 +27,11 @@ import torch
 
 from automl.api import resume, search
 from automl.config import Config, load_config
+from automl.configured import example_input
 from automl.costs.latency_budget import LatencyBudget, Probe
 from automl.costs.pricing import price
 from automl.costs.table_error import with_chosen_limit
-from automl.problem import Problem, example_input
+from automl.problem import Problem
 from automl.run.artefacts import make_artefact
 from automl.run.directory import RunDirectory
 from automl.run.finalists import Compiled, Finalist, choose, measure_all

@@ -25,7 +25,7 @@ from stretches import parser_of, run_jobs
 
 from automl.cache import atomic_path, cache_dir
 from automl.compare.statistics import Difference, Quartiles
-from automl.problem import example_input
+from automl.configured import example_input
 from automl.run.artefacts import make_artefact
 from automl.searchers import searcher_names
 from backends.measuring import measure

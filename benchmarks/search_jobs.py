@@ -20,12 +20,13 @@ from stretches import Stop
 from automl.cache import atomic_path, digest_of
 from automl.compression import Compressed, fine_tune
 from automl.config import Config, load_config
+from automl.configured import training_options
 from automl.costs.latency import local_prices
 from automl.costs.pricing import point_prices
 from automl.errors import InputError
 from automl.orchestration.search_loop import SearchFailedError, run_search
 from automl.orchestration.searches import make_search
-from automl.problem import Problem, training_options
+from automl.problem import Problem
 from automl.run.store import SearchRow
 from automl.training import evaluate, train
 from search_spaces.policy import CompressionPolicy

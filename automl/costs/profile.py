@@ -6,10 +6,10 @@ from itertools import product
 from pathlib import Path
 
 from automl.config import Config
+from automl.configured import search_space, untrained_graph
 from automl.costs.latency import local_prices, priced_by_table
 from automl.costs.pricing import LatencyBackend
 from automl.errors import RunStoppedError, TrimtabError
-from automl.problem import search_space, untrained_graph
 from automl.progress import Progress
 from automl.signals import StopSignal
 from backends.operator_prices import RefusedOperatorError

@@ -11,10 +11,11 @@ from torch import nn
 from automl.compression import Compressed, GradualSparsity, fine_tune
 from automl.compression.saving import from_bytes, to_bytes
 from automl.config import Config
+from automl.configured import example_input, training_options
 from automl.data.resized import resized
 from automl.errors import TrimtabError
 from automl.export.manifest import WEIGHTS, open_regular
-from automl.problem import Problem, example_input, training_options
+from automl.problem import Problem
 from automl.run.artefacts import Made, make_artefact
 from automl.run.directory import make_importable, write_atomically, write_json
 from automl.run.finalists import Compiled, Finalist, read_result

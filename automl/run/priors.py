@@ -11,7 +11,8 @@ import numpy as np
 
 from automl.compression import Compressor
 from automl.compression.curvature import curvature_losses
-from automl.problem import Problem, calibration_data
+from automl.configured import calibration_data
+from automl.problem import Problem
 from automl.run.directory import write_json
 from backends.layer_prices import FloatArray
 

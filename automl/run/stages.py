@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from automl.configured import example_input
 from automl.costs.latency import open_prices, priced_by_table, table_key
 from automl.costs.pricing import price
 from automl.costs.probes import Timed, remembered
@@ -15,7 +16,7 @@ from automl.costs.table_error import check_code, with_chosen_limit, with_margin
 from automl.errors import TrimtabError
 from automl.orchestration.ray_session import ray_session
 from automl.orchestration.searches import searches, wants_prior
-from automl.problem import Problem, example_input
+from automl.problem import Problem
 from automl.progress import Progress
 from automl.run.directory import RunClock, RunDirectory, write_atomically, write_json
 from automl.run.explaining import explain_best

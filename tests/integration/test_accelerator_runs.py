@@ -9,8 +9,8 @@ import yaml
 from run_processes import trimtab
 
 from automl.config import load_config
+from automl.configured import search_space, untrained_graph
 from automl.costs.pricing import pricing_backend
-from automl.problem import search_space, untrained_graph
 from automl.report import write_report
 from automl.run.explanation import Explanation
 from automl.run.store import Store

@@ -11,7 +11,7 @@ import yaml
 from run_processes import PATIENCE_S, none_left_behind, start, trimtab, wait_until
 
 from automl.config import load_config
-from automl.problem import untrained_graph
+from automl.configured import untrained_graph
 from automl.run.directory import RunDirectory
 from automl.run.store import EvaluationRow, Store
 from automl.searchers import given_policies

@@ -13,8 +13,8 @@ from rpc_devices import devices
 from run_processes import start, trimtab
 
 from automl.config import Config, load_config
+from automl.configured import search_space, untrained_graph
 from automl.costs.pricing import cost_of, price
-from automl.problem import search_space, untrained_graph
 from automl.searchers import make_searcher
 from automl.testing.problems import AdditiveEvaluator
 from backends.latency_table import LatencyTable, default_table_path

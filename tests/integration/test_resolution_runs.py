@@ -11,12 +11,13 @@ from torch import Tensor, nn
 
 from automl.api import search
 from automl.config import load_config
+from automl.configured import example_input
 from automl.data.resized import resized
 from automl.export import verify_worker
 from automl.export.rebuild import rebuild_network
 from automl.export.verify import verify
 from automl.orchestration.worker import Worker, load_finalist
-from automl.problem import Problem, example_input
+from automl.problem import Problem
 from automl.run.finalists import Finalist, measure_all
 from automl.training import evaluate
 from search_spaces.policy import CompressionPolicy, LayerPolicy

@@ -11,9 +11,9 @@ import yaml
 from automl.compression import CompressionOptions, QuantisationOptions, SparsityOptions
 from automl.config import Config, load_config
 from automl.config_sections import CompressionSection, QuantisationSection, SparsitySection, TrainingSection
+from automl.configured import compression_options
 from automl.engines import ENGINES
 from automl.errors import InputError
-from automl.problem import compression_options
 from automl.training import TrainingOptions
 from automl.tuning.config import TuningConfig
 from backends import measuring_worker, table_backend

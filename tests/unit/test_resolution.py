@@ -17,12 +17,13 @@ from torch.utils.data import Subset
 
 from automl.compression import CompressionOptions, Compressor, compress
 from automl.config import load_config
+from automl.configured import captured, initial_model
 from automl.costs.pricing import accelerator_backend, point_prices
 from automl.data import load_data
 from automl.data.resized import resized
 from automl.evaluation import PolicyEvaluator
 from automl.metrics import accuracy
-from automl.problem import Problem, captured, initial_model
+from automl.problem import Problem
 from automl.report import write_report
 from automl.searchers import make_searcher
 from automl.tables import summary_table

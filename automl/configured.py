@@ -4,11 +4,10 @@ from collections.abc import Mapping
 from math import inf
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from automl.compression.calibration import draw
 from automl.compression.pipeline import CompressionOptions
+from automl.compression.recalibration import RECALIBRATED
 from automl.compression.treatments import QuantisationOptions, SparsityOptions
 from automl.config import Config
 from automl.config_sections import BudgetSection, TrainingSection
@@ -25,9 +24,6 @@ from search_spaces.objective import Constraint
 from search_spaces.resizing import resize
 from search_spaces.resolution import Resolution, resolutions
 from search_spaces.space import SearchSpace
-
-RECALIBRATED = 512
-"""Images that a sub-network's batch norms find their statistics on, where the config does not say."""
 
 
 def search_space(config: Config, graph: ModelGraph) -> SearchSpace:
@@ -101,13 +97,6 @@ def example_input(data: DataBundle, resolution: Resolution | None = None) -> Ten
     """One validation image, [1, C, H, W], at a resolution or as it is."""
     image: Tensor = data.val[0][0]
     return resize(image.unsqueeze(0), resolution)
-
-
-def calibration_data(data: DataBundle, count: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Up to `count` random training images [N, C, H, W], not augmented, and their labels [N]."""
-    total = len(data.train)  # type: ignore[arg-type]  # torch's Dataset declares no __len__
-    images, labels = zip(*(data.train[int(index)] for index in draw(total, count, seed)), strict=True)
-    return torch.stack(images), torch.stack([torch.as_tensor(label) for label in labels])
 
 
 def training_options(section: TrainingSection) -> TrainingOptions:

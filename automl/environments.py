@@ -5,9 +5,10 @@ from typing import Any
 
 from torch.utils.data import Subset
 
+from automl.batches import calibration_data
 from automl.compression.calibration import draw
 from automl.compression.pipeline import Compressor
-from automl.configured import calibration_data, compression_options
+from automl.configured import compression_options
 from automl.costs.pricing import point_prices
 from automl.errors import InputError, did_you_mean
 from automl.evaluation import PolicyEvaluator

@@ -13,6 +13,7 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from automl.baseline import baseline_file, load_baseline, load_weights, state_digest, to_bytes
+from automl.batches import calibration_data
 from automl.compression.elastic import Elastic, IntArray
 from automl.compression.importance.base import ImportanceInputs
 from automl.compression.pipeline import CompressionOptions, Compressor
@@ -22,7 +23,6 @@ from automl.config_sections import SupernetSection
 from automl.configured import (
     anything,
     budgets,
-    calibration_data,
     captured,
     compression_options,
     initial_model,

@@ -6,7 +6,7 @@ number of threads torch adds up in another order, and the weights differ in thei
 
 import copy
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from math import cos, isfinite, pi
 from typing import Any, Literal
@@ -14,9 +14,9 @@ from typing import Any, Literal
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset, TensorDataset
 
-from automl.data.bundle import AugmentsItems, DataBundle, Images
+from automl.batches import batches, length, mixed, training_batches
+from automl.data.bundle import DataBundle, Images
 from automl.metrics import Metric, accuracy
 from automl.training_state import TrainingState
 from search_spaces.errors import InputError, TrimtabError
@@ -117,18 +117,24 @@ def train(
     with torch.random.fork_rng(devices=devices):
         model.to(device).train()
         try:
-            _train(model, data, options, device, _Loss(teacher, options, device), state, on_epoch)
+            _train(model, data, options, device, Loss(teacher, options, device), state, on_epoch)
         finally:
             model.cpu().eval()
 
 
 def step_count(data: DataBundle, options: TrainingOptions) -> int:
     """Steps of the optimiser in a whole training."""
-    return options.epochs * -(-_length(data.train) // options.batch_size)
+    return options.epochs * -(-length(data.train) // options.batch_size)
 
 
-class _Loss:
-    """Cross entropy, and the distance to a teacher's answers where there is one."""
+class Loss:
+    """Cross entropy, and the distance to a teacher's answers where there is one.
+
+    Args:
+        teacher: is copied; None, or no share of the loss, and there is none.
+        options: what counts how much.
+        device: that inputs are on.
+    """
 
     def __init__(self, teacher: nn.Module | None, options: TrainingOptions, device: torch.device) -> None:
         self._options = options
@@ -139,14 +145,24 @@ class _Loss:
 
     def __call__(self, inputs: Tensor, outputs: Tensor, labels: Tensor) -> Tensor:
         """Of logits [N, classes, ...]."""
+        return self.against(outputs, labels, self.wanted(inputs))
+
+    def wanted(self, inputs: Tensor) -> Tensor | None:
+        """The teacher's logits; None without one."""
+        if self._teacher is None:
+            return None
+        with torch.no_grad():
+            answers: Tensor = self._teacher(inputs)
+        return answers
+
+    def against(self, outputs: Tensor, labels: Tensor, wanted: Tensor | None) -> Tensor:
+        """Of logits, where other logits of the same shape are what is wanted."""
         options = self._options
         loss = F.cross_entropy(outputs, labels, label_smoothing=options.label_smoothing)
-        if self._teacher is None:
+        if wanted is None:
             return loss
-        with torch.no_grad():
-            wanted = F.log_softmax(self._teacher(inputs) / options.temperature, dim=1)
-        found = F.log_softmax(outputs / options.temperature, dim=1)
-        distance = F.kl_div(found, wanted, reduction="none", log_target=True).sum(1).mean()
+        expected, found = (F.log_softmax(logits / options.temperature, dim=1) for logits in (wanted, outputs))
+        distance = F.kl_div(found, expected, reduction="none", log_target=True).sum(1).mean()
         # the softened gradients are smaller by the square of the temperature
         return (1 - options.distillation) * loss + options.distillation * options.temperature**2 * distance
 
@@ -156,21 +172,23 @@ def _train(
     data: DataBundle,
     options: TrainingOptions,
     device: torch.device,
-    loss_of: _Loss,
+    loss_of: Loss,
     state: TrainingState | None,
     on_epoch: Callable[[EpochReport], None] | None,
 ) -> None:
-    optimizer = _optimizer(model, options)
-    steps = -(-_length(data.train) // options.batch_size)
+    optimizer = optimizer_of(model, options)
+    steps = -(-length(data.train) // options.batch_size)
     warmup = min(options.warmup_epochs, options.epochs / 2) * steps
     done = state.restore(model, optimizer) if state is not None else 0
     step = done * steps
     for epoch in range(done, options.epochs):
-        torch.manual_seed(_mix(options.seed, epoch))  # an epoch drops out the same things, whichever is run first
+        torch.manual_seed(mixed(options.seed, epoch))  # an epoch drops out the same things, whichever is run first
         start = time.perf_counter()
         total, images = torch.zeros((), device=device), 0
-        for inputs, labels in _training_batches(data, options, epoch):
-            rate = options.lr * _schedule(step, options.epochs * steps, warmup)
+        for inputs, labels in training_batches(
+            data, options.batch_size, seed=options.seed, epoch=epoch, workers=options.workers
+        ):
+            rate = options.lr * rate_share(step, options.epochs * steps, warmup)
             for group in optimizer.param_groups:
                 group["lr"] = rate
             step += 1
@@ -192,7 +210,8 @@ def _train(
             on_epoch(EpochReport(epoch + 1, options.epochs, mean, time.perf_counter() - start))
 
 
-def _optimizer(model: nn.Module, options: TrainingOptions) -> torch.optim.Optimizer:
+def optimizer_of(model: nn.Module, options: TrainingOptions) -> torch.optim.Optimizer:
+    """Of the model's parameters, as the options say; weights of one dimension do not decay."""
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     groups: list[dict[str, Any]] = [
         {"params": [p for p in parameters if p.dim() > 1], "weight_decay": options.weight_decay},
@@ -205,7 +224,7 @@ def _optimizer(model: nn.Module, options: TrainingOptions) -> torch.optim.Optimi
     return torch.optim.SGD(groups, lr=options.lr, momentum=options.momentum, nesterov=nesterov, foreach=True)
 
 
-def _schedule(step: int, total: int, warmup: float) -> float:
+def rate_share(step: int, total: int, warmup: float) -> float:
     """Share of the peak learning rate at a step: a linear rise over `warmup` steps, then half a cosine to zero."""
     if step < warmup:
         return (step + 1) / (warmup + 1)
@@ -225,69 +244,12 @@ def evaluate(
     model.eval()
     outputs, targets = [], []
     with torch.inference_mode():
-        for inputs, labels in _batches(dataset, batch_size, workers):
+        for inputs, labels in batches(dataset, batch_size, workers):
             outputs.append(model(inputs.to(device)).float().cpu())
             targets.append(labels)
         value = metric(torch.cat(outputs), torch.cat(targets))
     model.train(training)
     return value
-
-
-def _training_batches(data: DataBundle, options: TrainingOptions, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Shuffled and augmented batches of one epoch; the order and the changes depend on (seed, epoch) alone."""
-    generator = torch.Generator().manual_seed(_mix(options.seed, epoch))
-    order = torch.randperm(_length(data.train), generator=generator)
-    if isinstance(data.train, TensorDataset):
-        images, labels = data.train.tensors
-        source: Iterator[tuple[Tensor, Tensor]] = (
-            (images[index], labels[index]) for index in torch.split(order, options.batch_size)
-        )
-    else:
-        epoch_view = _EpochView(data.train, _mix(options.seed, epoch))
-        source = _loaded(epoch_view, options.batch_size, options.workers, order.tolist())
-    for inputs, targets in source:
-        yield (inputs if data.augment is None else data.augment(inputs, generator)), targets
-
-
-class _EpochView(Dataset[Any]):
-    """A data set as one epoch of training sees it: item i's augmentation is drawn from (seed, i)."""
-
-    def __init__(self, dataset: Images, seed: int) -> None:
-        self.dataset = dataset
-        self.seed = seed
-
-    def __len__(self) -> int:
-        return _length(self.dataset)
-
-    def __getitem__(self, index: int) -> Any:
-        if isinstance(self.dataset, AugmentsItems):
-            return self.dataset.augmented(index, torch.Generator().manual_seed(_mix(self.seed, index)))
-        return self.dataset[index]
-
-
-def _batches(dataset: Images, batch_size: int, workers: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """All of a data set in its own order."""
-    if isinstance(dataset, TensorDataset):
-        images, labels = dataset.tensors
-        yield from zip(torch.split(images, batch_size), torch.split(labels, batch_size), strict=True)
-    else:
-        yield from _loaded(dataset, batch_size, workers)
-
-
-def _loaded(
-    dataset: Images, batch_size: int, workers: int, order: Sequence[int] | None = None
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Batches of a data set that is decoded as it is read, in the order given or its own.
-
-    An input error of a worker process comes without torch's traceback around it.
-    """
-    # torch draws a seed for the workers, which nothing here uses; not from the caller's random state
-    loader = DataLoader(dataset, batch_size, sampler=order, num_workers=workers, generator=torch.Generator())
-    try:
-        yield from loader
-    except InputError as error:
-        last = str(error).splitlines()[-1]
-        raise InputError(last.removeprefix(f"{InputError.__module__}.{InputError.__name__}: ")) from error
 
 
 def torch_device(name: str) -> torch.device:
@@ -302,12 +264,3 @@ def torch_device(name: str) -> torch.device:
     except (RuntimeError, AssertionError) as error:  # torch asserts where it is built without the device
         raise InputError(f"device {name!r} is not available here; use 'cpu'") from error
     return device
-
-
-def _length(dataset: Images) -> int:
-    return len(dataset)  # type: ignore[arg-type]  # torch's Dataset declares no __len__
-
-
-def _mix(seed: int, number: int) -> int:
-    """A seed for each (seed, number), far apart for neighbours (Knuth's multiplicative constants)."""
-    return (seed * 6364136223846793005 + number * 1442695040888963407 + 1) % 2**63

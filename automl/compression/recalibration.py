@@ -5,6 +5,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 BATCH = 256
+RECALIBRATED = 512
+"""Images that the batch norms of a sub-network find their statistics on, where a config does not say."""
 
 
 def recalibrate_batch_norm(module: nn.Module, images: Tensor) -> None:

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
+from automl.batches import calibration_data
 from automl.compression import Compressor
 from automl.compression.curvature import curvature_losses
-from automl.configured import calibration_data
 from automl.problem import Problem
 from automl.run.directory import write_json
 from backends.layer_prices import FloatArray

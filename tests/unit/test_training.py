@@ -14,7 +14,7 @@ from torch.utils.data import TensorDataset
 from automl.data import DataBundle, load_data
 from automl.data.bundle import tensor_bundle
 from automl.models import build_model
-from automl.training import EpochReport, TrainingOptions, _Loss, _schedule, evaluate, train
+from automl.training import EpochReport, Loss, TrainingOptions, evaluate, rate_share, train
 from automl.training_state import TrainingState
 from search_spaces.errors import InputError, TrimtabError
 
@@ -137,7 +137,7 @@ def test_distillation_is_hintons_loss() -> None:
     labels = torch.arange(7) % 3
     options = TrainingOptions(epochs=1, distillation=0.3, temperature=2.0)
     with torch.no_grad():
-        found = _Loss(teacher, options, torch.device("cpu"))(x, student(x), labels)
+        found = Loss(teacher, options, torch.device("cpu"))(x, student(x), labels)
         p, q = (torch.softmax(each(x).double() / 2, 1).numpy() for each in (teacher, student))
         hard = -torch.log_softmax(student(x), 1)[range(7), labels].mean().item()
     soft = (p * np.log(p / q)).sum(1).mean() * 4
@@ -200,15 +200,15 @@ def test_weight_decay_leaves_batch_norm_and_biases_alone() -> None:
     assert float(after["conv.weight"].detach().norm()) < float(before["conv.weight"].norm())
 
 
-def test_schedule() -> None:
+def test_rate_share() -> None:
     """A rise to the peak, then a cosine: half of it in the middle, nearly nothing at the end."""
-    rates = [_schedule(step, 110, 10) for step in range(110)]
+    rates = [rate_share(step, 110, 10) for step in range(110)]
     assert rates[:10] == sorted(rates[:10])
     assert rates[10] == 1.0
     assert rates[10:] == sorted(rates[10:], reverse=True)
     assert rates[60] == pytest.approx(0.5)
     assert 0 < rates[-1] < 0.001
-    assert _schedule(0, 1, 0) == 1
+    assert rate_share(0, 1, 0) == 1
 
 
 def test_augmentation_is_used_and_seeded() -> None:

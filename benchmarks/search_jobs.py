@@ -30,6 +30,7 @@ from automl.problem import Problem
 from automl.run.store import SearchRow
 from automl.training import evaluate, train
 from search_spaces.policy import CompressionPolicy
+from search_spaces.space import SearchSpace
 
 
 @dataclass(frozen=True)
@@ -100,6 +101,10 @@ class Search:
         config = self.task.checked
         return config.model_copy(update={"search": config.search.model_copy(update={"algorithm": self.searcher})})
 
+    def space(self, problem: Problem) -> SearchSpace:
+        """What it decides."""
+        return problem.space
+
     @property
     def key(self) -> str:
         """Of all that decides what it finds, but for the program."""
@@ -120,7 +125,7 @@ class Search:
         journal, problem, config = self.journal, problem_of(self.task), self.config
         row = SearchRow(self.label, self.searcher, self.seed, self.evaluations)
         try:
-            searcher = make_search(config, problem.space, problem.held_back, row, problem.backend)
+            searcher = make_search(config, self.space(problem), problem.held_back, row, problem.backend)
         except InputError as error:  # channels are all that some decide on
             journal.add({"ended": "refused:", "reason": str(error)})
             return

@@ -10,6 +10,7 @@ from automl.engines import ENGINES
 from automl.errors import InputError, did_you_mean
 from backends.remote.device import RemoteDevice
 from backends.remote.tracker import split_address
+from search_spaces.channel_space import LOWER_BOUND
 from search_spaces.objective import UNITS
 from search_spaces.sections import Section
 from search_spaces.space import ELASTIC
@@ -53,8 +54,9 @@ class SpaceSection(Section):
 
     channels: bool = True
     resolution: list[float | int] = Field(default_factory=list, max_length=32)
-    lower_bound: float = Field(default=0.2, gt=0, le=1)
+    lower_bound: float = Field(default=LOWER_BOUND, gt=0, le=1)
     round_to: int | None = Field(default=None, ge=1)
+    keep: list[Annotated[float, Field(gt=0, le=1)]] = Field(default_factory=list, max_length=64)
     protect: list[str] = Field(default_factory=list)
     weight_bits: list[Annotated[int, Field(ge=1, le=16)] | None] = Field(default_factory=list, max_length=32)
     activation_bits: list[Annotated[int, Field(ge=1, le=16)] | None] = Field(default_factory=list, max_length=32)

@@ -355,7 +355,7 @@ class Problem:
                 raise InputError(
                     f"no policy of the search space meets the budget of {amount(limit)} (ratio {limit / whole:.4f}): "
                     f"the cheapest costs {amount(least)} (ratio {least / whole:.4f}); raise the budget or lower "
-                    "space.lower_bound"
+                    "space.lower_bound or the least of space.keep"
                 )
         if self.latency is not None:
             self.latency.checked()

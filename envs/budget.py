@@ -80,7 +80,8 @@ class PublishedBounding(Bounding):
     comes last and goes up, so the result may overshoot the budget.
 
     Args:
-        space: its `lower_bound` and `step` are the published code's `lbound` and `channel_round`.
+        space: its `lower_bound` and `step` are the published code's `lbound` and `channel_round`; where it lists
+            shares, those are rounded to.
         constraint: the budget in MACs; None where there is no hard limit.
     """
 
@@ -91,7 +92,7 @@ class PublishedBounding(Bounding):
                 "use a budget in macs or leave faithful off"
             )
         self._widths = [group.width for group in space.graph.groups]
-        self._steps = space.step
+        self._space = space
         self.free = tuple(group for group in range(len(self._widths)) if group not in space.protected)
         self.lowest = np.array([space.lower_bound if group in self.free else 1.0 for group in range(len(self._widths))])
         self.unvisited = self.lowest * self._widths
@@ -101,14 +102,16 @@ class PublishedBounding(Bounding):
             raise _unreachable(space, constraint, self._cost, self.unvisited)
 
     def units(self, kept: FloatArray, group: int, ratio: float) -> int:
-        """The clipped ratio of the width, rounded half to even, then up to the grid."""
-        width, step = self._widths[group], self._steps[group]
+        """The clipped ratio of the width, rounded half to even, then up to the next allowed number."""
+        width, step = self._widths[group], self._space.step[group]
         ratio = min(max(ratio, 0.0), 1.0)
         if self._cost is not None:
             ratio = min(ratio, self._affordable(self._cost, kept, group))
         ratio = max(ratio, float(self.lowest[group]))
         if ratio == 1.0:
             return width
+        if self._space.keep:
+            return next(units for units in self._space.choices(group) if units >= round(width * ratio))
         units = step * ceil(max(1, round(width * ratio)) / step)
         # The published code floors to the grid here; below one step it would keep nothing, so the width stays.
         return units if units <= width else step * floor(width / step) or width
@@ -140,5 +143,5 @@ def _unreachable(space: ChannelSpace, constraint: Constraint, cost: Cost, cheape
     return InputError(
         f"the budget of {constraint.amount(constraint.limit)} cannot be kept: the cheapest policy of the space needs "
         f"{constraint.amount(least)} ({least / whole:.2%} of the network's {constraint.amount(whole)}); raise the "
-        "budget, or lower the space's lower_bound"
+        "budget, or lower space.lower_bound or the least of space.keep"
     )

@@ -6,7 +6,7 @@ from fnmatch import fnmatchcase
 from math import lcm
 from typing import Any
 
-from search_spaces.channel_space import ChannelSpace
+from search_spaces.channel_space import LOWER_BOUND, ChannelSpace
 from search_spaces.depth import DEPTH, rows_of_blocks
 from search_spaces.errors import InputError
 from search_spaces.factorisations import factors, fitting
@@ -26,7 +26,7 @@ class SpaceOptions:
         channels: whether channel groups may shrink.
         resolution: sizes that images may be brought to, beside their own: shares of their height and width, or pixels
             of their height (see `search_spaces.resolution`). The network has to be captured at them.
-        lower_bound, round_to, protect: see `ChannelSpace.build`; `protect` holds for layers, too.
+        lower_bound, round_to, keep, protect: see `ChannelSpace.build`; `protect` holds for layers, too.
         weight_bits, activation_bits: choices; None among them stands for float32. Empty where nothing is quantised.
         coupled_bits: whether a layer has one number of bits for its weights and for what it reads.
         kernel: widths that kernels may be cropped to, where they have such a middle; they may stay whole as well.
@@ -43,8 +43,9 @@ class SpaceOptions:
 
     channels: bool = True
     resolution: Sequence[float] = ()
-    lower_bound: float = 0.2
+    lower_bound: float = LOWER_BOUND
     round_to: int | None = None
+    keep: Sequence[float] = ()
     protect: Sequence[str] = ()
     weight_bits: Sequence[int | None] = ()
     activation_bits: Sequence[int | None] = ()
@@ -82,7 +83,7 @@ def build_space(graph: ModelGraph, options: SpaceOptions) -> SearchSpace:
         InputError: an option out of range, a pattern that matches nothing, or nothing to decide on.
     """
     channels = (
-        ChannelSpace.build(graph, options.lower_bound, options.round_to, options.protect)
+        ChannelSpace.build(graph, options.lower_bound, options.round_to, options.protect, options.keep)
         if options.channels
         else ChannelSpace.whole_of(graph)
     )

@@ -109,8 +109,8 @@ class LatencyBudget:
         if self.least_s > self.held_back.limit:
             raise InputError(
                 f"no policy meets the budget of {amount(self.limit_s)} once {margin:.1%} is held back for the table's "
-                f"error: the cheapest takes {amount(self.least_s)}; raise the budget, lower space.lower_bound, or set "
-                "measure.margin"
+                f"error: the cheapest takes {amount(self.least_s)}; raise the budget, lower space.lower_bound or "
+                "space.keep, or set measure.margin"
             )
         return self
 

@@ -86,7 +86,7 @@ def _controls(data: RunData) -> str:
     name = metric_label(data.cost_metric)
     return (
         f"one uniform policy of at most as many {name}, pruned only, in float32 (where no such policy is as cheap, the "
-        "cheapest that space.lower_bound allows); the same compressed network trained anew."
+        "cheapest that space.lower_bound or space.keep allows); the same compressed network trained anew."
     )
 
 

@@ -42,6 +42,10 @@ class SearcherConformance(ABC):
     def make(self, space: ChannelSpace, constraint: Constraint, seed: int) -> Searcher:
         """A new searcher."""
 
+    def space(self) -> ChannelSpace:
+        """What is searched."""
+        return ChannelSpace.build(cifar_resnet(8))
+
     def test_the_same_seed_proposes_the_same(self) -> None:
         """Proposals, rewards and the final state depend on the seed and the results alone."""
         for lag in self.lags:
@@ -117,9 +121,8 @@ class SearcherConformance(ABC):
         return 2 * self.evaluations
 
     def _start(self) -> "_Search":
-        graph = cifar_resnet(8)
-        space = ChannelSpace.build(graph)
-        constraint = Constraint("macs", self.ratio * graph.macs)
+        space = self.space()
+        constraint = Constraint("macs", self.ratio * space.graph.macs)
         return _Search(self.make(space, constraint, seed=5), space, constraint)
 
 

@@ -20,6 +20,7 @@ OPTIONS = (
     SpaceOptions(channels=False, sparsity=(0.9, 0.6), pattern="filter", rank=(0.3,), factorisation="spatial_svd"),
     SpaceOptions(channels=False, weight_bits=(1, 2), layers=("stage1.*",), tie=(("stage1.0.conv1", "stage1.0.conv2"),)),
     SpaceOptions(lower_bound=0.5),
+    SpaceOptions(keep=(0.6667, 0.25), weight_bits=(4, 8)),
 )
 SPACES = [build_space(cifar_resnet(8), options) for options in OPTIONS]
 SPACES.append(build_space(mobilenet_v1(size=32), OPTIONS[0]))
@@ -58,7 +59,7 @@ def test_prices_are_those_of_the_graph(number: int, seed: int) -> None:
         assert tuple(costs[metric][index] for metric in METRICS) == counted
 
 
-@pytest.mark.parametrize("number", [1, 2, 3, 4, 6])
+@pytest.mark.parametrize("number", [1, 2, 3, 4, 5, 7])
 def test_factors_add_up_to_the_prices(number: int) -> None:
     space, generator = SPACES[number], np.random.default_rng(1)
     accelerator = AcceleratorBackend("cpu", load("cpu_avx512")).prices(space.graph)

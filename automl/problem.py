@@ -34,7 +34,7 @@ from automl.costs.latency import priced_by_table
 from automl.costs.latency_budget import LatencyBudget
 from automl.costs.pricing import BACKEND, cost_of, price, pricing_backend
 from automl.data import DataBundle, load_data
-from automl.errors import InputError
+from automl.errors import InputError, UnreachableError
 from automl.evaluation import PolicyEvaluator
 from automl.metrics import Metric, load_metric
 from automl.orchestration.searches import make_search, searches
@@ -352,7 +352,7 @@ class Problem:
             least, limit, amount = cheapest[each.metric], each.limit, each.amount
             if least > limit:
                 whole = price(self.graph, None, self.backend)[each.metric]
-                raise InputError(
+                raise UnreachableError(
                     f"no policy of the search space meets the budget of {amount(limit)} (ratio {limit / whole:.4f}): "
                     f"the cheapest costs {amount(least)} (ratio {least / whole:.4f}); raise the budget or lower "
                     "space.lower_bound or the least of space.keep"

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from search_spaces.errors import InputError
+from search_spaces.errors import InputError, UnreachableError
 from search_spaces.layers import FLOAT32_BITS
 
 IntArray = npt.NDArray[np.int64]
@@ -70,7 +70,7 @@ class BitBudget:
         least = self.cost(self.lowest)
         if not least <= limit:
             whole = self.cost(self.highest)
-            raise InputError(
+            raise UnreachableError(
                 f"the budget of {limit:,.6g} cannot be kept: the lowest bits cost {least:,.6g} "
                 f"({least / whole:.2%} of the {whole:,.6g} of the highest); raise the budget, or allow fewer bits"
             )

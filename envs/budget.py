@@ -8,7 +8,7 @@ import numpy.typing as npt
 
 from envs.pricing import Cost, CountedCost, FloatArray
 from search_spaces.channel_space import ChannelSpace
-from search_spaces.errors import InputError
+from search_spaces.errors import InputError, UnreachableError
 from search_spaces.objective import Constraint
 
 
@@ -138,9 +138,9 @@ def check_reachable(space: ChannelSpace, constraint: Constraint, cost: Cost) -> 
         raise _unreachable(space, constraint, cost, space.least)
 
 
-def _unreachable(space: ChannelSpace, constraint: Constraint, cost: Cost, cheapest: npt.ArrayLike) -> InputError:
+def _unreachable(space: ChannelSpace, constraint: Constraint, cost: Cost, cheapest: npt.ArrayLike) -> UnreachableError:
     least, whole = cost(cheapest), cost([group.width for group in space.graph.groups])
-    return InputError(
+    return UnreachableError(
         f"the budget of {constraint.amount(constraint.limit)} cannot be kept: the cheapest policy of the space needs "
         f"{constraint.amount(least)} ({least / whole:.2%} of the network's {constraint.amount(whole)}); raise the "
         "budget, or lower space.lower_bound or the least of space.keep"

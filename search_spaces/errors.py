@@ -12,6 +12,10 @@ class InputError(TrimtabError):
     """What the user gave cannot be used (config, policy, checkpoint, model, data); exit code 2."""
 
 
+class UnreachableError(InputError):
+    """A budget that no policy of the search space keeps; the message gives the least that one comes to."""
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """A hint to append to an error message: the closest known names, or all of them where none is close.
 

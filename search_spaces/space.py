@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from search_spaces.channel_space import ChannelSpace
 from search_spaces.depth import DEPTH, Depths
-from search_spaces.errors import InputError
+from search_spaces.errors import InputError, UnreachableError
 from search_spaces.graph import ModelGraph
 from search_spaces.objective import Constraint
 from search_spaces.policy import CompressionPolicy, LayerPolicy
@@ -260,7 +260,7 @@ class SearchSpace:
         Each step is the one that leaves least of the cost that is violated most.
 
         Raises:
-            InputError: no policy was found that keeps the constraints, with the least that each can come to.
+            UnreachableError: no policy was found that keeps the constraints, with the least that each can come to.
         """
         current = self._checked(point)
         while (violated := self._worst(prices(current[None]), constraints)) is not None:
@@ -306,7 +306,7 @@ class SearchSpace:
             return point
         together = " and ".join(each.amount(each.limit) for each in constraints)
         reason = self.unreachable(constraints, prices)
-        raise InputError(reason or f"no policy was found that keeps {together} together; raise one of the budgets")
+        raise UnreachableError(reason or f"no policy was found that keeps {together} together; raise one of them")
 
     def _choices_of(self, point: Point, index: int) -> npt.NDArray[np.int64]:
         """The point with every choice of one decision."""

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Self
 
 from automl.config import Config
-from automl.errors import InputError
+from automl.errors import InputError, UnreachableError
 from automl.run.directory import write_json
 from search_spaces.objective import Constraint
 
@@ -103,11 +103,11 @@ class LatencyBudget:
         """The budget as it is.
 
         Raises:
-            InputError: with its margin held back, no policy of the space can keep it.
+            UnreachableError: with its margin held back, no policy of the space can keep it.
         """
         amount, margin = self.constraint.amount, self.margin or 0.0
         if self.least_s > self.held_back.limit:
-            raise InputError(
+            raise UnreachableError(
                 f"no policy meets the budget of {amount(self.limit_s)} once {margin:.1%} is held back for the table's "
                 f"error: the cheapest takes {amount(self.least_s)}; raise the budget, lower space.lower_bound or "
                 "space.keep, or set measure.margin"

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from automl.searchers.base import Searcher, State
 from automl.searchers.points.failures import around, causes
-from search_spaces.errors import InputError
+from search_spaces.errors import UnreachableError
 from search_spaces.objective import Constraint, Evaluation, Metric
 from search_spaces.policy import CompressionPolicy
 from search_spaces.space import Point, Prices, SearchSpace
@@ -49,9 +49,9 @@ class PointProblem:
         return self.objectives or (self.constraints[0].metric,)
 
     def check(self) -> None:
-        """InputError where no policy of the space keeps the constraints."""
+        """UnreachableError where no policy of the space keeps the constraints."""
         if (reason := self.space.unreachable(self.constraints, self.prices)) is not None:
-            raise InputError(reason)
+            raise UnreachableError(reason)
 
     def kept(self, points: npt.ArrayLike) -> npt.NDArray[np.bool_]:
         """Which of the points [P, D] keep all constraints, [P]."""
@@ -98,7 +98,7 @@ class PointSearcher(Searcher):
         generator: of everything random.
 
     Raises:
-        InputError: no policy of the space keeps the constraints, with the least that each can come to.
+        UnreachableError: no policy of the space keeps the constraints, with the least that each can come to.
     """
 
     keeps_budget: ClassVar[bool] = True

@@ -149,6 +149,29 @@ class Config(Section):
             return "accuracy"
         return "accuracy_latency" if self.latency_budget else "accuracy_flops"
 
+    def rebased(self, base: Path) -> Self:
+        """With paths that were relative to a folder made absolute, and an accelerator's file read.
+
+        Raises:
+            InputError: a path that is none, or a file that cannot be read.
+        """
+        model, data, search, supernet = self.model, self.data, self.search, self.supernet
+        if model.checkpoint is not None:
+            model = model.model_copy(update={"checkpoint": _absolute(model.checkpoint, base)})
+        if search.init_from is not None:
+            search = search.model_copy(update={"init_from": _absolute(search.init_from, base)})
+        if supernet is not None and supernet.checkpoint is not None:
+            supernet = supernet.model_copy(update={"checkpoint": _absolute(supernet.checkpoint, base)})
+        args = {
+            key: _absolute(value, base) if key in PATH_ARGUMENTS and isinstance(value, str) else value
+            for key, value in data.args.items()
+        }
+        data = data.model_copy(update={"args": args})
+        accelerator = absolute_measure({"accelerator": self.measure.accelerator}, base)
+        measure = self.measure.model_copy(update=accelerator)
+        sections = {"model": model, "data": data, "search": search, "supernet": supernet, "measure": measure}
+        return self.model_copy(update=sections)
+
     def to_yaml(self) -> str:
         """The resolved config, every default written out."""
         text: str = yaml.safe_dump(self.model_dump(), sort_keys=False, allow_unicode=True)
@@ -186,7 +209,7 @@ def load_config(
         raise InputError(f"{place}: a config is a mapping of sections, got {shown(document)}")
     for override in overrides:
         _override(document, override)
-    return _with_absolute_paths(checked(kind, document, place), base)
+    return checked(kind, document, place).rebased(base)
 
 
 def _copied(value: Any) -> Any:
@@ -213,30 +236,17 @@ def _override(document: dict[Any, Any], override: str) -> None:
         section = inner
     value = parse_yaml(text, f"--set {override}")
     name = ".".join(parts)
-    if isinstance(value, str) and (name in PATH_KEYS or (name == ACCELERATOR_KEY and is_path(value))):
+    if isinstance(value, str) and (name in PATH_KEYS or (name.endswith(ACCELERATOR_KEY) and is_path(value))):
         value = _absolute(value, Path.cwd())
     section[parts[-1]] = value
 
 
-def _with_absolute_paths(config: AnyConfig, base: Path) -> AnyConfig:
-    model, data, search, supernet = config.model, config.data, config.search, config.supernet
-    if model.checkpoint is not None:
-        model = model.model_copy(update={"checkpoint": _absolute(model.checkpoint, base)})
-    if search.init_from is not None:
-        search = search.model_copy(update={"init_from": _absolute(search.init_from, base)})
-    if supernet is not None and supernet.checkpoint is not None:
-        supernet = supernet.model_copy(update={"checkpoint": _absolute(supernet.checkpoint, base)})
-    args = {
-        key: _absolute(value, base) if key in PATH_ARGUMENTS and isinstance(value, str) else value
-        for key, value in data.args.items()
-    }
-    measure = config.measure
-    if isinstance(measure.accelerator, str) and is_path(measure.accelerator):
-        description = read_description(Path(_absolute(measure.accelerator, base)))
-        measure = measure.model_copy(update={"accelerator": description})
-    data = data.model_copy(update={"args": args})
-    sections = {"model": model, "data": data, "search": search, "supernet": supernet, "measure": measure}
-    return config.model_copy(update=sections)
+def absolute_measure(measure: dict[str, Any], base: Path) -> dict[str, Any]:
+    """A section `measure` that holds the description of its accelerator in place of a path relative to a folder."""
+    accelerator = measure.get("accelerator")
+    if not isinstance(accelerator, str) or not is_path(accelerator):
+        return measure
+    return {**measure, "accelerator": read_description(Path(_absolute(accelerator, base)))}
 
 
 def _absolute(path: str, base: Path) -> str:

@@ -150,14 +150,15 @@ def run_searches(
 def spread(
     jobs: Mapping[str, Job],
     workers: Sequence[Any],
-    watch: Callable[[Sequence[str], Sequence[str]], None],
+    watch: Callable[[Sequence[str], Mapping[str, Any]], None],
 ) -> dict[str, Any]:
     """Have the workers do jobs side by side; one whose process dies is done again, once.
 
     Args:
         jobs: by name, each given to the worker that does it.
         workers: see `evaluators`.
-        watch: told of the names that are being worked on and those that are finished, several times a second.
+        watch: told of the names that are being worked on and of what those gave that are finished, several times a
+            second, and before a worker is given its next.
 
     Returns:
         What each job gave, in the order of the jobs.
@@ -191,7 +192,7 @@ def spread(
                 reviving[when_ready(worker)] = worker
                 continue
             idle.append(worker)
-        watch([name for name, _ in running.values()], list(results))
+        watch([name for name, _ in running.values()], results)
     return {name: results[name] for name in jobs}
 
 

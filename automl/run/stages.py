@@ -302,7 +302,7 @@ class Run:
         epochs = self.problem.config.fine_tune.epochs
         self._stage("finalists", f"Finalists: {epochs} epochs of fine-tuning each, test accuracy, machine code")
 
-        def watch(running: Sequence[str], finished: Sequence[str]) -> None:
+        def watch(running: Sequence[str], finished: Mapping[str, Any]) -> None:
             for name in finished:
                 self.progress.update(name, epochs, epochs, "finished")
             for name in running:

@@ -4,7 +4,7 @@
     python benchmarks/once_for_all.py DIR [--stretch-minutes 150]
 
 Of the supernet in DIR: the largest, a middle and the smallest sub-network, and the best one of each device. Each is
-read from the supernet, fine-tuned (those of devices, in their runs), and trained alone from scratch for as many epochs as
+read from the supernet, fine-tuned (devices, in their runs), and trained alone from scratch for as many epochs as
 its largest network and the supernet were trained together, by the recipe of the largest network. In stretches, as
 `searchers.py`.
 """

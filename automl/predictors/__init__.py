@@ -1,0 +1,1 @@
+"""How accurate the network of a policy should be, learned from sub-networks that were evaluated."""

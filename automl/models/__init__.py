@@ -11,7 +11,19 @@ from typing import Any
 import torch
 from torch import nn
 
-from automl.models import alexnet, densenet, lenet, mobilenet, recurrent, resnet, shufflenet, squeezenet, vgg, vit
+from automl.models import (
+    alexnet,
+    densenet,
+    lenet,
+    mobilenet,
+    once_for_all,
+    recurrent,
+    resnet,
+    shufflenet,
+    squeezenet,
+    vgg,
+    vit,
+)
 from automl.models.external import EXTERNAL, build_external
 from automl.plugins import call_builder, call_plugin, is_reference, resolve
 from search_spaces.errors import InputError, did_you_mean
@@ -32,6 +44,10 @@ _MODELS: dict[str, Callable[..., nn.Module]] = {
         resnet.resnet110,
         mobilenet.mobilenet_v1,
         mobilenet.mobilenet_v2,
+        once_for_all.ofa_mobilenet_v3,
+        once_for_all.ofa_small,
+        once_for_all.ofa_resnet50,
+        once_for_all.ofa_resnet_small,
         squeezenet.squeezenet,
         shufflenet.shufflenet_v2,
         densenet.densenet40,

@@ -15,7 +15,7 @@ from search_spaces.capture import PrunableNetwork
 
 TOLERANCE = 1e-4
 QUICK = {"lenet300_100", "lenet5", "alexnet_cifar", "vgg11", "vgg16", "plain20", "resnet20", "mobilenet_v1"}
-QUICK |= {"mobilenet_v2", "squeezenet", "shufflenet_v2", "densenet40", "vit", "lstm", "gru", "char_lm"}
+QUICK |= {"mobilenet_v2", "ofa_small", "squeezenet", "shufflenet_v2", "densenet40", "vit", "lstm", "gru", "char_lm"}
 
 
 def check(model: nn.Module, x: Tensor, *, rounds: int = 2) -> PrunableNetwork:

@@ -1,6 +1,7 @@
 """Every config that comes along is started: the network, the space, the budgets, some evaluations of each search.
 
-AMC's are in test_amc_configs.py, with data in the formats that they read; those of tunings in test_tuning.py.
+AMC's are in test_amc_configs.py, with data in the formats that they read, and so is OFA's; those of tunings in
+test_tuning.py.
 """
 
 from collections.abc import Mapping
@@ -28,7 +29,7 @@ OWN = "own_model"
 CONFIGS = [
     path.stem
     for path in sorted(FOLDER.glob("*.yaml"))
-    if not path.stem.startswith(("amc_", "tune_")) and path.stem != OWN
+    if not path.stem.startswith(("amc_", "ofa_", "tune_")) and path.stem != OWN
 ]
 TINY = ("baseline={epochs: 0}", "fine_tune.epochs=0", "search.seeds=[0]", "compression.calibration_images=20")
 

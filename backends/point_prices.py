@@ -116,7 +116,7 @@ class PointPrices:
             InputError: the cost in a metric is no sum over layers, or the hardware cannot run one of the layers.
         """
         self._check(metrics)
-        tables = [Factor(each, self._table(index, each, metrics)) for index, each in enumerate(self._scopes())]
+        tables = [Factor(each, self._table(index, each, metrics)) for index, each in enumerate(self.scopes())]
         return [*tables, *self._rest(metrics)]
 
     def entries(self, metrics: Sequence[str]) -> int:
@@ -126,14 +126,14 @@ class PointPrices:
             InputError: see `factors`.
         """
         self._check(metrics)
-        return sum(int(np.prod(self.space.counts[list(scope)])) for scope in self._scopes())
+        return sum(int(np.prod(self.space.counts[list(scope)])) for scope in self.scopes())
 
     def _check(self, metrics: Sequence[str]) -> None:
         for metric in metrics:
-            if metric not in self._summed:
-                raise InputError(f"a cost in {metric!r} is no sum over layers; it is one of {', '.join(self._summed)}")
+            if metric not in self.summed:
+                raise InputError(f"a cost in {metric!r} is no sum over layers; it is one of {', '.join(self.summed)}")
 
-    def _scopes(self) -> list[tuple[int, ...]]:
+    def scopes(self) -> list[tuple[int, ...]]:
         """The decisions that the cost of each layer depends on."""
         groups = {group: number for number, group, _ in self._channels}
         own = {layer.index: layer.decisions.tolist() for layer in self._layers}
@@ -147,7 +147,7 @@ class PointPrices:
         return found
 
     @property
-    def _summed(self) -> tuple[str, ...]:
+    def summed(self) -> tuple[str, ...]:
         return COUNTED if self._accelerator is None else (*COUNTED, *MODELLED)
 
     def _table(self, layer: int, decisions: Sequence[int], metrics: Sequence[str]) -> FloatArray:

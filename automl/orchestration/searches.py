@@ -8,8 +8,8 @@ from automl.costs.pricing import BACKEND, cost_of, point_prices
 from automl.run.store import SearchRow
 from automl.searchers import given_policies, make_searcher
 from automl.searchers.base import Searcher, State
+from automl.searchers.prior import Prior
 from backends.base import HardwareBackend
-from backends.layer_prices import FloatArray
 from search_spaces.objective import Constraint
 from search_spaces.space import SearchSpace
 
@@ -42,7 +42,7 @@ def make_search(
     search: SearchRow,
     backend: HardwareBackend = BACKEND,
     agent: State | None = None,
-    prior: Sequence[FloatArray] | None = None,
+    prior: Prior | None = None,
 ) -> Searcher:
     """A fresh searcher for one of a run's searches.
 
@@ -53,7 +53,7 @@ def make_search(
         search: which of the run's searches.
         backend: that prices networks; counting alone where it was not asked for more.
         agent: what the run's agent begins with, see `initial_agent`.
-        prior: a number for every choice of every decision, where `wants_prior` says that one is wanted.
+        prior: of the run's own algorithm, where `wants_prior` says that one is wanted.
 
     Raises:
         InputError: there is no such algorithm, option or reward.
@@ -74,16 +74,16 @@ def make_search(
         prices=point_prices(space, backend),
         objectives=how.objectives,  # type: ignore[arg-type]  # the config has checked the names
         agent=agent if own else None,
-        prior=prior if own else None,
+        prior=prior.values if own and prior is not None else None,
     )
 
 
 def wants_prior(how: SearchSection) -> bool:
     """Whether the run's searches want a number for every choice of every decision before they start.
 
-    That is the loss by the Hessian, for "exact" where it measures none.
+    That is the loss by the Hessian, for "exact" where it measures none, and a logit for "gradient".
     """
-    return how.algorithm == "exact" and how.options.get("sensitivity") == "hessian"
+    return how.algorithm == "gradient" or (how.algorithm == "exact" and how.options.get("sensitivity") == "hessian")
 
 
 def search_name(algorithm: str, seed: int) -> str:

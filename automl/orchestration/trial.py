@@ -17,8 +17,8 @@ from automl.orchestration.search_loop import SearchFailedError, run_search
 from automl.orchestration.searches import make_search
 from automl.run.store import SearchRow
 from automl.searchers.base import State
+from automl.searchers.prior import Prior
 from backends.base import HardwareBackend
-from backends.layer_prices import FloatArray
 from backends.operator_prices import RefusedOperatorError
 from search_spaces.objective import Constraint
 from search_spaces.space import SearchSpace
@@ -34,7 +34,7 @@ def run_trial(
     dispatcher: Any,
     prices: Any | None = None,
     agent: State | None = None,
-    prior: Sequence[FloatArray] | None = None,
+    prior: Prior | None = None,
 ) -> None:
     """One search, in a process of its own.
 
@@ -47,7 +47,7 @@ def run_trial(
         dispatcher: handle of the run's `DispatcherActor`.
         prices: handle of its `PriceActor`; None where the budget is counted.
         agent: what its agent begins with.
-        prior: where they want one, see `make_search`.
+        prior: where the run's searches want one, see `make_search`.
     """
     search = searches[sample["search"]]
     graph = space.graph

@@ -29,8 +29,8 @@ from automl.problem import Problem
 from automl.progress import Progress
 from automl.run.directory import RunClock, RunDirectory
 from automl.run.store import SearchRow
+from automl.searchers.prior import Prior
 from automl.signals import StopSignal
-from backends.layer_prices import FloatArray
 from search_spaces.objective import Constraint
 
 Job = Callable[[Any], Any]
@@ -110,7 +110,7 @@ def run_searches(
     scratch: Path,
     constraints: Sequence[Constraint] | None = None,
     prices: Any | None = None,
-    prior: Sequence[FloatArray] | None = None,
+    prior: Prior | None = None,
 ) -> None:
     """Run those of the searches that have not ended; returns when all have.
 
@@ -125,7 +125,7 @@ def run_searches(
         scratch: directory for what Tune writes and nobody reads.
         constraints: for the searchers, where they are not the problem's.
         prices: handle of the run's `PriceActor`, under a latency budget.
-        prior: where they want one, see `automl.orchestration.searches.make_search`.
+        prior: where the run's searches want one, see `automl.orchestration.searches.make_search`.
 
     Raises:
         RunStoppedError: the run was told to stop; it can be resumed.
@@ -206,7 +206,7 @@ def _run_trials(
     scratch: Path,
     constraints: Sequence[Constraint] | None,
     prices: Any | None,
-    prior: Sequence[FloatArray] | None,
+    prior: Prior | None,
 ) -> None:
     how = problem.config.search
     by_name = {search.name: search for search in todo}

@@ -12,6 +12,7 @@ from automl.compression import Compressed, GradualSparsity, fine_tune
 from automl.compression.saving import from_bytes, to_bytes
 from automl.config import Config
 from automl.configured import example_input, training_options
+from automl.costs.expected import ExpectedCosts
 from automl.data.resized import resized
 from automl.errors import TrimtabError
 from automl.export.manifest import WEIGHTS, open_regular
@@ -19,10 +20,10 @@ from automl.problem import Problem
 from automl.run.artefacts import Made, make_artefact
 from automl.run.directory import make_importable, write_atomically, write_json
 from automl.run.finalists import Compiled, Finalist, read_result
-from automl.run.priors import prior
+from automl.run.priors import compute_prior
+from automl.searchers.prior import Prior
 from automl.training import EpochReport, evaluate, step_count, train
 from automl.training_state import TrainingState
-from backends.layer_prices import FloatArray
 from backends.lease import shared_lease
 from search_spaces.objective import Constraint, Evaluation, violation
 from search_spaces.policy import CompressionPolicy, beside_pruning
@@ -64,9 +65,9 @@ class Worker:
             reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
             return Evaluation(0.0, cost, violation(cost, self._constraints), 0.0, reason, share=share)
 
-    def prior(self) -> list[FloatArray]:
-        """What the run's searches want to know before they start."""
-        return prior(self._problem, self._compressor)
+    def prior(self, costs: ExpectedCosts | None) -> Prior:
+        """What the run's searches want to know before they start; see `compute_prior`."""
+        return compute_prior(self._problem, self._compressor, costs)
 
     def compile(self, policy: CompressionPolicy, name: str, scratch: Path) -> Compiled:
         """The network of a policy as a file in `scratch`, for timing: its weights are the baseline's, not fine-tuned.

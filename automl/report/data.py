@@ -16,6 +16,7 @@ from automl.run.directory import RunDirectory, RunInfo
 from automl.run.explanation import Explanation
 from automl.run.store import SearchRow, Store
 from automl.searchers.agent_options import AGENTS, agent_options
+from automl.searchers.prior import Prior
 from search_spaces.policy import LayerPolicy, layer_from_json
 from search_spaces.resolution import text
 
@@ -106,6 +107,8 @@ class Effort:
         images: that were forwarded; 0 where that is not known.
         share: of the validation images.
         seconds: of the evaluation, and of the searcher's thinking where that is known.
+
+    What a search learnt before its first proposal counts as that one's.
     """
 
     images: int
@@ -240,14 +243,18 @@ def read_run(run_dir: Path) -> RunData:
     points: list[Point] = []
     efforts: dict[str, dict[int, Effort]] = {}
     failed = 0
+    prior = Prior.read(directory.prior_file)
     if directory.store_file.exists():
         store = Store.read(directory.store_file)
         try:
             searches = sorted(store.searches(), key=lambda row: (_rank(row, config), row.seed, row.name))
+            informed = {row.name for row in searches if row.algorithm == config.search.algorithm}
             for row in store.evaluations():
                 found = row.evaluation
-                seconds = found.seconds + (row.thinking_s or 0.0)
-                efforts.setdefault(row.search, {})[row.number] = Effort(found.images, found.share, seconds)
+                images, seconds = found.images, found.seconds + (row.thinking_s or 0.0)
+                if prior is not None and row.number == 0 and row.search in informed:
+                    images, seconds = images + prior.images, seconds + prior.seconds
+                efforts.setdefault(row.search, {})[row.number] = Effort(images, found.share, seconds)
                 if found.error is not None or config.cost_metric not in found.cost:
                     failed += 1
                     continue

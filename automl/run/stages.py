@@ -23,11 +23,11 @@ from automl.run.explaining import explain_best
 from automl.run.explanation import Explanation
 from automl.run.exporting import export_best
 from automl.run.finalists import Compiled, Finalist, choose_finalists, measure_all, read_progress
-from automl.run.priors import kept_prior
+from automl.run.priors import costs_for_prior, kept_prior
 from automl.run.store import Store
 from automl.run.summary import accelerator_usage, budget_text, build_summary
+from automl.searchers.prior import Prior
 from automl.signals import StopSignal
-from backends.layer_prices import FloatArray
 from backends.table_backend import asked_of
 from search_spaces.objective import Constraint
 from search_spaces.policy import CompressionPolicy
@@ -226,7 +226,7 @@ class Run:
         text = f"Search: {budget_text(problem)}, {config.search.evaluations} evaluations a search"
         self._stage("search", "Evaluation: what is given, and the uniform policy that costs as much" if given else text)
 
-        prior = self._prior(workers)
+        prior = self._prior(workers, prices)
 
         def run(rows: list[Any], constraints: Sequence[Constraint] | None = None) -> None:
             run_searches(
@@ -255,13 +255,23 @@ class Run:
             cost = max(cost, price(problem.graph, problem.space.cheapest(), problem.backend)[metric])
         run([row for row in rows if row.algorithm == "uniform"], [Constraint(metric, cost)])
 
-    def _prior(self, workers: Sequence[Any]) -> list[FloatArray] | None:
+    def _prior(self, workers: Sequence[Any], prices: Any) -> Prior | None:
         """What the searches want to know before they start; kept in the run directory."""
+        from automl.orchestration.price_actor import RemotePrices
         from automl.orchestration.tune import ask
 
-        if not wants_prior(self.problem.config.search):
+        problem, measure = self.problem, self.problem.config.measure
+        if not wants_prior(problem.config.search):
             return None
-        return kept_prior(self.directory.prior_file, lambda: ask(workers[0].prior.remote(), self.stop))
+
+        def compute() -> Prior:
+            backend: Any = problem.backend
+            if problem.latency is not None:
+                backend = priced_by_table(measure, problem.graph, RemotePrices(prices, partial(ask, stop=self.stop)))
+            found: Prior = ask(workers[0].prior.remote(costs_for_prior(problem, backend)), self.stop)
+            return found
+
+        return kept_prior(self.directory.prior_file, compute)
 
     def _choose(self) -> list[Finalist]:
         """The finalists; a run without a best one ends here."""

@@ -177,6 +177,12 @@ def _exact(search: _Search) -> Searcher:
     return Exact(search.points, options, search.prior)
 
 
+def _gradient(search: _Search) -> Searcher:
+    from automl.searchers.points.gradient import Gradient, GradientOptions
+
+    return Gradient(search.points, parse_options(GradientOptions(), "gradient", search.options), search.prior)
+
+
 def _given(search: _Search) -> Searcher:
     return GivenSearcher(search.space.graph, given_policies(search.options))
 
@@ -202,6 +208,10 @@ _SEARCHERS: Mapping[str, _Entry] = {
     "exact": _Entry(
         "sensitivities and the points whose losses add up to least, by integer programming (HAWQ-V3: Yao et al. 2021)",
         _exact,
+    ),
+    "gradient": _Entry(
+        "distributions over choices, trained by gradient on their mixture (DARTS: Liu et al. 2019, Cai et al. 2019)",
+        _gradient,
     ),
     "ddpg": _Entry("AMC's and HAQ's agent, DDPG (He et al. 2018, Wang et al. 2019)", _agent("ddpg")),
     "td3": _Entry("TD3: DDPG with two critics and a slower actor (Fujimoto et al. 2018)", _agent("td3")),
@@ -277,7 +287,8 @@ def make_searcher(
         prices: of points; by default what can be counted.
         objectives: costs that are minimised beside the accuracy, where the algorithm looks for a front.
         agent: state of an agent's search that was made elsewhere, whose networks this one begins with.
-        prior: a number for every choice of every decision: for "exact" its loss, none is measured then.
+        prior: a number for every choice of every decision: for "exact" its loss, and none is measured; for "gradient"
+            its logit.
 
     Raises:
         InputError: an unknown name or option, a value out of range, or a budget below the cheapest policy.

@@ -31,6 +31,13 @@ def small_space() -> tuple[SearchSpace, PointPrices]:
     return space, PointPrices(space)
 
 
+@cache
+def elastic_space() -> tuple[SearchSpace, PointPrices]:
+    """Channels and kernels of the same network: what a supernet is trained for."""
+    space = build_space(cifar_resnet(8), SpaceOptions(kernel=(1,), round_to=8))
+    return space, PointPrices(space)
+
+
 class AdditiveAccuracy:
     """An accuracy whose optimum is known: a share for every step down, random but fixed.
 

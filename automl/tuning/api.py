@@ -71,7 +71,10 @@ def check_options(config: TuningConfig, problem: Problem) -> None:
     """
     how = config.search
     if wants_prior(how):
-        raise InputError("a tuning measures its sensitivities: set search.options.sensitivity to 'loss'")
+        raise InputError(
+            "what a search is to know before it starts is not computed in a tuning: set search.options.sensitivity to "
+            "'loss', or take another algorithm than 'gradient'"
+        )
 
     def made(options: Mapping[str, Any]) -> Searcher:
         row = SearchRow("trial", how.algorithm, how.seeds[0], how.evaluations)

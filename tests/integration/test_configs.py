@@ -19,7 +19,7 @@ from automl.orchestration.ray_session import ray_session
 from automl.orchestration.search_loop import run_search
 from automl.orchestration.searches import make_search, searches, wants_prior
 from automl.problem import Problem
-from automl.run.priors import prior
+from automl.run.priors import compute_prior, costs_for_prior
 from automl.searchers import searcher_names
 from search_spaces.objective import Evaluation
 from search_spaces.policy import CompressionPolicy
@@ -64,6 +64,8 @@ class Here:
 def tiny(name: str, evaluations: int) -> Config:
     """The config with little to do."""
     config = load_config(FOLDER / f"{name}.yaml", [*TINY, f"search.evaluations={evaluations}"])
+    if config.search.algorithm == "gradient":
+        return load_config(config.model_dump(), ["search.options={steps: 2, batch: 8}"])
     if config.data.name != "glyphs":
         return config
     return load_config(config.model_dump(), ["data.args.images=1000"])
@@ -76,7 +78,9 @@ def test_each_searches_within_its_budget(name: str, tmp_path: Path) -> None:
     with fake_prices(tmp_path / "table.sqlite") as prices:
         problem = Problem.build(config, prices=prices)
         search, compressor = searches(config)[0], problem.compressor()
-        known = prior(problem, compressor) if wants_prior(config.search) else None
+        known = None
+        if wants_prior(config.search):
+            known = compute_prior(problem, compressor, costs_for_prior(problem, problem.backend))
         searcher = make_search(config, problem.space, problem.constraints, search, problem.backend, prior=known)
         here = Here(problem, problem.evaluator(compressor))
         run_search(searcher, here, evaluations=search.evaluations, lag=config.search.lag)

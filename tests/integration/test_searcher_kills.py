@@ -23,6 +23,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from automl.costs.pricing import price
@@ -32,13 +33,13 @@ from automl.run.store import SearchRow
 from automl.searchers import make_searcher, searcher_names
 from automl.searchers.agent_options import AGENTS
 from automl.searchers.base import Searcher
-from automl.testing.points import AdditiveAccuracy, small_space
+from automl.testing.points import AdditiveAccuracy, elastic_space, small_space
 from search_spaces.objective import Constraint, Evaluation
 from search_spaces.policy import CompressionPolicy
 from search_spaces.space import SearchSpace
 
 TOTAL = 24
-FEWER = {"uniform": 1, "given": 2, "auto": 10, "gp": 14, "ddpg": 14, "td3": 14, "sac": 14}
+FEWER = {"uniform": 1, "given": 2, "auto": 10, "gp": 14, "gradient": 14, "ddpg": 14, "td3": 14, "sac": 14}
 SMALL_AGENT = {"hidden": 16, "batch": 8}
 LAG = 3
 NAMES = [name for name, _ in searcher_names()]
@@ -124,12 +125,14 @@ def drive(name: str, total: int, folder: Path, evaluators: int, kill_after: int 
 
 
 def search(name: str, total: int) -> tuple[Searcher, SearchSpace, Constraint]:
-    """The algorithm over channels and bits."""
-    space, prices = small_space()
+    """The algorithm over channels and bits, or what it decides on instead."""
+    gradient = name == "gradient"
+    space, prices = elastic_space() if gradient else small_space()
     constraint = Constraint("weight_bytes", 0.15 * space.graph.weight_bytes)
+    prior = [np.zeros(count) for count in space.counts] if gradient else None
     options: dict[str, Any] = {"policies": given()} if name == "given" else SMALL_AGENT if name in AGENTS else {}
     searcher = make_searcher(
-        name, space=space, constraint=constraint, prices=prices, seed=1, evaluations=total, options=options
+        name, space=space, constraint=constraint, prices=prices, seed=1, evaluations=total, options=options, prior=prior
     )
     return searcher, space, constraint
 

@@ -28,6 +28,14 @@ CONFIG: dict[str, Any] = {
 }
 NAMES = [name for name, _ in searcher_names() if name not in ("uniform", "given")]  # they are over before a kill
 
+OPTIONS = {
+    "gradient": (
+        *("--set", "space={kernel: [3]}", "--set", "budget.ratio=0.4"),
+        *("--set", "search.options={steps: 20, batch: 16}"),
+    )
+}
+"""Of algorithms that do not decide on bits, or whose defaults take long."""
+
 pytestmark = pytest.mark.slow
 
 
@@ -50,7 +58,7 @@ def test_killed_and_resumed_with_one_evaluator_equals_uninterrupted(
     name: str, home: Path, families: list[psutil.Process]
 ) -> None:
     chance = random.Random(seed := random.SystemRandom().randrange(2**32))
-    command = ("search", "tiny.yaml", "--set", f"search.algorithm={name}")
+    command = ("search", "tiny.yaml", "--set", f"search.algorithm={name}", *OPTIONS.get(name, ()))
     code, _, err = trimtab(home, *command, "--out", f"{name}-whole")
     assert code == 0, err
     run = home / f"{name}-killed"

@@ -43,8 +43,10 @@ from automl.run.artefacts import require_engine
 from automl.searchers import given_policies
 from automl.supernet.checkpoint import checkpoint_file, load_supernet
 from automl.supernet.checkpoint import to_bytes as supernet_to_bytes
-from automl.supernet.network import Supernet
+from automl.supernet.network import Supernet, elastic_space
+from automl.supernet.schedule import Schedule
 from automl.supernet.trained import supernet_file, train_to_file
+from automl.supernet.training import train_supernet
 from automl.training import EpochReport
 from backends.base import HardwareBackend
 from backends.table_backend import Latencies, asked_of
@@ -251,8 +253,15 @@ class Problem:
             )
             return rank_units(inputs, options.importance)
 
+        train: Callable[..., None] = train_supernet
+        if section.workers > 1:
+            from automl.orchestration.supernet import train_in_parallel as train  # Ray reads its environment then
         supernet = train_to_file(
-            self._supernet_file(section), self.network, self.model, self.space, self.data, section, rank, on_epoch
+            self._supernet_file(section),
+            *(self.network, self.model, self.space, self.data, section, rank),
+            metric=self.metric,
+            on_epoch=on_epoch,
+            train=train,
         )
         return self._with_supernet(supernet)
 
@@ -283,6 +292,7 @@ class Problem:
         if cached.is_file():
             with suppress(InputError):  # a damaged cache entry is trained and written anew
                 return self._with_supernet(load_supernet(cached, self.network, self.space))
+        Schedule.of(elastic_space(self.space), section)  # what cannot be trained is refused at once
         return replace(self, trained=False)
 
     def _with_supernet(self, supernet: Supernet) -> "Problem":

@@ -85,7 +85,7 @@ class Progress:
 
     def epoch(self, task: str, report: "EpochReport") -> None:
         """A network has been trained for another epoch."""
-        self.update(task, report.epoch, report.epochs, f"loss {report.loss:.3f}")
+        self.update(task, report.epoch, report.epochs, report.note)
 
     def searches(self, rows: Sequence["SearchProgress"], constraint: "Constraint") -> None:
         """How far the searches are."""

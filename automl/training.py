@@ -86,6 +86,11 @@ class EpochReport:
     loss: float
     seconds: float
 
+    @property
+    def note(self) -> str:
+        """In a few words."""
+        return f"loss {self.loss:.3f}"
+
 
 def train(
     model: nn.Module,

@@ -18,40 +18,46 @@ class TrainingState:
     Args:
         path: of the file; None keeps nothing.
         about: what is trained and how; a file about something else is passed over.
+
+    Attributes:
+        path, about: see above.
+        notes: kept with the state, as JSON has them.
     """
 
     def __init__(self, path: Path | None, about: str) -> None:
-        self._path = path
-        self._about = about
+        self.path = path
+        self.about = about
+        self.notes: list[dict[str, Any]] = []
 
     def restore(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> int:
         """Puts both where they stood; the number of epochs that are done, 0 where nothing fits."""
-        if self._path is None or not self._path.is_file():
+        if self.path is None or not self.path.is_file():
             return 0
         try:
-            found = torch.load(self._path, map_location="cpu", weights_only=True)
-            if found["about"] != self._about:
+            found = torch.load(self.path, map_location="cpu", weights_only=True)
+            if found["about"] != self.about:
                 return 0
-            epochs = int(found["epochs"])
+            epochs, notes = int(found["epochs"]), list(found["notes"])
             _check(found["model"], found["optimizer"], model, optimizer)
             model.load_state_dict(found["model"])
             optimizer.load_state_dict(found["optimizer"])
         except _DAMAGED:
             return 0  # training it again gives the same
+        self.notes = notes
         return epochs
 
     def save(self, epochs: int, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
         """So many epochs are done."""
-        if self._path is None:
+        if self.path is None:
             return
         tensors = {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
-        with atomic_path(self._path) as temporary:
-            torch.save({"about": self._about, "epochs": epochs, **tensors}, temporary)
+        with atomic_path(self.path) as temporary:
+            torch.save({"about": self.about, "epochs": epochs, "notes": self.notes, **tensors}, temporary)
 
     def forget(self) -> None:
         """The training has ended."""
-        if self._path is not None:
-            self._path.unlink(missing_ok=True)
+        if self.path is not None:
+            self.path.unlink(missing_ok=True)
 
 
 def _check(tensors: Any, state: Any, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:

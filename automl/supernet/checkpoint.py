@@ -35,6 +35,7 @@ def to_bytes(supernet: Supernet) -> bytes:
         "version": VERSION,
         "model": supernet.graph.digest,
         "space": json.dumps(trained),
+        "history": json.dumps(supernet.history),
     }
     content: bytes = save({name: value.contiguous() for name, value in tensors.items()}, metadata)
     return content
@@ -81,6 +82,15 @@ def load_supernet(path: Path, network: PrunableNetwork, space: SearchSpace) -> S
             raise InputError(f"supernet {path} is damaged: the order of {group.name!r} is none of its units")
     elastic = Elastic({name: units.long().numpy() for name, units in order.items()}, transforms)
     return Supernet(network.holding(weights), space, elastic).eval()
+
+
+def _history(metadata: Mapping[str, str]) -> list[dict[str, Any]]:
+    """Records of the training; nothing depends on them, so damaged ones are none."""
+    try:
+        found = json.loads(metadata.get("history", "[]"))
+    except ValueError:
+        return []
+    return [each for each in found if isinstance(each, dict)] if isinstance(found, list) else []
 
 
 def _read(path: Path) -> tuple[Mapping[str, str], dict[str, Tensor]]:

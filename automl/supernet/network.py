@@ -46,11 +46,13 @@ class Supernet(nn.Module):
     Attributes:
         largest: the network itself; its parameters are the shared ones.
         space: of what it is trained for, without bits, zeros and ranks, which come after cutting out.
+        history: of its training, a record an epoch (see `automl.supernet.training.SupernetReport`).
     """
 
     def __init__(self, network: PrunableNetwork, space: SearchSpace, elastic: Elastic) -> None:
         super().__init__()
         self.space = elastic_space(space)
+        self.history: list[dict[str, Any]] = []
         self.largest = network.prune({})
         self.transforms = nn.ParameterDict(
             {
@@ -87,6 +89,11 @@ class Supernet(nn.Module):
     def weights(self) -> dict[str, Tensor]:
         """Those of the largest network, by qualified name, copied."""
         return {name: tensor.detach().cpu().clone() for name, tensor in self.largest.state_dict().items()}
+
+    @property
+    def network(self) -> PrunableNetwork:
+        """The largest network with the weights as they are, copied."""
+        return self._positions.holding({name: value for name, value in self.weights.items() if value.ndim})
 
     def reorder(self, order: Mapping[str, IntArray]) -> None:
         """Sort the units of channel groups anew, in place; what was learned by then is in the weights that stay."""

@@ -1,6 +1,6 @@
 """Supernets that were trained before: cached by the digest of what made them."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
@@ -8,18 +8,16 @@ import torch
 from torch import nn
 
 from automl.cache import atomic_path, cache_dir, digest_of
-from automl.compression.elastic import Elastic, IntArray
+from automl.compression.elastic import Elastic
 from automl.config_sections import SupernetSection
 from automl.data.bundle import DataBundle
+from automl.metrics import Metric, accuracy
 from automl.supernet.checkpoint import to_bytes
 from automl.supernet.network import Supernet, elastic_space
-from automl.training import EpochReport
+from automl.supernet.training import Rank, SupernetReport, train_supernet
 from automl.training_state import TrainingState
 from search_spaces.capture import PrunableNetwork
 from search_spaces.space import SearchSpace
-
-Rank = Callable[[PrunableNetwork], Mapping[str, IntArray]]
-"""The units of every channel group of a network with its weights, the most important first."""
 
 
 def supernet_file(
@@ -34,13 +32,15 @@ def supernet_file(
         data: trained on.
         section: how.
     """
+    how = section.model_dump(exclude={"checkpoint", "predictor"})
+    del how["training"]["workers"]  # changes the speed, not the result
     recipe = {
         "teacher": teacher,
         "importance": importance,
         "model": space.graph.digest,
         "space": [asdict(each) for each in elastic_space(space).decisions],
         "data": data.digest,
-        "how": section.model_dump(exclude={"checkpoint", "predictor"}),
+        "how": how,
         "torch": torch.__version__,
     }
     return cache_dir("supernets") / f"{data.name.replace(':', '_')}-{digest_of(recipe)[:16]}.safetensors"
@@ -54,7 +54,10 @@ def train_to_file(
     data: DataBundle,
     section: SupernetSection,
     rank: Rank,
-    on_epoch: Callable[[EpochReport], None] | None = None,
+    *,
+    metric: Metric = accuracy,
+    on_epoch: Callable[[SupernetReport], None] | None = None,
+    train: Callable[..., None] = train_supernet,
 ) -> Supernet:
     """A supernet, trained from where an earlier training of it was killed, and kept in a file.
 
@@ -66,16 +69,17 @@ def train_to_file(
         data: to train on.
         section: how.
         rank: orders channels.
+        metric: of the sub-networks that are looked at.
         on_epoch: told of every epoch.
+        train: `train_supernet`, or what does the same in parallel.
 
     Raises:
+        InputError: the section does not fit the space.
         TrimtabError: training diverged.
     """
-    from automl.supernet.training import train_supernet
-
     supernet = Supernet(network, space, Elastic(rank(network)))
     state = TrainingState(file.with_suffix(".training.pt"), file.stem)
-    train_supernet(supernet, teacher, data, section, rank, state=state, on_epoch=on_epoch)
+    train(supernet, teacher, data, section, rank, metric=metric, state=state, on_epoch=on_epoch)
     with atomic_path(file) as temporary:
         temporary.write_bytes(to_bytes(supernet))
     state.forget()

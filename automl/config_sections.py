@@ -112,6 +112,8 @@ class SupernetSection(Section):
     `method`: "progressive" frees one dimension after another in `phases` (by default derived from `training.epochs`);
     "sandwich" trains the largest, the smallest and random ones in every step.
     `subnets`: random sub-networks a step. `workers`: processes that share the images of every step.
+    `controls`: the network from scratch that a run compares with is trained as the largest one is, for the epochs of
+    that and of the supernet together, instead of for as long as others are fine-tuned.
     """
 
     checkpoint: str | None = None
@@ -120,6 +122,7 @@ class SupernetSection(Section):
     phases: list[PhaseSection] = Field(default_factory=list, max_length=100)
     subnets: int = Field(default=2, ge=1, le=64)
     workers: int = Field(default=1, ge=1, le=1024)
+    controls: bool = False
     predictor: PredictorSection = Field(default_factory=PredictorSection)
 
     @model_validator(mode="after")
@@ -127,6 +130,11 @@ class SupernetSection(Section):
         if self.phases and self.method != "progressive":
             raise ValueError(f"phases are those of method 'progressive', got {self.method!r}; leave them out")
         return self
+
+    @property
+    def epochs(self) -> int:
+        """Of its training, the largest network's own left out."""
+        return sum(phase.epochs for phase in self.phases) if self.phases else self.training.epochs
 
 
 class BudgetSection(Section):

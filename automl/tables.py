@@ -130,6 +130,8 @@ def summary_table(summary: Mapping[str, Any]) -> Table:
     modelled = any((summary.get(name) or {}).get("energy_j") is not None for name in FINALIST_TITLES)
     columns[5:5] = ["modelled latency", "energy"] if modelled else []
     resized = any((summary.get(name) or {}).get("resolution") for name in FINALIST_TITLES)
+    before = any((summary.get(name) or {}).get("accuracy_before") is not None for name in FINALIST_TITLES)
+    columns[:0] = ["from the supernet"] if before else []
     columns[:0] = ["images"] if resized else []
     for title in columns:
         table.add_column(title, justify="right")
@@ -142,6 +144,7 @@ def summary_table(summary: Mapping[str, Any]) -> Table:
         table.add_row(
             "given" if given and name == "best" else title,
             *([resolution_text(found.get("resolution") or []) or "as they are"] if resized else []),
+            *([_number(found.get("accuracy_before"))] if before else []),
             _number(found["accuracy"]),
             _number(found["search_accuracy"]),
             f"{found['macs']:,}",

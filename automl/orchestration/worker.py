@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -11,7 +10,7 @@ from torch import nn
 from automl.compression import Compressed, GradualSparsity, fine_tune
 from automl.compression.saving import from_bytes, to_bytes
 from automl.config import Config
-from automl.configured import example_input, training_options
+from automl.configured import example_input
 from automl.costs.expected import ExpectedCosts
 from automl.data.resized import resized
 from automl.errors import TrimtabError
@@ -19,7 +18,7 @@ from automl.export.manifest import WEIGHTS, open_regular
 from automl.problem import Problem
 from automl.run.artefacts import Made, make_artefact
 from automl.run.directory import make_importable, write_atomically, write_json
-from automl.run.finalists import Compiled, Finalist, read_result
+from automl.run.finalists import Compiled, Finalist, read_result, training_of
 from automl.run.priors import compute_prior
 from automl.searchers.prior import Prior
 from automl.training import EpochReport, evaluate, step_count, train
@@ -105,7 +104,7 @@ class Worker:
     def _train_and_test(self, finalist: Finalist, folder: Path) -> None:
         data, metric = resized(self._problem.data, finalist.policy.resolution), self._problem.metric
         unfinished = TrainingState(folder / "training.pt", f"{finalist.name} {finalist.policy.digest}")
-        trained, epochs = self._trained(finalist, unfinished, _notes(folder))
+        trained = self._trained(finalist, unfinished, _notes(folder))
         found = finalist.search_accuracy
         if found is None:
             found = evaluate(trained.module, data.val, metric)
@@ -115,34 +114,32 @@ class Worker:
             "policy": finalist.policy.digest,
             "accuracy": evaluate(trained.module, data.test, metric),
             "search_accuracy": found,
-            "fine_tune_epochs": epochs,
+            "fine_tune_epochs": training_of(finalist.name, self._problem.config).epochs,
         }
+        if self._problem.supernet is not None and finalist.name not in ("baseline", "from_scratch"):
+            result["accuracy_before"] = evaluate(self._compressor.apply(finalist.policy), data.test, metric)
         write_atomically(folder / WEIGHTS, to_bytes(trained))
         write_json(folder / "result.json", result)
         unfinished.forget()
 
-    def _trained(
-        self, finalist: Finalist, state: TrainingState, on_epoch: Callable[[EpochReport], None]
-    ) -> tuple[Compressed, int]:
-        """The finalist's network and the epochs it was trained for. After a kill it goes on from its last epoch."""
-        config = self._problem.config
+    def _trained(self, finalist: Finalist, state: TrainingState, on_epoch: Callable[[EpochReport], None]) -> Compressed:
+        """The finalist's network, trained. After a kill it goes on from its last epoch."""
         if finalist.name == "baseline":
-            return Compressed(self._problem.network.prune({}), self._problem.graph), 0
+            return Compressed(self._problem.network.prune({}), self._problem.graph)
         resolution = finalist.policy.resolution
-        options, data = training_options(config.fine_tune), resized(self._problem.data, resolution)
+        options, data = training_of(finalist.name, self._problem.config), resized(self._problem.data, resolution)
         sparsity, anew = self._compressor.options.sparsity, finalist.name == "from_scratch"
         growing = round(sparsity.gradual * step_count(data, options))
         found = self._compressor.compress(finalist.policy, reconstruct=not anew, sparse=not growing)
         teacher = self._problem.network.at(resolution).prune({}) if options.distillation else None
         if anew:
             reinitialise(found.module, options.seed)
-            options, teacher = replace(options, lr=config.baseline.lr), None
-        tuned = fine_tune(
+            teacher = None
+        return fine_tune(
             found,
             lambda module: train(module, data, options, teacher=teacher, state=state, on_epoch=on_epoch),
             gradual=GradualSparsity(growing, criterion=sparsity.criterion) if growing else None,
         )
-        return tuned, options.epochs
 
     def _compile(self, finalist: Finalist, folder: Path, scratch: Path) -> tuple[Compiled, str | None]:
         """What is measured in the end, in `scratch`: for the config's backend, and where it tells most ONNX Runtime."""

@@ -29,11 +29,13 @@ class Finalist:
     """One network of the comparison; what is not known is None (see summary.json).
 
     `latency_s` is by the clock, `table_latency_s` what the latency table sums up to, `table_error` how far the clock is
-    off that; `modelled_latency_s` and `energy_j` are those of the config's accelerator.
+    off that; `modelled_latency_s` and `energy_j` are those of the config's accelerator. `accuracy_before` is that on
+    the test split of a network as it was cut out of a supernet.
     """
 
     name: str
     accuracy: float | None = None
+    accuracy_before: float | None = None
     search_accuracy: float | None = None
     macs: float | None = None
     params: float | None = None
@@ -337,6 +339,7 @@ def _finalist(name: str, values: Mapping[str, Any]) -> Finalist:
     return Finalist(
         name=name,
         accuracy=_number(values.get("accuracy")),
+        accuracy_before=_number(values.get("accuracy_before")),
         search_accuracy=_number(values.get("search_accuracy")),
         macs=_number(values.get("macs")),
         params=_number(values.get("params")),

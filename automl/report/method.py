@@ -34,7 +34,7 @@ def method(data: RunData) -> list[tuple[str, str]]:
         (
             "Fine-tuning",
             f"{config.fine_tune.epochs} epochs, learning rate {config.fine_tune.lr:g}, the same for every compressed "
-            "network; training from scratch has as many epochs.",
+            f"network; training from scratch has {_alone(data)}.",
         ),
         ("Compression", f"channels removed for good by {compression.importance}; {'; '.join(steps)}."),
         *_resolution_method(data),
@@ -57,6 +57,17 @@ def method(data: RunData) -> list[tuple[str, str]]:
         )
         facts.append(("Versions", ", ".join(f"{name} {value}" for name, value in manifest.versions.items()) + "."))
     return facts
+
+
+def _alone(data: RunData) -> str:
+    """How long the network from scratch is trained."""
+    supernet, baseline = data.config.supernet, data.config.baseline
+    if supernet is None or not supernet.controls:
+        return "as many epochs"
+    return (
+        f"{baseline.epochs + supernet.epochs}, as many as the supernet and its largest network had, at the latter's "
+        f"learning rate {baseline.lr:g}"
+    )
 
 
 def _resolution_method(data: RunData) -> list[tuple[str, str]]:

@@ -214,9 +214,14 @@ def _comparison(data: RunData) -> Element | None:
     engine, device = data.config.measure.backend, data.config.measure.device
     runtime = engine != "onnxruntime" and device is None  # else it stands there already, or did not run there
     smaller = any(found.resolution for found in data.finalists.values())
+    supernet = data.config.supernet
+    controls = supernet is not None and supernet.controls
+    if controls:
+        explained = {**explained, "from_scratch": "the found architecture, trained alone for the supernet's epochs"}
     columns = [
         "network",
         *(["images"] if smaller else []),
+        *(["from the supernet"] if supernet else []),
         f"test {data.metric_name}",
         f"search {data.metric_name}",
         "MACs",
@@ -235,6 +240,7 @@ def _comparison(data: RunData) -> Element | None:
         cells: list[Child] = [
             tag("th", label, tag("small", explained[name]), scope="row"),
             *([cell(found.resolution or "as they are")] if smaller else []),
+            *([cell(None if found.accuracy_before is None else text(found.accuracy_before))] if supernet else []),
             cell(None if found.accuracy is None else text(found.accuracy)),
             cell(None if found.search_accuracy is None else text(found.search_accuracy)),
             cell(units.count(found.macs), units.ratio(found.macs, baseline.macs if baseline else None)),
@@ -251,9 +257,11 @@ def _comparison(data: RunData) -> Element | None:
     return section(
         "The networks side by side",
         table,
-        "Test figures are after fine-tuning, search figures before it (of the network trained from scratch: after "
-        f"training). Every compressed network has {'' if data.given else 'the same budget and '}the same number of "
-        "epochs; the latency is that of one image.",
+        "Test figures are after fine-tuning"
+        f"{', those from the supernet as it was cut out, without any training' if supernet else ''}, search figures "
+        "before it (of the network trained from scratch: after training). Every compressed network has "
+        f"{'' if data.given else 'the same budget and '}the same number of epochs"
+        f"{', but for the one from scratch' if controls else ''}; the latency is that of one image.",
     )
 
 

@@ -12,12 +12,14 @@ import numpy.typing as npt
 import torch
 
 from automl.config import Config
+from automl.configured import training_options
 from automl.errors import TrimtabError
 from automl.export.agreement import Agreement, compare
 from automl.orchestration.searches import search_name
 from automl.problem import Problem
 from automl.run.directory import RunDirectory
 from automl.run.store import EvaluationRow, Store
+from automl.training import TrainingOptions
 from backends.measuring import Artefact, measure
 from backends.remote.device import RemoteDevice
 from backends.remote.fleet import Fleet
@@ -94,6 +96,26 @@ def choose(rows: Iterable[EvaluationRow], config: Config, metric: str, limit: fl
         best = next(finalist for finalist in chosen if finalist.name == "best")
         chosen.append(replace(best, name="from_scratch", search_accuracy=None))
     return chosen
+
+
+def training_of(name: str, config: Config) -> TrainingOptions:
+    """How a finalist is trained.
+
+    From scratch that is as long as others are fine-tuned, or, as a control of a supernet, as the largest network was
+    trained and for as long as that and the supernet took together.
+
+    Args:
+        name: of the finalist.
+        config: of the run.
+    """
+    options, alone = training_options(config.fine_tune), training_options(config.baseline)
+    if name == "baseline":
+        return replace(options, epochs=0)
+    if name != "from_scratch":
+        return options
+    if config.supernet is not None and config.supernet.controls:
+        return replace(alone, epochs=alone.epochs + config.supernet.epochs)
+    return replace(options, lr=alone.lr)
 
 
 def choose_finalists(problem: Problem, directory: RunDirectory, limit: float | None = None) -> list[Finalist]:

@@ -22,7 +22,7 @@ from automl.run.directory import RunClock, RunDirectory, write_atomically, write
 from automl.run.explaining import explain_best
 from automl.run.explanation import Explanation
 from automl.run.exporting import export_best
-from automl.run.finalists import Compiled, Finalist, choose_finalists, measure_all, read_progress
+from automl.run.finalists import Compiled, Finalist, choose_finalists, measure_all, read_progress, training_of
 from automl.run.priors import costs_for_prior, kept_prior
 from automl.run.store import Store
 from automl.run.summary import accelerator_usage, budget_text, build_summary
@@ -309,14 +309,16 @@ class Run:
         """Fine-tune, test and compile; returns what can be measured, and why some cannot be in the config's backend."""
         from automl.orchestration.tune import spread
 
-        epochs = self.problem.config.fine_tune.epochs
-        self._stage("finalists", f"Finalists: {epochs} epochs of fine-tuning each, test accuracy, machine code")
+        config = self.problem.config
+        epochs = {finalist.name: training_of(finalist.name, config).epochs for finalist in finalists}
+        text = f"Finalists: {config.fine_tune.epochs} epochs of fine-tuning each, test accuracy, machine code"
+        self._stage("finalists", text)
 
         def watch(running: Sequence[str], finished: Mapping[str, Any]) -> None:
             for name in finished:
-                self.progress.update(name, epochs, epochs, "finished")
+                self.progress.update(name, epochs[name], epochs[name], "finished")
             for name in running:
-                self.progress.update(name, read_progress(self.directory.finalists / name) or 0, epochs)
+                self.progress.update(name, read_progress(self.directory.finalists / name) or 0, epochs[name])
             self.clock.beat()
             self.stop.check()
 

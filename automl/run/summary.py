@@ -177,6 +177,7 @@ def _network(
     own, runtime = timed.get(problem.config.measure.backend), timed.get("onnxruntime")
     return {
         "accuracy": result.get("accuracy"),
+        "accuracy_before": result.get("accuracy_before"),
         "search_accuracy": result.get("search_accuracy"),
         "macs": int(cost["macs"]),
         "params": int(cost["params"]),

@@ -32,7 +32,7 @@ def supernet_file(
         data: trained on.
         section: how.
     """
-    how = section.model_dump(exclude={"checkpoint", "predictor"})
+    how = section.model_dump(exclude={"checkpoint", "controls", "predictor"})
     del how["training"]["workers"]  # changes the speed, not the result
     recipe = {
         "teacher": teacher,

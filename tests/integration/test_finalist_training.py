@@ -1,7 +1,9 @@
 """What a worker does with a network that is compared in the end: it is compressed, trained, and kept."""
 
 import contextlib
+import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +13,15 @@ import torch
 from torch import Tensor
 
 import automl
+from automl.compression.elastic import Elastic
 from automl.compression.reconstruction import LayerReconstruction
 from automl.orchestration import worker
-from automl.orchestration.worker import Worker, load_finalist
+from automl.orchestration.worker import Worker, load_finalist, reinitialise
 from automl.problem import Problem
-from automl.run.finalists import Finalist
-from automl.training import EpochReport
+from automl.run.finalists import Finalist, training_of
+from automl.supernet.checkpoint import to_bytes as supernet_to_bytes
+from automl.supernet.network import Supernet
+from automl.training import EpochReport, evaluate
 from search_spaces.errors import InputError
 from search_spaces.policy import CompressionPolicy, LayerPolicy
 
@@ -129,6 +134,44 @@ def test_what_is_trained_from_scratch_is_not_reconstructed_first(
     assert not corrected
     finished(made, tmp_path / "best")
     assert corrected
+
+
+def test_a_network_of_a_supernet_is_tested_before_it_is_fine_tuned(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And what it is compared with is trained for as long as the supernet was, where that is asked for."""
+    config = automl.load_config(
+        {
+            "model": {"name": "lenet5"},
+            "data": {"name": "digits", "args": {"size": 16}},
+            "baseline": {"epochs": 2, "lr": 0.02},
+            "space": {"kernel": [3]},
+            "supernet": {"controls": True, "phases": [{"free": ["kernel", "channels"], "epochs": 1}]},
+            "fine_tune": {"epochs": 1, "lr": 0.01},
+            "budget": {"metric": "macs", "ratio": 0.5},
+            "measure": {"backend": "none"},
+        }
+    )
+    assert training_of("from_scratch", config) == replace(training_of("best", config), epochs=3, lr=0.02)
+    problem = Problem.outline(config)
+    supernet = Supernet(problem.network, problem.space, Elastic({}))
+    (tmp_path / "supernet.safetensors").write_bytes(supernet_to_bytes(supernet))
+    made = Worker(config, tmp_path / "supernet.safetensors", "", problem.constraints)
+    policy = problem.space.decode(problem.space.least)
+    monkeypatch.setattr(worker, "train", lambda module, *_, **__: reinitialise(module, 0))
+    results = {}
+    for name in ("baseline", "best", "from_scratch"):
+        made.finish(Finalist(name, policy if name != "baseline" else CompressionPolicy()), tmp_path / name, None)
+        results[name] = json.loads((tmp_path / name / "result.json").read_text())
+    network = made._compressor.apply(policy)
+    assert results["best"]["accuracy_before"] == evaluate(network, problem.data.test, problem.metric)
+    assert results["best"]["accuracy_before"] != results["best"]["accuracy"]
+    assert {name: result["fine_tune_epochs"] for name, result in results.items()} == {
+        "baseline": 0,
+        "best": 1,
+        "from_scratch": 3,
+    }
+    assert "accuracy_before" not in results["from_scratch"]
 
 
 def test_a_network_is_timed_as_its_policy_says(workers: Callable[..., Worker], tmp_path: Path) -> None:

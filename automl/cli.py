@@ -260,7 +260,7 @@ def _layers(options: argparse.Namespace) -> int:
     config = load_config(options.config, [*options.overrides, "search.algorithm=given"])  # which needs no budget
 
     from automl.configured import untrained_graph
-    from automl.tables import accelerator_table, layer_table
+    from automl.tables import accelerator_table, layer_table, space_line
     from search_spaces.policy import CompressionPolicy
 
     graph = untrained_graph(config)
@@ -268,7 +268,7 @@ def _layers(options: argparse.Namespace) -> int:
     if options.backend is None:
         if options.picture is not None:
             raise InputError("a roofline is an accelerator's; name one by --backend (`trimtab list accelerators`)")
-        _show(*layer_table(compressed or graph))
+        _show(*layer_table(compressed or graph), *([] if compressed else [space_line(config, graph)]))
         return DONE
 
     from automl.costs.accelerator import usage_of

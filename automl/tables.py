@@ -1,21 +1,27 @@
 """What the commands print, as rich tables."""
 
 from collections.abc import Mapping, Sequence
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 from rich.text import Text
 
 from search_spaces.blocks import residual_blocks
+from search_spaces.errors import InputError
 from search_spaces.graph import ModelGraph
 from search_spaces.objective import MODELLED, UNITS
 from search_spaces.resolution import text as resolution_text
 
 if TYPE_CHECKING:
+    from automl.config import Config
     from automl.costs.accelerator import AcceleratorUsage
     from automl.costs.profile import Profile
     from automl.run.explanation import Explanation, Loss
     from automl.tuning.records import TrialRecord
+
+WRITTEN_OUT = 10**30
+"""Numbers of policies below this are said to the last digit."""
 
 FINALIST_TITLES = {
     "baseline": "baseline",
@@ -69,6 +75,19 @@ def layer_table(graph: ModelGraph) -> list[Table]:
             refused.add_row(refusal.name, Text(refusal.reason))
         tables.append(refused)
     return tables
+
+
+def space_line(config: "Config", graph: ModelGraph) -> Text:
+    """How many policies a config's search space has for a network, or why it has none."""
+    from automl.configured import search_space  # imports all that compresses
+
+    try:
+        size = search_space(config, graph).size
+    except InputError as error:
+        return Text(f"search space: none; {error}")
+    exactly = f" ({size:,})" if size < WRITTEN_OUT else ""
+    rounded = f"{Decimal(size):.2e}".replace("e+", "e")
+    return Text(f"search space: {rounded} policies{exactly}")
 
 
 def accelerator_table(usage: "AcceleratorUsage") -> Table:

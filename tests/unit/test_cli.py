@@ -278,7 +278,11 @@ def test_layers_tell_groups_and_counts(capsys: pytest.CaptureFixture[str]) -> No
     assert "channel groups that can be pruned" in out
     assert "residual blocks" not in out
     assert main(["layers", "config.yaml", "--set", "model.name=resnet20"]) == 0
-    assert "7 residual blocks that can be left out" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "7 residual blocks that can be left out" in out
+    assert f"search space: 1.38e10 policies ({7**12:,})" in out  # seven numbers of channels for each of twelve groups
+    assert main(["layers", "config.yaml", "--set", "space.lower_bound=1.0"]) == 0
+    assert "search space: none; nothing is left to prune" in capsys.readouterr().out
 
 
 def test_layers_on_an_accelerator(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,6 +12,7 @@ from automl.costs.accelerator import AcceleratorUsage
 from automl.costs.latency_budget import LatencyBudget
 from automl.errors import InputError
 from automl.export.manifest import MANIFEST, Manifest, read_manifest
+from automl.report.metric import is_share, metric_name
 from automl.run.directory import RunDirectory, RunInfo
 from automl.run.explanation import Explanation
 from automl.run.store import SearchRow, Store
@@ -21,7 +22,6 @@ from search_spaces.policy import LayerPolicy, layer_from_json
 from search_spaces.resolution import text
 
 FINALISTS = ("baseline", "best", "uniform", "random", "from_scratch")
-METRICS_AS_SHARES = (None, "accuracy", "top1", "top5")
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,13 +209,12 @@ class RunData:
     @property
     def shares(self) -> bool:
         """Whether the metric is a share of the images, shown in percent."""
-        return self.config.metric in METRICS_AS_SHARES
+        return is_share(self.config)
 
     @property
     def metric_name(self) -> str:
         """The metric for people: "accuracy", or what the user's own is called."""
-        reference = self.config.metric or "accuracy"
-        return {"top1": "accuracy", "top5": "top-5 accuracy"}.get(reference, reference.rpartition(":")[2])
+        return metric_name(self.config)
 
     @property
     def wall_s(self) -> float:

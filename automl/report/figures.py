@@ -7,6 +7,7 @@ from automl.report import units
 from automl.report.axes import Frame, Scale, draw_axes, nice_range, polyline, steps
 from automl.report.data import Finalist, Point, RunData
 from automl.report.markup import append, tag
+from automl.report.metric import Judged
 from search_spaces.objective import pareto_front
 
 WIDTH = 860.0
@@ -33,7 +34,7 @@ def cost_text(metric: str) -> Text:
     return units.seconds if metric.endswith("latency_s") else texts.get(metric, units.count)
 
 
-def value_text(data: RunData, digits: int = 2) -> Text:
+def value_text(data: Judged, digits: int = 2) -> Text:
     """How the metric is written: shares in percent, a user's own as it is."""
     if data.shares:
         return lambda value: units.percent(value, digits)
@@ -181,7 +182,7 @@ def value_floor(ordered: Sequence[float]) -> float:
     return max(least, most - 2.5 * (most - median)) if most > median else least
 
 
-def value_ticks(data: RunData, ticks: Sequence[float]) -> list[str]:
+def value_ticks(data: Judged, ticks: Sequence[float]) -> list[str]:
     """Labels of an axis of the metric."""
     if not data.shares:
         return units.ticks(ticks)

@@ -33,18 +33,26 @@ def fronts(data: RunData) -> Element | None:
     """Every pair of the search's objectives; None where there is but one cost, or nothing was evaluated."""
     if len(data.objectives) < 2 or not data.points:
         return None
-    axes = _axes(data)
-    front = set(pareto_front([point.objectives(data.objectives) for point in data.points]))
-    charts = [_panel(x, y, data.points, front) for x, y in combinations(axes, 2)]
+    axes = _axes(data, data.objectives)
+    best = set(pareto_front([point.objectives(data.objectives) for point in data.points]))
+    charts = [_panel(x, y, data.points, best) for x, y in combinations(axes, 2)]
     return section(
         "The Pareto front of all objectives",
         tag("div", *charts, class_="grid"),
-        f"{len(front)} of {len(data.points)} policies, the coloured marks: no other is at least as accurate and costs "
+        f"{len(best)} of {len(data.points)} policies, the coloured marks: no other is at least as accurate and costs "
         "no more in any objective. Seen by two objectives at a time some lie behind others, which cost more elsewhere.",
     )
 
 
-def _axes(data: RunData) -> list[_Axis]:
+def front(data: RunData) -> Element | None:
+    """Accuracy against the cost that policies are compared by, in a small panel; None where nothing was evaluated."""
+    if not data.points:
+        return None
+    x, y = _axes(data, [data.cost_metric])
+    return _panel(x, y, data.points, set(pareto_front([point.objectives([data.cost_metric]) for point in data.points])))
+
+
+def _axes(data: RunData, metrics: Sequence[str]) -> list[_Axis]:
     """Of each cost, then of the accuracy."""
     costs = [
         _Axis(
@@ -54,7 +62,7 @@ def _axes(data: RunData) -> list[_Axis]:
             cost_text(metric),
             data.limits.get(metric),
         )
-        for metric in data.objectives
+        for metric in metrics
     ]
     values = [point.accuracy for point in data.points]
     floor = value_floor(sorted(values))

@@ -1,12 +1,12 @@
 """The page: what was found, how it compares, how it was found and how it was measured."""
 
-from importlib.resources import files
 from xml.etree.ElementTree import Element
 
 from automl.engines import ENGINES
 from automl.report import units
 from automl.report.budgets import budget_texts, budgets
 from automl.report.data import Finalist, RunData
+from automl.report.document import config_section, document, heading, tile
 from automl.report.explained import explained_layers
 from automl.report.figures import (
     WIDTH,
@@ -48,17 +48,6 @@ EXPLAINED_GIVEN = {
 def build_page(data: RunData) -> Element:
     """The whole document."""
     title = f"{data.config.model.name} on {data.config.data.name}"
-    style = "".join(files("automl.report").joinpath(name).read_text("utf-8") for name in ("chart.css", "style.css"))
-    head = tag(
-        "head",
-        tag("meta", charset="utf-8"),
-        tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
-        tag("meta", name="color-scheme", content="light dark"),
-        # nothing is loaded from anywhere, and a browser is told so
-        tag("meta", http_equiv="Content-Security-Policy", content="default-src 'none'; style-src 'unsafe-inline'"),
-        tag("title", f"Trimtab: {title}"),
-        tag("style", style),
-    )
     body = tag("main", _header(data, title), *_notices(data), *_tiles(data))
     parts = (
         _comparison,
@@ -71,11 +60,11 @@ def build_page(data: RunData) -> Element:
         explained_layers,
         _roofline,
         _method,
-        _config,
     )
     for part in parts:
         append(body, part(data))
-    return tag("html", head, tag("body", body), lang="en")
+    append(body, config_section(data.config_text))
+    return document(title, body)
 
 
 def headline(data: RunData) -> str | None:
@@ -105,11 +94,6 @@ def headline(data: RunData) -> str | None:
 
 
 def _header(data: RunData, title: str) -> Element:
-    state = tag("span", data.info.state, class_=f"state {'done' if data.done else 'open'}")
-    header = tag("header", tag("p", "Trimtab compression report", class_="kicker"), tag("h1", title, " ", state))
-    found = headline(data)
-    if found:
-        append(header, tag("p", found, class_="lead"))
     seeds = data.config.search.seeds
     parts = [
         *budget_texts(data),
@@ -124,8 +108,8 @@ def _header(data: RunData, title: str) -> Element:
         ),
         f"{units.duration(data.wall_s)} in all",
     ]
-    append(header, tag("p", " · ".join(part for part in parts if part), class_="facts"))
-    return header
+    facts = " · ".join(part for part in parts if part)
+    return heading("Trimtab compression report", title, data.info.state, headline(data), facts)
 
 
 def _notices(data: RunData) -> list[Element]:
@@ -161,16 +145,14 @@ def _tiles(data: RunData) -> list[Element]:
         return []
     text = value_text(data)
     tiles = [
-        _tile(
+        tile(
             f"test {data.metric_name}",
             text(best.accuracy) if best.accuracy is not None else units.UNKNOWN,
             f"from {text(baseline.accuracy)}{_points(data, best, baseline)}" if baseline.accuracy is not None else "",
         ),
-        _tile("MACs", units.count(best.macs), _left(best.macs, baseline.macs, units.count(baseline.macs))),
-        _tile(
-            "parameters", units.count(best.params), _left(best.params, baseline.params, units.count(baseline.params))
-        ),
-        _tile(
+        tile("MACs", units.count(best.macs), _left(best.macs, baseline.macs, units.count(baseline.macs))),
+        tile("parameters", units.count(best.params), _left(best.params, baseline.params, units.count(baseline.params))),
+        tile(
             "weights",
             units.size(best.weight_bytes),
             _left(best.weight_bytes, baseline.weight_bytes, units.size(baseline.weight_bytes)),
@@ -182,17 +164,11 @@ def _tiles(data: RunData) -> list[Element]:
             faster = f"from {units.seconds(baseline.latency_s)}, {baseline.latency_s / best.latency_s:.2f}x as fast"
         how = "measured" if best.latency_measured else "modelled"
         how += f" on {data.config.measure.device.key}" if data.config.measure.device else ""
-        tiles.append(_tile(f"latency, {how}", units.seconds(best.latency_s), faster))
+        tiles.append(tile(f"latency, {how}", units.seconds(best.latency_s), faster))
     if best.latency_s and best.onnxruntime_latency_s and data.config.measure.backend != "onnxruntime":
         against = f"{best.onnxruntime_latency_s / best.latency_s:.2f}x"
-        tiles.append(
-            _tile("vs ONNX Runtime", against, f"as fast; it takes {units.seconds(best.onnxruntime_latency_s)}")
-        )
+        tiles.append(tile("vs ONNX Runtime", against, f"as fast; it takes {units.seconds(best.onnxruntime_latency_s)}"))
     return [tag("section", *tiles, class_="tiles")]
-
-
-def _tile(name: str, value: str, note: str) -> Element:
-    return tag("div", tag("h3", name), tag("p", value, class_="value"), tag("p", note, class_="note"), class_="tile")
 
 
 def _left(value: float | None, reference: float | None, text: str) -> str:
@@ -344,13 +320,6 @@ def _method(data: RunData) -> Element | None:
         append(listing, tag("dt", name))
         append(listing, tag("dd", text))
     return section("How it was measured", listing, None)
-
-
-def _config(data: RunData) -> Element:
-    return tag(
-        "section",
-        tag("details", tag("summary", "Resolved config"), tag("pre", data.config_text)),
-    )
 
 
 def _evaluations(data: RunData) -> str:

@@ -131,6 +131,15 @@ class SupernetSection(Section):
             raise ValueError(f"phases are those of method 'progressive', got {self.method!r}; leave them out")
         return self
 
+    @model_validator(mode="after")
+    def _images_for_all(self) -> Self:
+        if self.training.batch_size < 2 * self.workers:
+            raise ValueError(
+                f"training.batch_size is at least two images for each of {self.workers} workers, got "
+                f"{self.training.batch_size}"
+            )
+        return self
+
     @property
     def epochs(self) -> int:
         """Of its training, the largest network's own left out."""

@@ -25,6 +25,7 @@ from automl.orchestration.fitting import POLL_S, STOP_S
 from automl.orchestration.pool import last_line
 from automl.orchestration.ray_session import ray_session
 from automl.supernet.network import Supernet
+from automl.supernet.schedule import Schedule
 from automl.supernet.training import Rank, Shard, SupernetReport, train_supernet
 from automl.training_state import TrainingState
 from search_spaces.capture import PrunableNetwork
@@ -52,6 +53,7 @@ def train_in_parallel(
         InputError: see `train_supernet`.
         TrimtabError: likewise, or Ray lacks the CPUs or GPUs.
     """
+    Schedule.of(supernet.space, section)  # refused here rather than in a process of Ray
     with ray_session(section.workers) as scratch:
         _check_room(section)
         # a captured network cannot be sent: the processes capture their own, of the teacher

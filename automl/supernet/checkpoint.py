@@ -81,7 +81,9 @@ def load_supernet(path: Path, network: PrunableNetwork, space: SearchSpace) -> S
         if sorted(order[group.name].tolist()) != list(range(group.width)):
             raise InputError(f"supernet {path} is damaged: the order of {group.name!r} is none of its units")
     elastic = Elastic({name: units.long().numpy() for name, units in order.items()}, transforms)
-    return Supernet(network.holding(weights), space, elastic).eval()
+    supernet = Supernet(network.holding(weights), space, elastic)
+    supernet.history = _history(metadata)
+    return supernet.eval()
 
 
 def _history(metadata: Mapping[str, str]) -> list[dict[str, Any]]:

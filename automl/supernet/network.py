@@ -93,7 +93,7 @@ class Supernet(nn.Module):
     @property
     def network(self) -> PrunableNetwork:
         """The largest network with the weights as they are, copied."""
-        return self._positions.holding({name: value for name, value in self.weights.items() if value.ndim})
+        return self._positions.holding(self.weights)
 
     def reorder(self, order: Mapping[str, IntArray]) -> None:
         """Sort the units of channel groups anew, in place; what was learned by then is in the weights that stay."""

@@ -23,7 +23,7 @@ from automl.supernet.schedule import Schedule
 from automl.training import EpochReport, Loss, TrainingOptions, evaluate, optimizer_of, torch_device
 from automl.training_state import TrainingState
 from search_spaces.capture import PrunableNetwork
-from search_spaces.errors import InputError, TrimtabError
+from search_spaces.errors import TrimtabError
 from search_spaces.policy import CompressionPolicy
 from search_spaces.space import CHANNELS
 
@@ -120,11 +120,6 @@ def train_supernet(
     """
     options = TrainingOptions(**section.training.model_dump())
     schedule = Schedule.of(supernet.space, section)
-    if options.batch_size < 2 * shard.count:
-        raise InputError(
-            f"supernet.training.batch_size is at least {2 * shard.count}, two images for each of {shard.count} "
-            f"workers, got {options.batch_size}"
-        )
     device = torch_device(options.device)
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         supernet.to(device).train()

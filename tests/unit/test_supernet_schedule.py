@@ -118,3 +118,19 @@ def test_nonsense_is_refused_in_one_line(space: SearchSpace, fields: dict[str, A
     with pytest.raises(InputError, match=message) as refusal:
         Schedule.of(space, section(**fields))
     assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        (
+            {"method": "sandwich", "phases": [{"free": ["depth"], "epochs": 1}]},
+            "phases are those of method 'progressive'",
+        ),
+        ({"phases": [{"free": ["width"], "epochs": 1}]}, "a phase frees some of resolution, kernel, depth, channels"),
+        ({"workers": 40}, "batch_size is at least two images for each of 40 workers, got 64"),
+    ],
+)
+def test_the_section_refuses_what_makes_no_sense_anywhere(fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        section(**fields)

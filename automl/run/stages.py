@@ -223,10 +223,9 @@ class Run:
             return
         problem, config = self.problem, self.problem.config
         rows, given = searches(config), config.search.given
+        prior = self._prior(workers, prices)
         text = f"Search: {budget_text(problem)}, {config.search.evaluations} evaluations a search"
         self._stage("search", "Evaluation: what is given, and the uniform policy that costs as much" if given else text)
-
-        prior = self._prior(workers, prices)
 
         def run(rows: list[Any], constraints: Sequence[Constraint] | None = None) -> None:
             run_searches(
@@ -265,6 +264,7 @@ class Run:
             return None
 
         def compute() -> Prior:
+            self._stage("prior", "Before the search: what there is to know of each choice")
             backend: Any = problem.backend
             if problem.latency is not None:
                 backend = priced_by_table(measure, problem.graph, RemotePrices(prices, partial(ask, stop=self.stop)))

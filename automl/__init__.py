@@ -10,8 +10,18 @@ if TYPE_CHECKING:
     from automl.api import RunResult, compress_run, make_env, make_vec_env, search
     from automl.compression import compress
     from automl.config import load_config
+    from automl.once_for_all.api import train_supernet
 
-__all__ = ["RunResult", "compress", "compress_run", "load_config", "make_env", "make_vec_env", "search"]
+__all__ = [
+    "RunResult",
+    "compress",
+    "compress_run",
+    "load_config",
+    "make_env",
+    "make_vec_env",
+    "search",
+    "train_supernet",
+]
 
 _HOME = {
     "RunResult": "automl.api",
@@ -19,6 +29,7 @@ _HOME = {
     "compress_run": "automl.api",
     "make_env": "automl.api",
     "make_vec_env": "automl.api",
+    "train_supernet": "automl.once_for_all.api",
     "compress": "automl.compression",
     "load_config": "automl.config",
 }

@@ -112,10 +112,17 @@ def config_for(
 
 def start(config: Config, out: Path, progress: Progress) -> RunResult:
     """A new run. Everything that can be checked is checked before the directory is made; raises as `search`."""
-    from automl.orchestration.transfer import agent_file
+    RunDirectory.check_free(out)
+    problem = outlined(config, progress)
+    progress.say(f"Trimtab: {config.model.name} on {config.data.name}")
+    directory = create_run(out, config)
+    return _drive(directory, lambda: replace(problem, config=directory.config()), progress)
+
+
+def outlined(config: Config, progress: Progress) -> "Problem":
+    """The problem of a config whose devices are here, with all checked that can be; raises as `search`."""
     from automl.problem import Problem
 
-    RunDirectory.check_free(out)
     _require_devices(search=config.search, fine_tune=config.fine_tune)
     require_devices(config.measure)
     with local_prices(config, progress.operators) as prices:
@@ -123,12 +130,18 @@ def start(config: Config, out: Path, progress: Progress) -> RunResult:
     check_devices(config.measure)
     if not problem.trained:
         _require_devices(baseline=config.baseline)
-    progress.say(f"Trimtab: {config.model.name} on {config.data.name}")
+    return problem
+
+
+def create_run(out: Path, config: Config) -> RunDirectory:
+    """The directory of a new run, with what it takes from other runs; raises as `search`."""
+    from automl.orchestration.transfer import agent_file
+
+    agent = agent_file(config.search)
     directory = RunDirectory.create(out, config)
-    if (agent := agent_file(config.search)) is not None:
+    if agent is not None:
         write_atomically(directory.agent_file, agent)
-        problem = replace(problem, config=directory.config())
-    return _drive(directory, lambda: problem, progress)
+    return directory
 
 
 def resume(directory: str | Path | RunDirectory, progress: Progress | None = None) -> RunResult:

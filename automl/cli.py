@@ -10,6 +10,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
+from automl import cli_supernet
+from automl.cli_output import BAD_INPUT, DONE, FAILED, complain, show
 from automl.errors import InputError, TrimtabError
 from automl.listing import LISTS
 
@@ -19,15 +21,12 @@ if TYPE_CHECKING:
 
 # Everything heavier is imported by the command that needs it: `list`, `status` and `--help` answer at once.
 
-DONE, FAILED, BAD_INPUT = 0, 1, 2
-WIDTH_OF_A_FILE = 160
-
 
 class _Parser(argparse.ArgumentParser):
     """Refuses a wrong command line with one line, as everything else is refused."""
 
     def error(self, message: str) -> NoReturn:
-        _complain(f"{message}; see `{self.prog} --help`")
+        complain(f"{message}; see `{self.prog} --help`")
         sys.exit(BAD_INPUT)
 
 
@@ -52,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:  # the last line of defence
         if options.debug:
             traceback.print_exc()
-        _complain(f"unexpected {type(error).__name__}: {error}; --debug shows where")
+        complain(f"unexpected {type(error).__name__}: {error}; --debug shows where")
         return FAILED
 
 
@@ -70,12 +69,8 @@ def _prepare_libraries() -> None:
 def _refused(error: TrimtabError, code: int, debug: bool) -> int:
     if debug:
         traceback.print_exc()
-    _complain(str(error))
+    complain(str(error))
     return code
-
-
-def _complain(message: str) -> None:
-    print(f"trimtab: error: {' '.join(message.split())}", file=sys.stderr)
 
 
 def _parser() -> _Parser:
@@ -103,6 +98,11 @@ def _parser() -> _Parser:
     _takes_config(tune)
     tune.add_argument("--out", type=Path, metavar="DIR", help="its directory (default: runs/<config>-<n>)")
     tune.add_argument("--resume", action="store_true", help="go on with the tuning whose directory stands for CONFIG")
+    supernet = add(
+        "supernet", cli_supernet.supernet, "train one network for many devices, and search for each, as a config says"
+    )
+    _takes_config(supernet)
+    cli_supernet.takes_options(supernet)
     layers = add("layers", _layers, "the layers of a config's network, and what can be pruned; or what hardware takes")
     _takes_config(layers)
     layers.add_argument("--backend", metavar="NAME", help="an accelerator: what each layer takes on it, and waits for")
@@ -229,11 +229,11 @@ def _tune(options: argparse.Namespace) -> int:
     with Progress() as progress:
         result = resume_tuning(options.config, progress) if options.resume else tune(config, out, progress)
     if result.stopped:
-        _complain(f"the tuning is unfinished; go on with `trimtab tune {result.directory} --resume`")
+        complain(f"the tuning is unfinished; go on with `trimtab tune {result.directory} --resume`")
         return FAILED
-    _show(tuning_table(result.trials))
+    show(tuning_table(result.trials))
     if result.best is None:
-        _complain("no trial got as far as a report")
+        complain("no trial got as far as a report")
         return FAILED
     print(f"a search with the best options: {result.best}")
     return DONE
@@ -243,12 +243,12 @@ def _ended(result: "RunResult") -> int:
     """Say what a run came to."""
     if result.state != "done":
         remedy = f"; go on with `trimtab resume {result.directory}`" if result.state == "unfinished" else ""
-        _complain(f"the run is {result.state}: {result.reason}{remedy}")
+        complain(f"the run is {result.state}: {result.reason}{remedy}")
         return FAILED
 
     from automl.tables import summary_table
 
-    _show(summary_table(result.summary))
+    show(summary_table(result.summary))
     print(f"report: {result.directory / 'report.html'}")
     print(f"exported network: {result.directory / 'best'}")
     return DONE
@@ -268,7 +268,7 @@ def _layers(options: argparse.Namespace) -> int:
     if options.backend is None:
         if options.picture is not None:
             raise InputError("a roofline is an accelerator's; name one by --backend (`trimtab list accelerators`)")
-        _show(*layer_table(compressed or graph), *([] if compressed else [space_line(config, graph)]))
+        show(*layer_table(compressed or graph), *([] if compressed else [space_line(config, graph)]))
         return DONE
 
     from automl.costs.accelerator import usage_of
@@ -276,7 +276,7 @@ def _layers(options: argparse.Namespace) -> int:
 
     backend = accelerator_backend(options.backend)
     usage = usage_of(backend, compressed or graph)
-    _show(accelerator_table(usage))
+    show(accelerator_table(usage))
     if options.picture is not None:
         from automl.report import write_roofline
 
@@ -298,9 +298,9 @@ def _profile(options: argparse.Namespace) -> int:
 
     with Progress() as progress:
         found = profile(config, progress)
-    _show(profile_table(found))
+    show(profile_table(found))
     for refusal in found.refused:
-        _complain(str(refusal))
+        complain(str(refusal))
     return FAILED if found.refused else DONE
 
 
@@ -309,7 +309,7 @@ def _list(options: argparse.Namespace) -> int:
     from automl.tables import accelerators_table, name_table
 
     listed = options.what == "accelerators"
-    _show(accelerators_table(accelerators()) if listed else name_table(options.what, entries(options.what)))
+    show(accelerators_table(accelerators()) if listed else name_table(options.what, entries(options.what)))
     return DONE
 
 
@@ -330,7 +330,7 @@ def _compare(options: argparse.Namespace) -> int:
     from automl.compare import compare, comparison_tables, write_comparison, write_figures
 
     comparison = compare(options.runs)
-    _show(*comparison_tables(comparison))
+    show(*comparison_tables(comparison))
     if options.json is not None:
         print(write_figures(comparison, options.json))
     if options.picture is not None:
@@ -357,7 +357,7 @@ def _verify(options: argparse.Namespace) -> int:
 
     data_args = dict(_key_value(text) for text in options.data_args)
     report = verify(options.directory, allow_code=options.allow_code, data_args=data_args)
-    _show(report.table())
+    show(report.table())
     return DONE if report.ok else FAILED
 
 
@@ -371,10 +371,13 @@ def _key_value(text: str) -> tuple[str, object]:
 
 
 def _status(options: argparse.Namespace) -> int:
+    from automl.once_for_all.directory import SupernetDirectory
     from automl.run.directory import RunDirectory
     from automl.run.explanation import Explanation
     from automl.run.status import run_status
 
+    if SupernetDirectory.is_at(options.run):
+        return cli_supernet.status(options.run, options.json)
     directory = RunDirectory.open(options.run)
     status = run_status(directory)
     if options.json:
@@ -384,16 +387,5 @@ def _status(options: argparse.Namespace) -> int:
     from automl.tables import explanation_table, status_table
 
     explanation = Explanation.read(directory.explanation_file)
-    _show(*status_table(status), *([] if explanation is None else [explanation_table(explanation)]))
+    show(*status_table(status), *([] if explanation is None else [explanation_table(explanation)]))
     return DONE
-
-
-def _show(*tables: object) -> None:
-    """Print tables: as wide as the terminal, or as their content needs where the output goes elsewhere."""
-    from rich.console import Console
-
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console = Console(highlight=False, width=WIDTH_OF_A_FILE)
-    for table in tables:
-        console.print(table)

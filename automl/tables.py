@@ -95,7 +95,7 @@ def accelerator_table(usage: "AcceleratorUsage") -> Table:
     from automl.report import units  # the report's package is slow to import
 
     seconds, joules = (sum(getattr(layer, name) for layer in usage.layers) for name in ("latency_s", "energy_j"))
-    table = Table(title=f"{usage.title}: {_latency(seconds)}, {_energy(joules)} an image, modelled")
+    table = Table(title=f"{usage.title}: {latency(seconds)}, {_energy(joules)} an image, modelled")
     table.add_column("layer", overflow="fold")
     levels = list(dict.fromkeys(level for layer in usage.layers for level in layer.bytes))
     for title in ("bits", "MACs", "latency", "energy", "in use", *levels):
@@ -106,7 +106,7 @@ def accelerator_table(usage: "AcceleratorUsage") -> Table:
             layer.name,
             f"{layer.weight_bits}/{layer.activation_bits}",
             units.count(layer.macs),
-            _latency(layer.latency_s),
+            latency(layer.latency_s),
             _energy(layer.energy_j),
             f"{layer.utilisation:.1%}",
             *(units.size(layer.bytes.get(level)) for level in levels),
@@ -143,8 +143,8 @@ def summary_table(summary: Mapping[str, Any]) -> Table:
     table = Table(title="; ".join(map(_budget_text, summary.get("budgets") or [summary["budget"]])))
     table.add_column("network")
     device = summary.get("latency_device")
-    latency = f"latency on {device['key']}" if device else "latency"
-    columns = ["test accuracy", "search accuracy", "MACs", "params", "weights", latency, "ONNX Runtime"]
+    clock = f"latency on {device['key']}" if device else "latency"
+    columns = ["test accuracy", "search accuracy", "MACs", "params", "weights", clock, "ONNX Runtime"]
     columns[5:5] = ["by the table"] if by_table else []
     modelled = any((summary.get(name) or {}).get("energy_j") is not None for name in FINALIST_TITLES)
     columns[5:5] = ["modelled latency", "energy"] if modelled else []
@@ -163,16 +163,16 @@ def summary_table(summary: Mapping[str, Any]) -> Table:
         table.add_row(
             "given" if given and name == "best" else title,
             *([resolution_text(found.get("resolution") or []) or "as they are"] if resized else []),
-            *([_number(found.get("accuracy_before"))] if before else []),
-            _number(found["accuracy"]),
-            _number(found["search_accuracy"]),
+            *([number(found.get("accuracy_before"))] if before else []),
+            number(found["accuracy"]),
+            number(found["search_accuracy"]),
             f"{found['macs']:,}",
             f"{found['params']:,}",
             f"{found['weight_bytes']:,} B",
-            *([_latency(found["modelled_latency_s"]), _energy(found["energy_j"])] if modelled else []),
-            *([_latency(found["table_latency_s"])] if by_table else []),
-            _latency(found["latency_s"]),
-            _latency(found["onnxruntime_latency_s"]),
+            *([latency(found["modelled_latency_s"]), _energy(found["energy_j"])] if modelled else []),
+            *([latency(found["table_latency_s"])] if by_table else []),
+            latency(found["latency_s"]),
+            latency(found["onnxruntime_latency_s"]),
         )
     if (summary.get("best") or {}).get("feasible") is False:
         table.caption = f"the {'given policy' if given else 'best network'} is above the budget"
@@ -184,9 +184,9 @@ def profile_table(profile: "Profile") -> Table:
     table = Table(title="latency table", show_header=False)
     table.add_column("what")
     table.add_column("value", overflow="fold")
-    table.add_row("whole network", _latency(profile.whole_s))
+    table.add_row("whole network", latency(profile.whole_s))
     share = f" ({profile.least_s / profile.whole_s:.1%})" if profile.least_s and profile.whole_s else ""
-    table.add_row("least that the space can reach", _latency(profile.least_s) + share)
+    table.add_row("least that the space can reach", latency(profile.least_s) + share)
     refused = f", {len(profile.refused)} refused" if profile.refused else ""
     table.add_row("operators of the space", f"{profile.operators}, {profile.measured} measured just now{refused}")
     table.add_row("file", f"{profile.table} ({profile.entries} operators)")
@@ -255,14 +255,14 @@ def _budget_text(budget: Mapping[str, Any]) -> str:
     measured = budget.get("measured_limit")
     used = f", {budget['used']:.1%} used" if budget.get("used") is not None else ""
     if budget["metric"] == "latency_s" and "margin" not in budget:  # no table was searched by
-        return f"budget: at most {_latency(measured)} measured{used}"
+        return f"budget: at most {latency(measured)} measured{used}"
     if budget["limit"] is None:
         return "no hard budget"
-    text = f"budget: at most {_amount(budget['metric'], budget['limit'])}"
+    text = f"budget: at most {amount(budget['metric'], budget['limit'])}"
     if budget["metric"] in MODELLED:
         text += ", modelled"
     if budget["metric"] == "latency_s":
-        text += " by the table" + (f", {_latency(measured)} measured" if measured is not None else "")
+        text += " by the table" + (f", {latency(measured)} measured" if measured is not None else "")
         text += f"; {budget['margin']:.1%} held back" if budget["margin"] else ""
     return text + used
 
@@ -271,25 +271,28 @@ def _use_text(budget: Mapping[str, Any]) -> str:
     """The limit of a budget, and how far the best network uses it."""
     limit = budget["limit"] if budget.get("measured_limit") is None else budget["measured_limit"]
     share = f"{budget['ratio']:.1%} of the uncompressed network's" if budget.get("ratio") is not None else "none"
-    text = share if limit is None else f"at most {_amount(budget['metric'], limit)}"
+    text = share if limit is None else f"at most {amount(budget['metric'], limit)}"
     return text if budget["used"] is None else f"{text}, {budget['used']:.1%} used by the best"
 
 
-def _amount(metric: str, value: float) -> str:
+def amount(metric: str, value: float) -> str:
+    """A cost in its metric's unit."""
     if metric == "energy_j":
         return _energy(value)
-    return _latency(value) if metric.endswith("latency_s") else f"{value:,.0f} {UNITS[metric]}"
+    return latency(value) if metric.endswith("latency_s") else f"{value:,.0f} {UNITS[metric]}"
 
 
 def _energy(value: float) -> str:
     return f"{1e3 * value:.3f} mJ" if value >= 1e-4 else f"{1e6 * value:.3f} µJ"
 
 
-def _number(value: float | None) -> str:
+def number(value: float | None) -> str:
+    """An accuracy, or a dash."""
     return "-" if value is None else f"{value:.4f}"
 
 
-def _latency(value: float | None) -> str:
+def latency(value: float | None) -> str:
+    """Seconds in a unit that suits them, or a dash."""
     if value is None:
         return "-"
     return f"{1e3 * value:.3f} ms" if value >= 1e-4 else f"{1e6 * value:.2f} µs"

@@ -25,7 +25,7 @@ def run_status(directory: RunDirectory) -> dict[str, Any]:
         "wall_s": info.wall_s,
         "created_at": info.created_at,
         "budgets": _budgets(directory),
-        "searches": _searches(directory),
+        "searches": search_overview(directory),
         "finalists": _finalists(directory.finalists),
     }
 
@@ -41,7 +41,8 @@ def _budgets(directory: RunDirectory) -> list[dict[str, Any]]:
     ]
 
 
-def _searches(directory: RunDirectory) -> list[dict[str, Any]]:
+def search_overview(directory: RunDirectory) -> list[dict[str, Any]]:
+    """How far each search of a run is, see `automl.run.store.Store.overview`; none before they begin."""
     if not directory.store_file.exists():
         return []
     store = Store.read(directory.store_file)

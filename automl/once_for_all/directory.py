@@ -1,0 +1,85 @@
+"""The directory of a supernet: its checkpoint, its samples, and a run directory for every device."""
+
+import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from automl.config import load_config
+from automl.errors import InputError
+from automl.once_for_all.config import SupernetConfig
+from automl.run.directory import RunDirectory, write_json
+
+INFO = "supernet.json"
+Stage = Literal["training", "samples", "predictor"]
+
+
+class SupernetDirectory(RunDirectory):
+    """The directory of a supernet; its state is kept as that of a run."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self.info_file = path / INFO
+        self.baseline_file = path / "supernet.safetensors"
+        self.training_file = path / "training.json"
+        self.samples_file = path / "samples.json"
+        self.predictor_file = path / "predictor.json"
+        self.seconds_file = path / "seconds.json"
+        self.store_file = path / "samples.sqlite"
+        self.devices = path / "devices"
+
+    @staticmethod
+    def is_at(path: Path) -> bool:
+        """Whether a path is the directory of a supernet."""
+        return (path / INFO).is_file()
+
+    @classmethod
+    def open(cls, path: Path) -> Self:
+        """The directory of a supernet that was started; InputError where it is none."""
+        if not cls.is_at(path):
+            raise InputError(f"{str(path)!r} is no supernet: it has no {INFO} (`trimtab supernet CONFIG` makes one)")
+        return super().open(path)
+
+    def config(self) -> SupernetConfig:
+        """The resolved config that it was started with."""
+        return load_config(self.config_file, kind=SupernetConfig)
+
+    def device(self, name: str) -> RunDirectory:
+        """The run directory of a device, made or not."""
+        return RunDirectory(self.devices / name)
+
+    def training(self) -> list[dict[str, Any]]:
+        """What is known of each epoch, of the largest network alone and then of the supernet."""
+        found = self._json(self.training_file, [])
+        if not isinstance(found, list):
+            raise InputError(f"{str(self.training_file)!r} is damaged: it holds no list; remove it")
+        return found
+
+    def predictor(self) -> dict[str, Any]:
+        """What is known of the predictor; empty before there is one."""
+        return dict(self._json(self.predictor_file, {}))
+
+    def seconds(self) -> dict[str, float]:
+        """What each stage took so far, over all resumes."""
+        return dict(self._json(self.seconds_file, {}))
+
+    @contextmanager
+    def timed(self, stage: Stage) -> Iterator[None]:
+        """Adds the seconds of the block to those of a stage."""
+        before, started = self.seconds(), time.monotonic()
+        try:
+            yield
+        finally:
+            spent = round(before.get(stage, 0.0) + time.monotonic() - started, 3)
+            write_json(self.seconds_file, {**before, stage: spent})
+
+    @staticmethod
+    def _json(path: Path, absent: Any) -> Any:
+        try:
+            return json.loads(path.read_bytes())
+        except FileNotFoundError:
+            return absent
+        except (OSError, ValueError, RecursionError) as error:
+            raise InputError(f"{str(path)!r} is damaged: {error}; remove it, and it is made anew") from None

@@ -120,6 +120,12 @@ class SearchSpace:
         """Whether nothing is decided but what layers are pruned to."""
         return not self.fixed and all(each.dimension == CHANNELS for each in self.decisions)
 
+    @property
+    def elastic(self) -> "SearchSpace":
+        """What of it a supernet is trained for."""
+        decisions = tuple(each for each in self.decisions if each.dimension in ELASTIC)
+        return replace(self, decisions=decisions, fixed={})
+
     def cheapest(self) -> CompressionPolicy:
         """The policy of `least`."""
         return self.decode(self.least)

@@ -1,0 +1,44 @@
+"""The interface of accuracy predictors."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from automl.predictors.encoding import Encoding
+from search_spaces.space import SearchSpace
+
+FloatArray = npt.NDArray[np.float64]
+IntArray = npt.NDArray[np.int64]
+
+
+class Predictor(ABC):
+    """Predicts the accuracies of points.
+
+    A decision of a point may be open (-1), such as the bits of a network in float32 in a space that has no such choice.
+    Everything random comes from the seed that `fit` is given; the same points give the same predictions.
+
+    Args:
+        space: whose points they are.
+    """
+
+    def __init__(self, space: SearchSpace) -> None:
+        self.encoding = Encoding(space)
+
+    @abstractmethod
+    def fit(self, points: IntArray, accuracies: FloatArray, seed: int) -> None:
+        """Learn from points [P, D] and their accuracies [P], at least one, and forget what was learned before."""
+
+    @abstractmethod
+    def predict(self, points: IntArray) -> FloatArray:
+        """Accuracies of points [P, D], float64 [P]; not bounded to [0, 1], since their order is what counts."""
+
+    @abstractmethod
+    def state(self) -> tuple[dict[str, np.ndarray[Any, Any]], dict[str, Any]]:
+        """What was learned: arrays by name, and what JSON can hold."""
+
+    @abstractmethod
+    def restore(self, arrays: Mapping[str, np.ndarray[Any, Any]], values: Mapping[str, Any]) -> None:
+        """Take over what `state` gave."""

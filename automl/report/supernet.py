@@ -15,7 +15,7 @@ from automl.once_for_all.status import supernet_status
 from automl.report import units
 from automl.report.data import read_run
 from automl.report.document import config_section, document, heading, tile
-from automl.report.figures import cost_text, value_text
+from automl.report.figures import Text, cost_text, value_text
 from automl.report.fronts import front
 from automl.report.markup import append, cell, section, tag, to_html
 from automl.report.method import metric_label
@@ -106,12 +106,14 @@ def headline(data: SupernetData) -> str | None:
     if not found:
         return None
     whose = f"{len(done)} devices have networks" if len(done) > 1 else f"{done[0].name} has a network"
-    span = text(found[0]) if len(found) == 1 else f"{text(min(found))} to {text(max(found))}"
-    sentence = f"From one training, {whose} of {span} test {data.metric} as cut out"
+    sentence = f"From one training, {whose} of {_span(found, text)} test {data.metric} as cut out"
     tuned = [device.after for device in done if device.after is not None]
-    if tuned:
-        sentence += f", {text(min(tuned))}{f' to {text(max(tuned))}' if len(tuned) > 1 else ''} after fine-tuning"
-    return f"{sentence}."
+    return f"{sentence}, {_span(tuned, text)} after fine-tuning." if tuned else f"{sentence}."
+
+
+def _span(values: Sequence[float], text: Text) -> str:
+    """From the least to the greatest."""
+    return " to ".join(dict.fromkeys((text(min(values)), text(max(values)))))
 
 
 def _notices(data: SupernetData) -> list[Element]:
@@ -223,7 +225,7 @@ def _learning(data: SupernetData) -> Element | None:
         "How the sub-networks learned",
         learning(data, data.metric, data.directory.training()),
         "Accuracy on a held-out slice of the training data, after batch norm was recalibrated. A phase frees what it "
-        "is called after, beside all that was free before.",
+        "is called after, beside all that was free before. What is far below the rest lies on the axis.",
     )
 
 
@@ -232,10 +234,9 @@ def _predictor(data: SupernetData) -> Element | None:
     chart = predictions(
         data, data.metric, found.get("accuracies") or [], found.get("predicted") or [], found.get("spearman")
     )
-    grid = None if chart is None else tag("div", chart, class_="grid")
     return section(
         "What the predictor makes of sub-networks that it has not seen",
-        grid,
+        chart,
         f"Each mark is one held-out sub-network; the predictor ({found.get('kind', 'mlp')}) learned from "
         f"{found.get('samples', 0)} others. On the dotted line both agree; for a search only the order matters.",
     )

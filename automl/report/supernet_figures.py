@@ -12,7 +12,7 @@ from automl.report.markup import append, tag
 from automl.report.metric import Judged
 
 HUES = {"largest": "hue-1", "middle": "hue-2", "smallest": "hue-4"}
-SQUARE = 430.0
+HEIGHT = 400.0
 LABEL_GAP = 14.0
 LETTER = 6.2
 """Pixels that a letter takes, about."""
@@ -79,10 +79,10 @@ def predictions(
     """
     if not measured or len(measured) != len(predicted):
         return None
-    frame = Frame(70, 46, SQUARE - 18, SQUARE - 60)
+    frame = Frame(70, 46, WIDTH - 24, HEIGHT - 60)
     low, high, ticks = nice_range(min(*measured, *predicted), max(*measured, *predicted), 4)
     x, y = Scale(low, high, frame.left, frame.right), Scale(low, high, frame.bottom, frame.top)
-    chart = chart_of(SQUARE, SQUARE, f"measured against predicted {name}")
+    chart = chart_of(WIDTH, HEIGHT, f"measured against predicted {name}")
     texts = value_ticks(judged, ticks)
     axes = draw_axes(
         frame,

@@ -1,4 +1,7 @@
-"""AMC's searches: each starts on small files in the formats of its data set, and says what is missing without them."""
+"""AMC's searches and OFA's: each starts on small files in the formats of its data set, and says what is missing.
+
+OFA's goes to the point where its supernet would be trained.
+"""
 
 from pathlib import Path
 
@@ -13,6 +16,7 @@ from automl.problem import Problem
 CONFIGS = Path(__file__).parents[2] / "configs"
 CIFAR = ("amc_resnet56_cifar10", "amc_plain20_cifar10")
 IMAGENET = "amc_mobilenet_v1_imagenet"
+SUPERNET = "ofa_mobilenet_v3_imagenet"
 
 
 @pytest.fixture(autouse=True)
@@ -52,7 +56,18 @@ def test_imagenet(tmp_path: Path) -> None:
     check_evaluates(problem)
 
 
-@pytest.mark.parametrize("name", [*CIFAR, IMAGENET])
+@pytest.mark.slow
+def test_supernet(tmp_path: Path) -> None:
+    write_image_folder(tmp_path, train=8, side=80)
+    problem = outline(
+        SUPERNET, tmp_path, 6, "data.args.size=64", "space.resolution=[48]", "budget={metric: macs, ratio: 0.3}"
+    )
+    assert problem.space.size == 2 * (9**2 + 9**3 + 9**4) ** 5
+    assert problem.graph.apply(problem.space.cheapest()).macs < problem.constraint.limit
+    assert problem.supernet is None
+
+
+@pytest.mark.parametrize("name", [*CIFAR, IMAGENET, SUPERNET])
 def test_missing_data_is_said_in_one_line(tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "run"
     code = main(

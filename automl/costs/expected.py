@@ -15,14 +15,13 @@ from torch import Tensor
 from automl.searchers.separation import separated
 from backends.layer_prices import FloatArray, IntArray
 from backends.point_prices import Factor, PointPrices
-from search_spaces.errors import InputError
 from search_spaces.objective import Constraint
 from search_spaces.space import SearchSpace
 
 TABLES = 2**20
 """Entries of all tables up to which they are computed."""
-POINTS_A_TERM = 4
-MOST_POINTS = 1024
+POINTS_A_TERM = 3
+MOST_POINTS = 512
 """Random points that prices are fitted on."""
 RIDGE = 1e-3
 """Share of the points' number that is added to the diagonal of the normal equations."""
@@ -32,30 +31,35 @@ class ExpectedCosts:
     """Expected costs as shares of their budgets.
 
     Args:
-        factors: whose sum the costs are, each [budgets, choices of its first decision, ...].
-        limits: the budgets, in the costs' units.
+        parts: factors whose sum some of the costs are, each [budgets, choices of its first decision, ...], with the
+            limits of these costs in their units.
     """
 
-    def __init__(self, factors: Sequence[Factor], limits: Sequence[float]) -> None:
-        scale = np.array(limits, dtype=np.float64)
-        self._factors = [(each.decisions, torch.from_numpy((each.costs.T / scale).T).float()) for each in factors]
+    def __init__(self, parts: Sequence[tuple[Sequence[Factor], Sequence[float]]]) -> None:
+        self._parts = [
+            [(each.decisions, torch.from_numpy((each.costs.T / np.array(limits)).T).float()) for each in factors]
+            for factors, limits in parts
+        ]
 
     def __call__(self, probabilities: Sequence[Tensor]) -> Tensor:
-        """The expectation of every budget's cost, as a share of the budget, [budgets].
+        """The expectation of every budget's cost, as a share of the budget, [budgets] in the order of the parts.
 
         Args:
             probabilities: of the choices of every decision, each [choices].
         """
-        total: list[Tensor] = []
-        for decisions, costs in self._factors:
-            for number in reversed(decisions):
-                costs = costs @ probabilities[number]
-            total.append(costs)
-        return torch.stack(total).sum(dim=0)
+        found = []
+        for part in self._parts:
+            total = []
+            for decisions, costs in part:
+                for number in reversed(decisions):
+                    costs = costs @ probabilities[number]
+                total.append(costs)
+            found.append(torch.stack(total).sum(dim=0))
+        return torch.cat(found)
 
 
 def expected_costs(prices: PointPrices, constraints: Sequence[Constraint], seed: int) -> ExpectedCosts:
-    """The expected costs of a space's points beside their budgets.
+    """The expected costs of a space's points beside their budgets, those that are sums first.
 
     Args:
         prices: of the points.
@@ -65,15 +69,18 @@ def expected_costs(prices: PointPrices, constraints: Sequence[Constraint], seed:
     Raises:
         InputError: the hardware cannot run one of the layers.
     """
-    metrics = [each.metric for each in constraints]
-    limits = [each.limit for each in constraints]
-    try:
-        if prices.entries(metrics) <= TABLES:
-            return ExpectedCosts(separated(prices.factors(metrics)), limits)
-    except InputError:
-        if all(metric in prices.summed for metric in metrics):
-            raise
-    return ExpectedCosts(fitted(prices, metrics, seed), limits)
+    sums = [each for each in constraints if each.metric in prices.summed]
+    if prices.entries([each.metric for each in sums]) > TABLES:
+        sums = []
+    others = [each for each in constraints if each not in sums]
+    parts: list[tuple[Sequence[Factor], Sequence[float]]] = []
+    if sums:
+        factors = separated(prices.factors([each.metric for each in sums]))
+        parts.append((factors, [each.limit for each in sums]))
+    if others:
+        factors = fitted(prices, [each.metric for each in others], seed)
+        parts.append((factors, [each.limit for each in others]))
+    return ExpectedCosts(parts)
 
 
 def fitted(prices: PointPrices, metrics: Sequence[str], seed: int) -> list[Factor]:

@@ -16,6 +16,8 @@ from automl.searchers.points.gradient import GradientOptions
 from automl.supernet.relaxation import Relaxation
 from backends.layer_prices import FloatArray
 
+LEAST = 1e-20
+"""Of exponential noise, which has a logarithm."""
 BETAS = (0.5, 0.999)
 """Of Adam, as DARTS has them."""
 
@@ -62,7 +64,7 @@ def _mixture(logits: Tensor, tau: float, relaxation: str, generator: torch.Gener
     """Shares of the choices: those of a draw, or the probabilities themselves."""
     if relaxation == "softmax":
         return logits.softmax(dim=0)
-    noise = torch.empty_like(logits).exponential_(generator=generator).log().neg()
+    noise = torch.empty_like(logits).exponential_(generator=generator).clamp_min(LEAST).log().neg()
     return ((logits + noise) / tau).softmax(dim=0)
 
 

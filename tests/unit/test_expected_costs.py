@@ -41,14 +41,15 @@ def test_a_cost_that_is_no_sum_is_fitted() -> None:
     prices = PointPrices(space, latency=latency)
     points = np.stack([space.sample(np.random.default_rng(seed)) for seed in range(200)])
     truth = prices(points)["latency_s"]
-    costs = ExpectedCosts(fitted(prices, ["latency_s"], seed=0), [1.0])
+    costs = ExpectedCosts([(fitted(prices, ["latency_s"], seed=0), [1.0])])
     eyes = [torch.eye(count) for count in space.counts.tolist()]
     found = [float(costs([eye[choice] for eye, choice in zip(eyes, point, strict=True)])[0]) for point in points]
     assert float(np.mean(np.abs(np.array(found) / truth - 1.0))) < 0.05
-    limit = Constraint("latency_s", 1e-3)
-    asked = expected_costs(prices, [limit], seed=0)
+    limits = [Constraint("latency_s", 1e-3), Constraint("macs", 1e6)]  # of which one is a sum, and comes first
     even = [torch.full((count,), 1.0 / count) for count in space.counts.tolist()]
-    assert float(asked(even)[0]) == pytest.approx(truth.mean() / limit.limit, rel=0.03)
+    macs, latency_s = expected_costs(prices, limits, seed=0)(even).tolist()
+    assert latency_s == pytest.approx(truth.mean() / 1e-3, rel=0.03)
+    assert macs == pytest.approx(float(prices(points)["macs"].mean()) / 1e6, rel=0.03)
 
 
 def test_gradients_say_which_choice_costs_more() -> None:

@@ -253,7 +253,10 @@ class PointPrices:
         if prices is None:
             return treatments
         count = int(treatments.max(initial=-1)) + 1
-        numbers = [prices.treatment(self._counted.policy(number)) for number in range(count)]
+        numbers = [
+            LEFT_OUT if number == LEFT_OUT else prices.treatment(self._counted.policy(number))
+            for number in range(count)
+        ]
         return np.array(numbers, dtype=np.int64)[treatments]
 
     def _measured(self, point: IntArray, latency: Latency) -> float:

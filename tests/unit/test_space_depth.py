@@ -9,6 +9,8 @@ import torch
 from torch import nn
 
 from automl.models import build_model
+from backends.accelerators.backend import AcceleratorBackend
+from backends.accelerators.catalogue import load
 from backends.counting import CountingBackend
 from backends.point_prices import PointPrices
 from search_spaces.blocks import residual_blocks
@@ -17,7 +19,7 @@ from search_spaces.capture import PrunableNetwork
 from search_spaces.depth import DEPTH, rows_of_blocks
 from search_spaces.errors import InputError
 from search_spaces.graph import ModelGraph
-from search_spaces.objective import COUNTED
+from search_spaces.objective import COUNTED, MODELLED
 from search_spaces.policy import CompressionPolicy, LayerPolicy
 from search_spaces.space import SearchSpace
 
@@ -62,6 +64,20 @@ def test_costs_are_those_of_the_network_without_its_blocks(space: SearchSpace) -
     for number, point in enumerate(points):
         cost = CountingBackend().estimate(space.graph.apply(space.decode(point)))
         assert [costs[metric][number] for metric in COUNTED] == [getattr(cost, metric) for metric in COUNTED]
+
+
+def test_so_they_are_on_an_accelerator() -> None:
+    space = space_of(graph_of("resnet20"))
+    backend = AcceleratorBackend("bit_fusion", load("bit_fusion"))
+    generator, prices = np.random.default_rng(0), PointPrices(space, backend.prices(space.graph))
+    points = np.array([space.least, space.greatest, *(space.sample(generator) for _ in range(10))])
+    costs, factors = prices(points), prices.factors(MODELLED)
+    for number, point in enumerate(points):
+        cost = backend.estimate(space.graph.apply(space.decode(point))).as_metrics()
+        for row, metric in enumerate(MODELLED):
+            assert costs[metric][number] == pytest.approx(cost[metric], rel=1e-12)
+            parts = sum(each.costs[row][tuple(point[list(each.decisions)])] for each in factors)
+            assert parts == pytest.approx(cost[metric], rel=1e-12)
 
 
 def test_costs_are_the_sum_of_their_factors(space: SearchSpace) -> None:

@@ -25,6 +25,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from automl.compression import Compressor
 from automl.compression.elastic import Elastic
+from automl.compression.running import channels_last
 from automl.searchers.points.gradient import check_elastic
 from search_spaces.depth import DEPTH
 from search_spaces.errors import InputError
@@ -130,7 +131,7 @@ class _Path:
                 places, groups = self._reading[layer]
                 weight = _scaled(weight, scales[places], groups)
             tensors[name] = weight
-        answers: Tensor = functional_call(self._module, tensors, (images,))
+        answers: Tensor = functional_call(self._module, tensors, (channels_last(images),))
         return answers
 
 

@@ -14,6 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from automl.compression import CompressionOptions, Compressor
 from automl.compression.elastic import Elastic
 from automl.compression.recalibration import recalibrate_batch_norm
+from automl.compression.running import channels_last
 from automl.models import build_model
 from automl.supernet.network import Supernet
 from search_spaces.blocks import residual_blocks
@@ -106,7 +107,7 @@ def test_a_sub_network_is_the_largest_one_with_the_rest_set_to_zero(
     supernet.train(training)
     for policy in policies(space, 20):
         found = supernet(IMAGES, policy)
-        images = resize(IMAGES, policy.resolution)
+        images = channels_last(resize(IMAGES, policy.resolution))
         with _zeroed(model, network, supernet.elastic, policy, training):
             wanted = model(images)
         torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4 * float(wanted.abs().max()))

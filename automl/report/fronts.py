@@ -73,7 +73,7 @@ def _axes(data: RunData, metrics: Sequence[str]) -> list[_Axis]:
 
 
 def _panel(across: _Axis, up: _Axis, points: Sequence[Point], front: set[int]) -> Element:
-    frame = Frame(70, 40, WIDTH - 18, HEIGHT - 52)
+    frame = Frame(70, 40, WIDTH - 26, HEIGHT - 52)
     chart = chart_of(WIDTH, HEIGHT, f"{up.title} against {across.title}")
     x, x_ticks = _scale(across, frame.left, frame.right)
     y, y_ticks = _scale(up, frame.bottom, frame.top)

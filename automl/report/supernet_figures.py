@@ -7,7 +7,7 @@ from xml.etree.ElementTree import Element
 
 from automl.report import units
 from automl.report.axes import Frame, Scale, draw_axes, nice_range, polyline
-from automl.report.figures import WIDTH, chart_of, value_floor, value_text, value_ticks
+from automl.report.figures import WIDTH, chart_of, value_text, value_ticks
 from automl.report.markup import append, tag
 from automl.report.metric import Judged
 
@@ -30,12 +30,16 @@ def learning(judged: Judged, name: str, epochs: Sequence[Mapping[str, Any]]) -> 
         hue: [(each["epoch"], each["accuracies"][hue]) for each in epochs if hue in each.get("accuracies", {})]
         for hue in HUES
     }
-    values = sorted(value for series in looks.values() for _, value in series)
+    values = [value for series in looks.values() for _, value in series]
     if not values:
         return None
+    last = min(series[-1][1] for series in looks.values() if series)
+    floor = max(
+        min(values), 2 * last - max(values)
+    )  # where they came to has half the axis, how they got there the rest
     frame = Frame(70, 56, WIDTH - 76, 282)
     x = Scale(0, epochs[-1]["epochs"], frame.left, frame.right)
-    bottom, top, y_ticks = nice_range(value_floor(values), values[-1], 5)
+    bottom, top, y_ticks = nice_range(floor, max(values), 5)
     y = Scale(bottom, top, frame.bottom, frame.top)
     chart = chart_of(WIDTH, 332, f"search {name} over the training of the supernet")
     _phases(chart, epochs, x, frame)

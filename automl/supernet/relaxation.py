@@ -14,6 +14,7 @@ Where every share is 0 or 1 it is the sub-network.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -64,7 +65,7 @@ class Relaxation:
         self.resolution = numbers[0] if numbers else None
         choices = space.decisions[numbers[0]].choices if numbers else (None,)
         self.paths = min(PATHS, len(choices))
-        self._paths = [(choice, _Path(compressor.at(choice), space)) for choice in choices]
+        self._networks = [(choice, _Path(compressor.at(choice), space)) for choice in choices]
 
     def __call__(self, images: Tensor, shares: Sequence[Tensor]) -> Tensor:
         """The answers of the mixture, [N, classes].
@@ -75,11 +76,11 @@ class Relaxation:
                 exactly 0 is not run.
         """
         if self.resolution is None:
-            return self._paths[0][1](images, shares)
+            return self._networks[0][1](images, shares)
         weights = shares[self.resolution]
         answers = [
             weight * path(resize(images, size), shares)
-            for weight, (size, path) in zip(weights, self._paths, strict=True)
+            for weight, (size, path) in zip(weights, self._networks, strict=True)
             if float(weight.detach()) != 0.0
         ]
         return torch.stack(answers).sum(dim=0)
@@ -95,44 +96,78 @@ class _Path:
             if isinstance(module, _BatchNorm):  # without running statistics it takes the batch's, in eval mode as well
                 module.running_mean = module.running_var = None
         self._gates = _with_gates(self._module, space)
-        self._kept = _kept_units(compressor, space)
-        weights = {name: self._module.get_parameter(network.weight_names[name]) for name in network.units}
-        layers = {spec.name: spec for spec in network.graph.full_layers}
-        elastic = compressor.elastic or Elastic({})
-        self._kernels = {
-            layer: (number, _cropped(weights[layer], layers[layer], decision.choices, elastic))
-            for number, decision in enumerate(space.decisions)
-            if decision.dimension == KERNEL
-            for layer in decision.targets
-        }
-        first = np.cumsum([0, *(group.width for group in network.graph.groups)])
         self._widths = [group.width for group in network.graph.groups]
-        self._reading: dict[str, tuple[Tensor, int]] = {}
-        self._weights = {name: (network.weight_names[name], weight) for name, weight in weights.items()}
-        for name, units in network.units.items():
-            group, unit = np.asarray(units.in_group), np.asarray(units.in_unit)
-            if name in layers and not layers[name].depthwise and any(index in self._kept for index in group.tolist()):
-                places = np.where(group >= 0, first[group] + unit, first[-1])
-                self._reading[name] = (torch.from_numpy(places), layers[name].groups)
+        self._kept = _kept_units(compressor, space)
+        weights = (
+            _Weight.of(self._module, spec, compressor, space, self._kept)
+            for spec in network.graph.full_layers
+            if spec.name in network.units
+        )
+        self._weights = [weight for weight in weights if weight.kernels is not None or weight.reads is not None]
 
     def __call__(self, images: Tensor, shares: Sequence[Tensor]) -> Tensor:
-        whole = [torch.ones(width) for width in self._widths]
+        scales = [torch.ones(width) for width in self._widths]
         for group, (number, kept) in self._kept.items():
-            whole[group] = shares[number] @ kept
-        scales = torch.cat([*whole, torch.ones(1)])
+            scales[group] = shares[number] @ kept
+        units = torch.cat([*scales, torch.ones(1)])
         tensors = {name: shares[number] @ stays for name, (number, stays) in self._gates.items()}
-        for layer in {**self._kernels, **self._reading}:
-            name, parameter = self._weights[layer]
-            weight: Tensor = parameter
-            if layer in self._kernels:
-                number, kernels = self._kernels[layer]
-                weight = torch.tensordot(shares[number], kernels, dims=1)
-            if layer in self._reading:
-                places, groups = self._reading[layer]
-                weight = _scaled(weight, scales[places], groups)
-            tensors[name] = weight
+        tensors |= {weight.name: weight.mixed(shares, units) for weight in self._weights}
         answers: Tensor = functional_call(self._module, tensors, (channels_last(images),))
         return answers
+
+
+@dataclass(frozen=True, eq=False)
+class _Weight:
+    """The weight of a layer.
+
+    Attributes:
+        name: qualified.
+        whole: the largest network's, [out, in / groups, *kernel].
+        groups: of the layer.
+        kernels: the decision on its kernel and what that is under each choice, [choices, *whole.shape]; None without.
+        reads: where each input channel stands among the units of all groups in a row, [in], after which 1 stands for
+            what always stays; None where no unit that it reads can go.
+    """
+
+    name: str
+    whole: Tensor
+    groups: int
+    kernels: tuple[int, Tensor] | None
+    reads: Tensor | None
+
+    @classmethod
+    def of(
+        cls,
+        module: fx.GraphModule,
+        spec: LayerSpec,
+        compressor: Compressor,
+        space: SearchSpace,
+        kept: Mapping[int, tuple[int, Tensor]],
+    ) -> "_Weight":
+        """That of a layer, with what the space decides of it."""
+        network = compressor.network
+        name = network.weight_names[spec.name]
+        whole = module.get_parameter(name)
+        kernels = None
+        for number, decision in enumerate(space.decisions):
+            if decision.dimension == KERNEL and spec.name in decision.targets:
+                kernels = (number, _cropped(whole, spec, decision.choices, compressor.elastic or Elastic({})))
+        reads = None
+        group, unit = (
+            np.asarray(each) for each in (network.units[spec.name].in_group, network.units[spec.name].in_unit)
+        )
+        if not spec.depthwise and not kept.keys().isdisjoint(group.tolist()):
+            first = np.cumsum([0, *(each.width for each in network.graph.groups)])
+            reads = torch.from_numpy(np.where(group >= 0, first[group] + unit, first[-1]))
+        return cls(name, whole, spec.groups, kernels, reads)
+
+    def mixed(self, shares: Sequence[Tensor], units: Tensor) -> Tensor:
+        """The weight under shares of choices, where so much of every unit stays."""
+        weight = self.whole
+        if self.kernels is not None:
+            number, kernels = self.kernels
+            weight = torch.tensordot(shares[number], kernels, dims=1)
+        return weight if self.reads is None else _scaled(weight, units[self.reads], self.groups)
 
 
 def _scaled(weight: Tensor, scale: Tensor, groups: int) -> Tensor:

@@ -314,8 +314,11 @@ def _list(options: argparse.Namespace) -> int:
 
 
 def _report(options: argparse.Namespace) -> int:
+    from automl.once_for_all.directory import SupernetDirectory
     from automl.run.directory import RunDirectory
 
+    if SupernetDirectory.is_at(options.run):
+        return cli_supernet.report(options.run, options.picture)
     directory = RunDirectory.open(options.run)
 
     from automl.report import write_picture, write_report

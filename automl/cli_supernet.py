@@ -72,6 +72,17 @@ def status(path: Path, as_json: bool) -> int:
     return DONE
 
 
+def report(path: Path, picture: Path | None) -> int:
+    """Write the report of a supernet again."""
+    if picture is not None:
+        raise InputError(f"--picture is of a run; give it the directory of a device in {str(path / 'devices')!r}")
+
+    from automl.report.supernet import write_supernet_report
+
+    print(write_supernet_report(path))
+    return DONE
+
+
 def _ended(result: "SupernetResult") -> int:
     """Say what a supernet came to."""
     from automl.once_for_all.directory import SupernetDirectory

@@ -148,6 +148,7 @@ class PointPrices:
 
     @property
     def summed(self) -> tuple[str, ...]:
+        """Costs that are sums over layers."""
         return COUNTED if self._accelerator is None else (*COUNTED, *MODELLED)
 
     def _table(self, layer: int, decisions: Sequence[int], metrics: Sequence[str]) -> FloatArray:

@@ -23,10 +23,10 @@ import torch
 from stretches import Stop, run_jobs
 
 from automl.cache import atomic_path, digest_of
-from automl.config import load_config
 from automl.configured import training_options
 from automl.data.resized import resized
 from automl.errors import RunStoppedError
+from automl.once_for_all.directory import SupernetDirectory
 from automl.orchestration.worker import reinitialise
 from automl.problem import Problem
 from automl.run.directory import RunDirectory
@@ -38,7 +38,7 @@ from search_spaces.policy import CompressionPolicy
 @cache
 def problem_at(directory: Path) -> Problem:
     """The problem of a supernet's directory, its supernet read from there."""
-    config = load_config(directory / "config.yaml")
+    config = SupernetDirectory.open(directory).config().of_training()
     return Problem.outline(config, directory / "supernet.safetensors")
 
 

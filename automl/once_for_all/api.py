@@ -15,6 +15,7 @@ from automl.once_for_all.config import SupernetConfig
 from automl.once_for_all.deployments import drive
 from automl.once_for_all.directory import SupernetDirectory
 from automl.once_for_all.results import DeviceResult, device_results
+from automl.once_for_all.tables import predictor_text
 from automl.orchestration.ray_session import ray_session
 from automl.predictors.samples import read_samples, write_samples
 from automl.progress import Progress
@@ -104,12 +105,13 @@ def check_devices(config: SupernetConfig, progress: Progress) -> dict[str, str]:
             outlined(config.of_device(name), progress)
         except UnreachableError as error:
             unreachable[name] = str(error)
-            progress.say(f"Device {name} is left out: {error}")
         except InputError as error:
             raise InputError(f"device {name!r}: {error}") from error
     if unreachable and len(unreachable) == len(config.devices):
         name, reason = next(iter(unreachable.items()))
         raise InputError(f"no device has a budget that can be kept; device {name!r}: {reason}")
+    for name, reason in unreachable.items():
+        progress.say(f"Device {name} is left out: {reason}")
     return unreachable
 
 
@@ -139,6 +141,10 @@ def _drive(
             clock.set("failed", reason="a device's run failed")
         else:
             clock.set("done", "done")
+
+        from automl.report.supernet import write_supernet_report
+
+        write_supernet_report(directory.path)
         return SupernetResult(directory.path, devices)
 
 
@@ -157,6 +163,7 @@ class _Driver:
         """All stages."""
         self._train()
         self._sample()
+        self._predict()
         self._search(parallel)
 
     def _stage(self, name: str, text: str) -> None:
@@ -211,6 +218,21 @@ class _Driver:
         self.progress.update("sub-networks evaluated", done, total)
         self.clock.beat()
         self.stop.check()
+
+    def _predict(self) -> None:
+        """Fit a predictor to the samples, and find out how well it ranks those that it has not learned from."""
+        from automl.once_for_all.quality import judged
+
+        if self.directory.predictor_file.exists():
+            self.directory.predictor()
+            return
+        how = self.config.supernet.predictor
+        self._stage("predictor", f"Predictor: {how.kind}, of the accuracy of sub-networks")
+        with self.directory.timed("predictor"):
+            samples = read_samples(self.directory.samples_file, self.problem.graph.digest)
+            found = judged(how.kind, self.problem.space, samples, self.config.search.seeds[0])
+        write_json(self.directory.predictor_file, found)
+        self.progress.say(f"  {predictor_text(found)}")
 
     def _search(self, parallel: int | None) -> None:
         """The runs of all devices."""

@@ -61,7 +61,7 @@ def predictor_text(predictor: Mapping[str, Any]) -> str | None:
     if not predictor:
         return None
     if predictor.get("spearman") is None:
-        return f"{predictor['kind']}, not judged: nothing was held out"
+        return f"{predictor['kind']}, not judged: too few sub-networks were evaluated"
     return (
         f"{predictor['kind']}, Spearman's rank correlation {predictor['spearman']:.3f} on {predictor['held_out']} "
         f"held-out sub-networks after {predictor['samples']}"

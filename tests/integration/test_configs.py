@@ -29,7 +29,7 @@ OWN = "own_model"
 CONFIGS = [
     path.stem
     for path in sorted(FOLDER.glob("*.yaml"))
-    if not path.stem.startswith(("amc_", "ofa_", "tune_")) and path.stem != OWN
+    if not path.stem.startswith(("amc_", "ofa_", "tune_")) and not path.stem.endswith("_supernet") and path.stem != OWN
 ]
 TINY = ("baseline={epochs: 0}", "fine_tune.epochs=0", "search.seeds=[0]", "compression.calibration_images=20")
 

@@ -13,8 +13,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from automl.compression.elastic import Elastic
 from automl.compression.pipeline import CompressionOptions, Compressor
-from automl.config import load_config
+from automl.config import Config, load_config
 from automl.models import build_model
+from automl.once_for_all.config import SupernetConfig
 from search_spaces.building import SpaceOptions, build_space
 from search_spaces.capture import PrunableNetwork
 from search_spaces.depth import rows_of_blocks
@@ -49,7 +50,8 @@ def supernet(name: str, size: int, resolution: int | None = None) -> PrunableNet
 
 def published_space(network: PrunableNetwork, config: str, **options: Any) -> SearchSpace:
     """The space of a config that comes along, with some of its options replaced."""
-    section = load_config(CONFIGS / f"{config}.yaml").space.model_dump()
+    kind = SupernetConfig if config.endswith("_supernet") else Config
+    section = load_config(CONFIGS / f"{config}.yaml", kind=kind).space.model_dump()
     return build_space(network.graph, SpaceOptions(**{**section, **options}))
 
 

@@ -212,7 +212,7 @@ def ofa_small(
     """A small supernet of inverted residual blocks, for images of 16 or 32 pixels, that trains on CPUs.
 
     ReLU alone and no squeeze-and-excitation, so that every engine and accelerator takes it, in 8 bits too. Kernels of
-    5, since on CPUs those of 7 take twice as long to train.
+    5, since on CPUs those of 7 take a third longer to train.
 
     Args:
         classes: number of classes.

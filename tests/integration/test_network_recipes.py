@@ -18,7 +18,8 @@ from search_spaces.capture import PrunableNetwork
 from search_spaces.channel_space import ChannelSpace
 
 ZOO = ("lenet5", "resnet20", "mobilenet_v1", "squeezenet", "shufflenet_v2", "vit")
-SLOW_ZOO = ("lenet300_100", "alexnet_cifar", "vgg11", "resnet56", "mobilenet_v2", "densenet40")
+SLOW_ZOO = ("lenet300_100", "alexnet_cifar", "vgg11", "resnet56", "mobilenet_v2", "densenet40", "ofa_small")
+SLOW_ZOO += ("ofa_mobilenet_v3", "ofa_resnet50")
 VISION = ("efficientnet_b0", "mobilenet_v3_small", "googlenet", "densenet121", "resnext50_32x4d", "convnext_tiny")
 
 

@@ -38,7 +38,8 @@ POLICIES = {
     "4 bits": LayerPolicy(weight_bits=4, activation_bits=6),
     "ternary": LayerPolicy(weight_bits=2, weight_scheme="ternary", activation_bits=8),
 }
-VGG, DENSENET = (pytest.param(name, marks=pytest.mark.slow) for name in ("vgg11", "densenet40"))
+SLOW = ("vgg11", "densenet40", "ofa_small", "ofa_mobilenet_v3")
+VGG, DENSENET, OFA_SMALL, OFA = (pytest.param(name, marks=pytest.mark.slow) for name in SLOW)
 NETWORKS = ("resnet20", "mobilenet_v2", VGG, DENSENET)
 
 
@@ -122,7 +123,7 @@ def test_near_the_fake_quantised_network(policy: str) -> None:
     check_near(in_8_bits("resnet20") if policy == "8 bits" else compress("resnet20", POLICIES[policy]))
 
 
-@pytest.mark.parametrize("name", ["mobilenet_v2", "vgg11", DENSENET])
+@pytest.mark.parametrize("name", ["mobilenet_v2", "vgg11", DENSENET, OFA_SMALL, OFA])
 def test_other_networks(name: str) -> None:
     check_near(in_8_bits(name))
 

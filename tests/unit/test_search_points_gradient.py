@@ -86,7 +86,7 @@ def test_what_it_cannot_work_with_is_refused_in_one_line() -> None:
         Gradient(half(bits, prices))
     for options, rule in (
         ({"batch": 1}, "batch is at least 2, for batch norms, got 1"),
-        ({"tau": 0.1}, "tau is at least tau_end, got 0.1"),
+        ({"tau": 0.05}, "tau is at least tau_end, got 0.05"),
         ({"relaxation": "hard"}, "relaxation is one of gumbel, softmax, got 'hard'"),
         ({"lr": 0.0}, "lr is positive, got 0.0"),
     ):

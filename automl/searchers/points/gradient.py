@@ -51,8 +51,8 @@ class GradientOptions:
     steps: int = 200
     batch: int = 64
     lr: float = 0.1
-    tau: float = 2.0
-    tau_end: float = 0.2
+    tau: float = 5.0
+    tau_end: float = 0.1
     cost_weight: float = 2.0
     relaxation: str = "gumbel"
 

@@ -131,6 +131,8 @@ class TableBackend(HardwareBackend):
         if graph.removed:
             return (f"the block {graph.removed[0].name!r} is left out, and operators are those of the whole network",)
         for name, layer in graph.treatments:
+            if layer.kernel is not None:
+                return (f"the kernel of {name!r} is cropped, and operators are those of the whole network",)
             if layer.factors is not None or not self._engine.integers:
                 what = "whole" if self._engine.integers else "dense, whole and in float32"
                 return (f"{name!r} is not only pruned, and operators are measured {what} alone",)

@@ -95,9 +95,8 @@ def test_there_is_a_config_of_every_algorithm_budget_and_dimension() -> None:
     assert {config.search.algorithm for config in configs} >= {name for name, _ in searcher_names()} - of_a_run
     budgets = {budget.metric for config in configs for budget in config.budgets}
     assert budgets >= {"latency_s", "modelled_latency_s", "energy_j", "weight_bytes", "macs", "params"}
-    for dimension in ("weight_bits", "activation_bits", "sparsity", "rank", "resolution", "kernel", "keep"):
+    for dimension in ("weight_bits", "activation_bits", "sparsity", "rank", "resolution"):
         assert any(getattr(config.space, dimension) for config in configs), dimension
-    assert any(config.space.depth is not None for config in configs)
 
 
 def test_the_config_of_ones_own_network_says_what_is_missing() -> None:

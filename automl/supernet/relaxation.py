@@ -26,8 +26,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from automl.compression import Compressor
 from automl.compression.elastic import Elastic
-from automl.compression.running import channels_last
 from automl.searchers.points.gradient import check_elastic
+from automl.supernet.network import channels_last
 from search_spaces.depth import DEPTH
 from search_spaces.errors import InputError
 from search_spaces.layers import LayerSpec

@@ -18,7 +18,7 @@ from automl.config_sections import SupernetSection
 from automl.data.bundle import DataBundle
 from automl.data.resized import resized
 from automl.metrics import Metric, accuracy
-from automl.supernet.network import Supernet
+from automl.supernet.network import Supernet, channels_last
 from automl.supernet.schedule import Schedule
 from automl.training import EpochReport, Loss, TrainingOptions, evaluate, optimizer_of, torch_device
 from automl.training_state import TrainingState
@@ -195,7 +195,8 @@ class _Training:
             policies = self.schedule.policies(epoch, step)
             part = self.shard.of(labels)
             share = len(part) / len(labels) / len(policies)
-            for loss in self._losses(self.shard.of(inputs).to(self._device), part.to(self._device), policies):
+            seen = channels_last(self.shard.of(inputs)).to(self._device)
+            for loss in self._losses(seen, part.to(self._device), policies):
                 (share * loss).backward()  # type: ignore[no-untyped-call]
                 total += share * len(labels) * loss.detach()
             self.shard.sum([parameter.grad for parameter in self._parameters if parameter.grad is not None])

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from automl.config import Config
 from automl.config_sections import SearchSection
 from automl.costs.pricing import BACKEND, cost_of, point_prices
+from automl.predictors.samples import Sample
 from automl.run.store import SearchRow
 from automl.searchers import given_policies, make_searcher
 from automl.searchers.base import Searcher, State
@@ -43,6 +44,7 @@ def make_search(
     backend: HardwareBackend = BACKEND,
     agent: State | None = None,
     prior: Prior | None = None,
+    known: Sequence[Sample] = (),
 ) -> Searcher:
     """A fresh searcher for one of a run's searches.
 
@@ -54,6 +56,7 @@ def make_search(
         backend: that prices networks; counting alone where it was not asked for more.
         agent: what the run's agent begins with, see `initial_agent`.
         prior: of the run's own algorithm, where `wants_prior` says that one is wanted.
+        known: sub-networks that the run's own algorithm learns from, see `make_searcher`.
 
     Raises:
         InputError: there is no such algorithm, option or reward.
@@ -75,6 +78,7 @@ def make_search(
         objectives=how.objectives,  # type: ignore[arg-type]  # the config has checked the names
         agent=agent if own else None,
         prior=prior.values if own and prior is not None else None,
+        known=known if own else (),
     )
 
 

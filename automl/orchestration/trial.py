@@ -15,6 +15,7 @@ from automl.orchestration.pool import ray_get
 from automl.orchestration.price_actor import RemotePrices
 from automl.orchestration.search_loop import SearchFailedError, run_search
 from automl.orchestration.searches import make_search
+from automl.predictors.samples import Sample
 from automl.run.store import SearchRow
 from automl.searchers.base import State
 from automl.searchers.prior import Prior
@@ -35,6 +36,7 @@ def run_trial(
     prices: Any | None = None,
     agent: State | None = None,
     prior: Prior | None = None,
+    known: Sequence[Sample] = (),
 ) -> None:
     """One search, in a process of its own.
 
@@ -48,6 +50,7 @@ def run_trial(
         prices: handle of its `PriceActor`; None where the budget is counted.
         agent: what its agent begins with.
         prior: where the run's searches want one, see `make_search`.
+        known: sub-networks that they learn from.
     """
     search = searches[sample["search"]]
     graph = space.graph
@@ -56,7 +59,7 @@ def run_trial(
         backend = priced_by_table(config.measure, graph, RemotePrices(prices))
     error = None
     try:
-        searcher = make_search(config, space, constraints, search, backend, agent, prior)
+        searcher = make_search(config, space, constraints, search, backend, agent, prior, known)
         if "torch" in sys.modules:  # an agent's, or a table's: the others do without
             import torch
 

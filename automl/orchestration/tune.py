@@ -25,6 +25,7 @@ from automl.orchestration.pool import ATTEMPTS, EvaluatorPool, last_line, ray_ge
 from automl.orchestration.transfer import initial_agent
 from automl.orchestration.trial import run_trial
 from automl.orchestration.worker import Worker
+from automl.predictors.samples import Sample
 from automl.problem import Problem
 from automl.progress import Progress
 from automl.run.directory import RunClock, RunDirectory
@@ -111,6 +112,7 @@ def run_searches(
     constraints: Sequence[Constraint] | None = None,
     prices: Any | None = None,
     prior: Prior | None = None,
+    known: Sequence[Sample] = (),
 ) -> None:
     """Run those of the searches that have not ended; returns when all have.
 
@@ -126,6 +128,7 @@ def run_searches(
         constraints: for the searchers, where they are not the problem's.
         prices: handle of the run's `PriceActor`, under a latency budget.
         prior: where the run's searches want one, see `automl.orchestration.searches.make_search`.
+        known: sub-networks that they learn from, see the same.
 
     Raises:
         RunStoppedError: the run was told to stop; it can be resumed.
@@ -139,7 +142,7 @@ def run_searches(
         wanted = {search.name for search in searches}
         todo = [row for row in ray_get(dispatcher.unfinished.remote()) if row.name in wanted]
         if todo:
-            _run_trials(problem, todo, dispatcher, progress, clock, stop, scratch, constraints, prices, prior)
+            _run_trials(problem, todo, dispatcher, progress, clock, stop, scratch, constraints, prices, prior, known)
         progress.searches(ray_get(dispatcher.progress.remote()), problem.constraint)
     finally:
         with suppress(RayError):  # where the actor has died, its store is closed
@@ -207,6 +210,7 @@ def _run_trials(
     constraints: Sequence[Constraint] | None,
     prices: Any | None,
     prior: Prior | None,
+    known: Sequence[Sample],
 ) -> None:
     how = problem.config.search
     by_name = {search.name: search for search in todo}
@@ -220,6 +224,7 @@ def _run_trials(
         prices=prices,
         agent=initial_agent(how),
         prior=prior,
+        known=known,
     )
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # errors are raised below, in one line
     tuner = tune.Tuner(

@@ -61,6 +61,7 @@ class RunDirectory:
         self.searchers = path / "searchers"
         self.agent_file = path / "agent.safetensors"
         self.prior_file = path / "prior.json"
+        self.samples_file = path / "samples.json"
         self.finalists = path / "finalists"
         self.budget_file = path / "latency_budget.json"
         self.estimates_file = path / "estimates.json"

@@ -23,6 +23,7 @@ from automl.run.explaining import explain_best
 from automl.run.explanation import Explanation
 from automl.run.exporting import export_best
 from automl.run.finalists import Compiled, Finalist, choose_finalists, measure_all, read_progress, training_of
+from automl.run.known import known_samples
 from automl.run.priors import costs_for_prior, kept_prior
 from automl.run.store import Store
 from automl.run.summary import accelerator_usage, budget_text, build_summary
@@ -224,6 +225,7 @@ class Run:
         problem, config = self.problem, self.problem.config
         rows, given = searches(config), config.search.given
         prior = self._prior(workers, prices)
+        known = known_samples(config, problem.graph.digest, self.directory.samples_file)
         text = f"Search: {budget_text(problem)}, {config.search.evaluations} evaluations a search"
         self._stage("search", "Evaluation: what is given, and the uniform policy that costs as much" if given else text)
 
@@ -240,6 +242,7 @@ class Run:
                 constraints,
                 prices,
                 prior,
+                known,
             )
 
         if config.search.mode == "resource" and not given:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
 
+from automl.predictors.samples import Sample
 from automl.searchers.agent_options import AGENTS, AgentOptions, agent_options
 from automl.searchers.base import Searcher, State
 from automl.searchers.given import GivenSearcher, given_policies
@@ -46,6 +47,7 @@ class _Search:
     objectives: tuple[Metric, ...]
     agent: State | None
     prior: Sequence[FloatArray] | None
+    known: Sequence[Sample]
 
     @property
     def constraint(self) -> Constraint:
@@ -183,6 +185,13 @@ def _gradient(search: _Search) -> Searcher:
     return Gradient(search.points, parse_options(GradientOptions(), "gradient", search.options), search.prior)
 
 
+def _once_for_all(search: _Search) -> Searcher:
+    from automl.searchers.points.once_for_all import OnceForAll, OnceForAllOptions  # torch where it is needed
+
+    options = parse_options(OnceForAllOptions(), "once_for_all", search.options)
+    return OnceForAll(search.points, options, search.known)
+
+
 def _given(search: _Search) -> Searcher:
     return GivenSearcher(search.space.graph, given_policies(search.options))
 
@@ -212,6 +221,10 @@ _SEARCHERS: Mapping[str, _Entry] = {
     "gradient": _Entry(
         "distributions over choices, trained by gradient on their mixture (DARTS: Liu et al. 2019, Cai et al. 2019)",
         _gradient,
+    ),
+    "once_for_all": _Entry(
+        "evolution on accuracies that a predictor learns, from a supernet's sub-networks first (OFA: Cai et al. 2020)",
+        _once_for_all,
     ),
     "ddpg": _Entry("AMC's and HAQ's agent, DDPG (He et al. 2018, Wang et al. 2019)", _agent("ddpg")),
     "td3": _Entry("TD3: DDPG with two critics and a slower actor (Fujimoto et al. 2018)", _agent("td3")),
@@ -270,6 +283,7 @@ def make_searcher(
     objectives: Sequence[Metric] = (),
     agent: State | None = None,
     prior: Sequence[FloatArray] | None = None,
+    known: Sequence[Sample] = (),
 ) -> Searcher:
     """The searcher of that name.
 
@@ -289,6 +303,7 @@ def make_searcher(
         agent: state of an agent's search that was made elsewhere, whose networks this one begins with.
         prior: a number for every choice of every decision: for "exact" its loss, and none is measured; for "gradient"
             its logit.
+        known: sub-networks whose accuracies are known from elsewhere, which "once_for_all" learns from.
 
     Raises:
         InputError: an unknown name or option, a value out of range, or a budget below the cheapest policy.
@@ -315,5 +330,6 @@ def make_searcher(
         tuple(objectives),
         agent,
         prior,
+        known,
     )
     return _SEARCHERS[name].make(search)

@@ -17,8 +17,8 @@ IntArray = npt.NDArray[np.int64]
 class Predictor(ABC):
     """Predicts the accuracies of points.
 
-    A decision of a point may be open (-1), such as the bits of a network in float32 in a space that has no such choice.
-    Everything random comes from the seed that `fit` is given; the same points give the same predictions.
+    What is learned from may leave decisions open (see `encoding`), such as the bits of networks in float32 where the
+    space has no such choice. Everything random comes from the seed that `fit` is given.
 
     Args:
         space: whose points they are.

@@ -8,6 +8,7 @@ import numpy as np
 from sklearn.ensemble import GradientBoostingRegressor
 
 from automl.predictors.base import FloatArray, IntArray, Predictor
+from automl.predictors.encoding import balanced
 from search_spaces.errors import InputError
 from search_spaces.space import SearchSpace
 
@@ -55,13 +56,14 @@ class Boosted(Predictor):
         """See `Predictor`."""
         options = self.options
         self._learned = (points.copy(), accuracies.copy(), seed)
+        rows = balanced(points)
         self._trees = GradientBoostingRegressor(
             n_estimators=options.trees,
             max_depth=options.depth,
             learning_rate=options.rate,
-            subsample=max(options.share, 1.0 / len(points)),  # a tree sees one at least
+            subsample=max(options.share, 1.0 / len(rows)),  # a tree sees one at least
             random_state=seed,
-        ).fit(self.encoding(points), accuracies)
+        ).fit(self.encoding(points[rows]), accuracies[rows])
 
     def predict(self, points: IntArray) -> FloatArray:
         """See `Predictor`."""

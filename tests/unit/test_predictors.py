@@ -12,7 +12,7 @@ from automl.models import build_model
 from automl.predictors import PREDICTORS, make_predictor
 from automl.predictors.boosted import BoostedOptions
 from automl.predictors.encoding import OPEN, Encoding, encoded
-from automl.predictors.mlp import MlpOptions
+from automl.predictors.mlp import Mlp, MlpOptions
 from automl.predictors.quality import quality
 from automl.predictors.samples import Sample
 from search_spaces.building import SpaceOptions, build_space
@@ -47,8 +47,9 @@ class Truth:
         generator = np.random.default_rng(seed)
         self._space = of
         self._losses = [
-            np.append(np.cumsum(generator.exponential(size=count - 1) * generator.random())[::-1], 0.0)
-            for count in of.counts
+            np.append(np.cumsum(generator.exponential(size=len(each.choices) - 1))[::-1], 0.0)
+            * (generator.random() if each.dimension in ELASTIC else 0.2)
+            for each in of.decisions
         ]
         self._pairs = generator.normal(size=(len(of.counts),) * 2) * (generator.random((len(of.counts),) * 2) < 0.05)
 
@@ -60,20 +61,19 @@ class Truth:
         return found
 
 
-def test_an_encoding_says_which_choices_were_at_least_taken_and_nothing_of_what_is_left_out_or_open() -> None:
+def test_an_encoding_says_which_choices_were_at_least_taken_and_nothing_of_what_is_left_out() -> None:
     encoding = Encoding(space())
     greatest, least = space().greatest, space().least
     assert encoding(greatest[None]).tolist() == [[1.0] * encoding.width]
-    features = encoding(least[None])[0]
-    active = space().depths.active(least[None])[0]
-    assert 0 < active.sum() < len(active)
-    for place, acts in enumerate(active):
-        own = encoding.of(np.arange(len(active)) == place)
-        assert features[own].tolist() == [float(acts)] + [0.0] * (int(own.sum()) - 1)
-    point = greatest.copy()
+    active = space().depths.active(least[None])[0].tolist()
+    assert 0 < sum(active) < len(active)
+    unary = [[float(acts)] + [0.0] * (count - 1) for acts, count in zip(active, space().counts, strict=True)]
+    assert encoding(least[None])[0].tolist() == [feature for own in unary for feature in own]
+    point = least.copy()
     point[-1] = OPEN
-    own = encoding.of(np.arange(len(active)) == len(active) - 1)
-    assert encoding(point[None])[0].tolist() == (~own).astype(float).tolist()
+    closed = least.copy()
+    closed[-1] = greatest[-1]
+    np.testing.assert_array_equal(encoding(point[None]), encoding(closed[None]))
 
 
 def test_points_of_one_policy_have_one_encoding() -> None:
@@ -104,6 +104,28 @@ def test_each_ranks_what_it_has_not_seen_the_same_way_every_time(kind: str) -> N
     np.testing.assert_array_equal(restored.predict(others), predicted)
 
 
+@cache
+def space_with_bits() -> SearchSpace:
+    options = SpaceOptions(depth=1, lower_bound=0.5, round_to=8, weight_bits=(3, 4, 6, 8), activation_bits=(4, 8))
+    return build_space(graph(), options)
+
+
+def test_networks_in_float32_teach_about_quantised_ones() -> None:
+    """A few of these beside many of those rank better than twice as many alone."""
+    of = space_with_bits()
+    truth = Truth(of)
+    elastic = np.array([each.dimension in ELASTIC for each in of.decisions])
+    quantised, others = drawn(60, 1, of), drawn(200, 2, of)
+    whole = np.where(elastic, drawn(300, 3, of), of.greatest)
+    found, expected = truth(quantised), truth(others)
+    alone, together = Mlp(of), Mlp(of)
+    alone.fit(quantised, found, 0)
+    points = np.concatenate([np.where(elastic, whole, OPEN), quantised[:30]])
+    together.fit(points, np.concatenate([truth(whole), found[:30]]), 0)
+    anew, transferred = (quality(each.predict(others), expected).spearman for each in (alone, together))
+    assert transferred > anew + 0.05
+
+
 @pytest.mark.parametrize("kind", PREDICTORS)
 def test_one_sample_and_equal_ones_are_enough_to_learn_from(kind: str) -> None:
     predictor = make_predictor(kind, space())
@@ -130,7 +152,7 @@ def test_samples_are_points_of_the_space() -> None:
 
 
 def test_samples_that_say_nothing_of_bits_leave_them_open_and_those_of_other_spaces_out() -> None:
-    with_bits = build_space(graph(), SpaceOptions(depth=1, lower_bound=0.5, round_to=8, weight_bits=(4, 8)))
+    with_bits = space_with_bits()
     architecture = with_bits.elastic
     point = architecture.sample(np.random.default_rng(0))
     samples = [

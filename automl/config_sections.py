@@ -103,6 +103,16 @@ class PredictorSection(Section):
     held_out: int = Field(default=100, ge=0, le=1_000_000)
 
 
+class SupernetTrainingSection(TrainingSection):
+    """How a supernet is trained: the same, with other defaults. Half of the loss is what the largest network answers,
+    unsoftened, as in OFA."""
+
+    epochs: int = Field(default=60, ge=0, le=100_000)
+    lr: float = Field(default=0.05, gt=0)
+    distillation: float = Field(default=0.5, ge=0, le=1)
+    temperature: float = Field(default=1.0, gt=0)
+
+
 class SupernetSection(Section):
     """One network trained for all policies of the space: channels, kernels, depth and resolution.
 
@@ -110,7 +120,7 @@ class SupernetSection(Section):
     evaluated sub-networks are then used as well. Without one the network that `baseline` trains is trained further: its
     sub-networks learn from it, as much as `training.distillation` says.
     `method`: "progressive" frees one dimension after another in `phases` (by default derived from `training.epochs`);
-    "sandwich" trains the largest, the smallest and random ones in every step.
+    "sandwich" trains the largest, the smallest and random ones in every step, and does better in short trainings.
     `subnets`: random sub-networks a step. `workers`: processes that share the images of every step.
     `controls`: the network from scratch that a run compares with is trained as the largest one is, for the epochs of
     that and of the supernet together, instead of for as long as others are fine-tuned.
@@ -118,7 +128,7 @@ class SupernetSection(Section):
 
     checkpoint: str | None = None
     method: Literal["progressive", "sandwich"] = "progressive"
-    training: TrainingSection = Field(default_factory=lambda: TrainingSection(epochs=60, lr=0.05, distillation=0.5))
+    training: SupernetTrainingSection = Field(default_factory=SupernetTrainingSection)
     phases: list[PhaseSection] = Field(default_factory=list, max_length=100)
     subnets: int = Field(default=2, ge=1, le=64)
     workers: int = Field(default=1, ge=1, le=1024)

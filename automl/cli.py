@@ -197,6 +197,7 @@ def _started(config: "Config", out: Path) -> int:
 def _resume(options: argparse.Namespace) -> int:
     from automl.run.directory import RunDirectory
 
+    cli_supernet.refuse(options.run)
     directory = RunDirectory.open(options.run)
 
     from automl.api import resume
@@ -344,6 +345,7 @@ def _compare(options: argparse.Namespace) -> int:
 def _export(options: argparse.Namespace) -> int:
     from automl.run.directory import RunDirectory
 
+    cli_supernet.refuse(options.run)
     directory = RunDirectory.open(options.run)
 
     from automl.api import export

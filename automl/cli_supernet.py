@@ -53,6 +53,17 @@ def supernet(options: argparse.Namespace) -> int:
     return _ended(result)
 
 
+def refuse(path: Path) -> None:
+    """InputError where a run is asked for and the path is the directory of a supernet."""
+    from automl.once_for_all.directory import SupernetDirectory
+
+    if SupernetDirectory.is_at(path):
+        raise InputError(
+            f"{str(path)!r} is a supernet: `trimtab supernet {path} --resume` goes on with it, and the runs of its "
+            f"devices are in {str(path / 'devices')!r}"
+        )
+
+
 def status(path: Path, as_json: bool) -> int:
     """Where a supernet stands, and each of its devices."""
     from automl.once_for_all.directory import SupernetDirectory

@@ -116,7 +116,27 @@ def samples(directory: SupernetDirectory) -> int:
         return 0
 
 
+def test_it_is_told_from_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Just started: `status` and `report` know it, what takes a run says what it is."""
+    directory = SupernetDirectory.create(tmp_path / "mine", load_config(SMALL, kind=SupernetConfig))
+    assert main(["status", str(directory.path), "--json"]) == DONE
+    status = json.loads(capsys.readouterr().out)
+    assert (status["state"], status["samples"], status["predictor"]) == ("unfinished", {}, {})
+    assert [(each["name"], each["state"]) for each in status["devices"]] == [("half", "waiting")]
+    assert main(["status", str(directory.path)]) == DONE
+    assert "half" in capsys.readouterr().out
+    assert main(["report", str(directory.path)]) == DONE
+    assert directory.report_file.is_file()
+    for command in ("resume", "export"):
+        assert main([command, str(directory.path)]) == BAD_INPUT
+        assert "is a supernet: `trimtab supernet" in capsys.readouterr().err
+    directory.training_file.write_text("[")
+    assert main(["status", str(directory.path)]) == BAD_INPUT
+    assert "training.json' is damaged" in capsys.readouterr().err
+
+
 @pytest.mark.slow
+@pytest.mark.timeout(1500)
 def test_a_killed_one_goes_on_and_ends_as_if_it_had_not_been(tmp_path: Path) -> None:
     """Killed in its training, among its samples, and in a device's search; beside one that nobody stops."""
     low = {"low": {"budget": {"metric": "macs", "ratio": 0.01}}}

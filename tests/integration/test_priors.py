@@ -9,8 +9,11 @@ from latency_fakes import fake_prices
 from automl.config import load_config
 from automl.orchestration.searches import make_search, searches, wants_prior
 from automl.problem import Problem
+from automl.report.data import read_run
+from automl.run.directory import write_json
 from automl.run.priors import compute_prior, costs_for_prior, kept_prior
 from automl.searchers.prior import Prior
+from automl.testing.runs import make_run
 
 CONFIG = {
     "model": {"name": "lenet5"},
@@ -60,3 +63,14 @@ def test_a_file_that_holds_no_prior_is_written_anew(tmp_path: Path) -> None:
         known = Prior.read(file)
         assert known is not None
         assert known.values[0].tolist() == [1.0, 2.0]
+
+
+def test_it_counts_as_the_first_proposal_of_the_searches_that_it_was_computed_for(tmp_path: Path) -> None:
+    directory = make_run(tmp_path / "run", evaluations=4)
+    before = read_run(directory.path).efforts
+    write_json(directory.prior_file, Prior([np.zeros(2)], images=1000, seconds=2.5).to_json())
+    after = read_run(directory.path).efforts
+    assert after["ddpg-0"][0].images == before["ddpg-0"][0].images + 1000
+    assert after["ddpg-0"][0].seconds == before["ddpg-0"][0].seconds + 2.5
+    after["ddpg-0"][0] = before["ddpg-0"][0]
+    assert after == before

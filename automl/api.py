@@ -15,6 +15,7 @@ from automl.costs.latency_budget import LatencyBudget
 from automl.errors import InputError, RunStoppedError, TrimtabError
 from automl.progress import Progress
 from automl.run.directory import RunClock, RunDirectory, State, make_importable, next_free, write_atomically
+from automl.run.known import known_samples
 from automl.run.remote import check_devices, require_devices
 from automl.signals import StopSignal
 from search_spaces.policy import CompressionPolicy
@@ -130,6 +131,7 @@ def outlined(config: Config, progress: Progress) -> "Problem":
     check_devices(config.measure)
     if not problem.trained:
         _require_devices(baseline=config.baseline)
+    known_samples(config, problem.graph.digest)
     return problem
 
 

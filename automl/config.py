@@ -23,6 +23,7 @@ from automl.config_sections import (
     SpaceSection,
     SupernetSection,
     TrainingSection,
+    agent_is_meant,
 )
 from automl.errors import InputError
 from backends.accelerators.catalogue import is_path, read_description
@@ -59,6 +60,16 @@ class Config(Section):
     compression: CompressionSection = Field(default_factory=CompressionSection)
     fine_tune: TrainingSection = Field(default_factory=lambda: TrainingSection(lr=0.02))
     measure: MeasureSection = Field(default_factory=MeasureSection)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _search_of_a_supernet(cls, document: Any) -> Any:
+        if not isinstance(document, dict) or document.get("supernet") is None:
+            return document
+        search = document.get("search") or {}
+        if not isinstance(search, dict) or "algorithm" in search or agent_is_meant(search):
+            return document
+        return {**document, "search": {**search, "algorithm": "once_for_all"}}
 
     @model_validator(mode="before")
     @classmethod

@@ -181,6 +181,11 @@ class BudgetSection(Section):
         return self
 
 
+def agent_is_meant(search: Mapping[str, Any]) -> bool:
+    """Whether a section that names no algorithm asks for what only an agent does."""
+    return search.get("mode") == "accuracy" or search.get("faithful") is True
+
+
 class SearchSection(Section):
     """Which algorithm searches, how long, and with how many evaluators, on which device.
 
@@ -190,7 +195,8 @@ class SearchSection(Section):
     `device`: where compressed networks are run on the validation images; evaluators share the GPUs there are.
     `objectives`: costs that are minimised beside the accuracy, by the algorithms that look for a whole front (nsga2,
     optuna_nsga2); by default the first budget's. The others are shown them, and look for accuracy.
-    `algorithm`: where none is named, an agent's `mode` or `faithful` asks for the agent, all else for "auto".
+    `algorithm`: where none is named, an agent's `mode` or `faithful` asks for the agent, a supernet for "once_for_all",
+    all else for "auto".
     """
 
     algorithm: str = "auto"
@@ -211,8 +217,7 @@ class SearchSection(Section):
     def _agent_where_it_is_meant(cls, given: Any) -> Any:
         if not isinstance(given, Mapping) or "algorithm" in given:
             return given
-        agent = given.get("mode") == "accuracy" or given.get("faithful") is True
-        return {**given, "algorithm": "ddpg"} if agent else given
+        return {**given, "algorithm": "ddpg"} if agent_is_meant(given) else given
 
     @field_validator("objectives")
     @classmethod

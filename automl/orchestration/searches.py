@@ -1,6 +1,7 @@
 """Which searches a run makes, and the searcher of each."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from automl.config import Config
 from automl.config_sections import SearchSection
@@ -72,7 +73,7 @@ def make_search(
         mode=how.mode,
         reward=config.reward_name,
         faithful=how.faithful and own,
-        options=how.options if own else {},
+        options=_options(config) if own else {},
         cost=[cost_of(space.graph, backend, each.metric) for each in constraints],
         prices=point_prices(space, backend),
         objectives=how.objectives,  # type: ignore[arg-type]  # the config has checked the names
@@ -80,6 +81,14 @@ def make_search(
         prior=prior.values if own and prior is not None else None,
         known=known if own else (),
     )
+
+
+def _options(config: Config) -> Mapping[str, Any]:
+    """Of the run's own algorithm; the kind of predictor is that of its supernet where it is not said."""
+    how = config.search
+    if how.algorithm != "once_for_all" or config.supernet is None:
+        return how.options
+    return {"predictor": config.supernet.predictor.kind, **how.options}
 
 
 def wants_prior(how: SearchSection) -> bool:

@@ -41,7 +41,8 @@ LITTLE = {
     "supernet.phases": [],
     "supernet.predictor": {"samples": 12, "held_out": 6},
     "data.args.size": 16,
-    "search.evaluations": 4,
+    "search.evaluations": 8,
+    "search.options": {"samples": 4, "adapt": 4, "iterations": 20},
     "fine_tune.epochs": 1,
 }
 

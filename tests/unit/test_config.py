@@ -239,3 +239,6 @@ def test_an_algorithm_that_is_not_named_follows_from_the_rest(search: dict[str, 
     config = load_config({**MINIMAL, "search": search})
     assert config.search.algorithm == algorithm
     assert load_config(yaml.safe_load(config.to_yaml())) == config
+    of_supernet = load_config({**MINIMAL, "search": search, "supernet": {}})
+    assert of_supernet.search.algorithm == ("once_for_all" if algorithm == "auto" else algorithm)
+    assert load_config({**MINIMAL, "supernet": {}}).search.algorithm == "once_for_all"

@@ -14,7 +14,7 @@ from automl.searchers.points.program import Program
 from automl.testing.points import AdditiveAccuracy, PointSearcherConformance, elastic_space, small_space
 from search_spaces.errors import InputError, UnreachableError
 from search_spaces.objective import Constraint, Evaluation
-from search_spaces.space import Prices, SearchSpace
+from search_spaces.space import SearchSpace
 
 QUICK = OnceForAllOptions(predictor="boosted", population=24, iterations=4, samples=12, refine=6)
 
@@ -39,7 +39,7 @@ def samples_of(space: SearchSpace, count: int, accuracy: AdditiveAccuracy) -> li
 
 def searched(searcher: OnceForAll, accuracy: AdditiveAccuracy, evaluations: int) -> IntArray:
     """Its proposals, [N, D]."""
-    points = []
+    points: list[IntArray] = []
     while len(points) < evaluations and not searcher.finished:
         policy = searcher.ask()
         points.append(searcher.space.encode(policy))
@@ -142,21 +142,11 @@ def test_prices_that_are_no_sums_are_asked_for_what_is_proposed_alone() -> None:
         return {"latency_s": counted(points)["macs"] ** 0.9}
 
     limit = float(prices(space.greatest[None])["latency_s"][0]) * 0.5
-    problem = PointProblem(space, (Constraint("latency_s", limit),), _Priced(prices), 0, 5)
+    problem = PointProblem(space, (Constraint("latency_s", limit),), prices, 0, 5)
     accuracy = AdditiveAccuracy(space, 2)
     points = searched(OnceForAll(problem, known=samples_of(space, 200, accuracy)), accuracy, 5)
     assert problem.kept(points).all()
     assert asked < 2000
-
-
-class _Priced:
-    """Prices that are no `PointPrices`."""
-
-    def __init__(self, prices: Prices) -> None:
-        self._prices = prices
-
-    def __call__(self, points: IntArray) -> object:
-        return self._prices(points)
 
 
 @pytest.mark.parametrize(

@@ -30,7 +30,7 @@ from automl.searchers.points.random import random_point
 from search_spaces.errors import InputError, did_you_mean
 from search_spaces.space import Point
 
-SAMPLED = 0.75
+SAMPLED = 0.5
 """Most of the evaluations that may go into samples, a share."""
 
 

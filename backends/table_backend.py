@@ -15,6 +15,7 @@ from typing import Protocol
 
 from backends.base import HardwareBackend, HardwareCost
 from backends.counting import CountingBackend
+from backends.cuts import NONE, Cuts, without_blocks
 from backends.integers import Formats, formats_of
 from backends.latency_entries import DeviceKey
 from backends.latency_table import LatencyTable, default_table_path
@@ -26,6 +27,8 @@ from backends.remote.device import RemoteDevice
 from backends.remote.fleet import Fleet
 from search_spaces.errors import InputError, did_you_mean
 from search_spaces.graph import ModelGraph
+from search_spaces.operators import Block
+from search_spaces.policy import LayerPolicy
 from search_spaces.resolution import Resolution
 
 _PACKAGE = Path(__file__).resolve().parent
@@ -49,8 +52,11 @@ class Part(Protocol):
 class NetworkParts(Protocol):
     """The operators of a network under any policy, by arithmetic alone."""
 
-    def parts(self, kept: Sequence[int], formats: Formats | None = None) -> Sequence[Part]:
-        """In the order of execution, where channel group i keeps kept[i] units and layers have such formats."""
+    def parts(
+        self, kept: Sequence[int], formats: Formats | None = None, kernels: Mapping[str, int] = {}
+    ) -> Sequence[Part]:
+        """In the order of execution, where channel group i keeps kept[i] units, and layers have such formats and
+        kernels so wide."""
 
 
 class Latencies(Protocol):
@@ -119,7 +125,7 @@ class TableBackend(HardwareBackend):
         self._graph = graph
         self._prices = prices
         self._threads = threads
-        self._parts: dict[int, NetworkParts] = {}  # by number of the resolution
+        self._parts: dict[tuple[int, tuple[Block, ...]], NetworkParts] = {}  # by number of the resolution, and blocks
 
     def supports(self, graph: ModelGraph) -> tuple[str, ...]:
         """Reasons why this backend cannot price the graph; empty where it can."""
@@ -128,12 +134,9 @@ class TableBackend(HardwareBackend):
                 f"the backend prices policies of one network (digest {self._graph.digest[:12]}), and this is another "
                 f"(digest {graph.digest[:12]})",
             )
-        if graph.removed:
-            return (f"the block {graph.removed[0].name!r} is left out, and operators are those of the whole network",)
         for name, layer in graph.treatments:
-            if layer.kernel is not None:
-                return (f"the kernel of {name!r} is cropped, and operators are those of the whole network",)
-            if layer.factors is not None or not self._engine.integers:
+            treated = replace(layer, kernel=None) != LayerPolicy()
+            if layer.factors is not None or (treated and not self._engine.integers):
                 what = "whole" if self._engine.integers else "dense, whole and in float32"
                 return (f"{name!r} is not only pruned, and operators are measured {what} alone",)
         return tuple(self._engine.unsupported(graph))
@@ -144,20 +147,30 @@ class TableBackend(HardwareBackend):
             raise InputError(f"backend {self.name!r} cannot price the network: {reasons[0]}")
 
     def recipes(
-        self, kept: Sequence[int], formats: Formats | None = None, resolution: Resolution | None = None
+        self,
+        kept: Sequence[int],
+        formats: Formats | None = None,
+        resolution: Resolution | None = None,
+        cuts: Cuts = NONE,
     ) -> list[Recipe]:
-        """The operators of the network where group i keeps kept[i] units, layers have such formats and images that
-        resolution, as often as they are called."""
-        return [kernel for part in self._network(resolution).parts(kept, formats) for kernel in part.kernels]
+        """The operators of the network where group i keeps kept[i] units, layers have such formats, images that
+        resolution, and some blocks and rims of kernels are gone, as often as they are called."""
+        parts = self._network(resolution, cuts).parts(kept, formats, dict(cuts.kernels))
+        return [kernel for part in parts for kernel in part.kernels]
 
-    def price(self, kept: Sequence[int], formats: Formats | None = None, resolution: Resolution | None = None) -> float:
-        """Seconds of the network where group i keeps kept[i] units, layers have such formats and images that
-        resolution; `asked_of` gives these arguments.
+    def price(
+        self,
+        kept: Sequence[int],
+        formats: Formats | None = None,
+        resolution: Resolution | None = None,
+        cuts: Cuts = NONE,
+    ) -> float:
+        """Seconds of the network that `recipes` describes; `asked_of` gives the arguments.
 
         Raises:
             RefusedOperatorError: one of its operators cannot be measured.
         """
-        return sum(price for _, price in self._priced(kept, formats, resolution))
+        return sum(price for _, price in self._priced(kept, formats, resolution, cuts))
 
     def estimate(self, graph: ModelGraph) -> HardwareCost:
         """Counts and latency of the graph, each layer's share in seconds.
@@ -175,17 +188,17 @@ class TableBackend(HardwareBackend):
         counted = CountingBackend().estimate(graph)
         return replace(counted, latency_s=total, by_layer=shares, measured=True, backend=self.name)
 
-    def _network(self, resolution: Resolution | None) -> NetworkParts:
+    def _network(self, resolution: Resolution | None, cuts: Cuts) -> NetworkParts:
         graph = self._graph.at(resolution)
-        number = graph.resolution_number
-        if number not in self._parts:
-            self._parts[number] = self._engine.parts(graph, self._threads)
-        return self._parts[number]
+        key = graph.resolution_number, cuts.blocks
+        if key not in self._parts:
+            self._parts[key] = self._engine.parts(without_blocks(graph, cuts.blocks), self._threads)
+        return self._parts[key]
 
     def _priced(
-        self, kept: Sequence[int], formats: Formats | None, resolution: Resolution | None
+        self, kept: Sequence[int], formats: Formats | None, resolution: Resolution | None, cuts: Cuts
     ) -> list[tuple[str, float]]:
-        parts = self._network(resolution).parts(kept, formats)
+        parts = self._network(resolution, cuts).parts(kept, formats, dict(cuts.kernels))
         new = [part for part in parts if part.price is None]
         if new:
             known = self._prices.latencies([kernel for part in new for kernel in part.kernels])
@@ -194,9 +207,9 @@ class TableBackend(HardwareBackend):
         return [(part.name, part.price or 0.0) for part in parts]
 
 
-def asked_of(graph: ModelGraph) -> tuple[tuple[int, ...], Formats, Resolution | None]:
+def asked_of(graph: ModelGraph) -> tuple[tuple[int, ...], Formats, Resolution | None, Cuts]:
     """What `TableBackend.price` and `recipes` are asked for a graph."""
-    return graph.kept, formats_of(graph), graph.resolution
+    return graph.kept, formats_of(graph), graph.resolution, Cuts.of(graph)
 
 
 @contextmanager

@@ -16,6 +16,7 @@ from typing import Any, Literal
 import torch
 from torch import fx, nn
 
+from backends.cuts import cropped
 from backends.fusion import FusedOperator, full_shape, fuse
 from backends.integers import Formats
 from search_spaces.graph import ModelGraph
@@ -158,22 +159,26 @@ class TorchRecipes:
         self._layers = {layer.name: layer for layer in graph.full_layers}
         fused = [one for one in fuse(graph) if not _has_several_results(one.head)]
         self._fused = [(one, self._groups(one)) for one in fused]
-        self._known: list[dict[tuple[int, ...], TorchPart]] = [{} for _ in fused]
+        self._known: list[dict[tuple[int | None, ...], TorchPart]] = [{} for _ in fused]
 
     def recipes(self, kept: Sequence[int]) -> list[TorchOperator]:
         """What is computed where group i keeps kept[i] units, in order and with repetition; batch 1."""
         return [kernel for part in self.parts(kept) for kernel in part.kernels]
 
-    def parts(self, kept: Sequence[int], formats: Formats | None = None) -> list[TorchPart]:
-        """The same operator by operator, in float32 whatever the formats; parts that are alike are one object."""
+    def parts(
+        self, kept: Sequence[int], formats: Formats | None = None, kernels: Mapping[str, int] = {}
+    ) -> list[TorchPart]:
+        """The same operator by operator, in float32 whatever the formats, some kernels so wide; parts that are alike
+        are one object."""
+        layers = cropped(self._layers, kernels)
         found = []
         for (fused, groups), known in zip(self._fused, self._known, strict=True):
-            key = tuple(kept[group] for group in groups)
+            key = kernels.get(fused.head.layer or ""), *(kept[group] for group in groups)
             if key not in known:
-                recipe = _Writer(self._operators, self._layers, kept).write(fused)
+                recipe = _Writer(self._operators, layers, kept).write(fused)
                 # a dropout on its own does nothing, and what depends on no input is computed beforehand
-                kernels = (recipe,) if recipe.steps and recipe.inputs else ()
-                known[key] = TorchPart(fused.head.layer or fused.head.name, kernels)
+                computed = (recipe,) if recipe.steps and recipe.inputs else ()
+                known[key] = TorchPart(fused.head.layer or fused.head.name, computed)
             found.append(known[key])
         return found
 

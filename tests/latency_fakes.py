@@ -57,7 +57,9 @@ class LayerBackend(HardwareBackend):
         self._graph = graph
         self._prices = prices
 
-    def recipes(self, kept: Sequence[int], formats: object = None, resolution: Any = None) -> list[LayerRecipe]:
+    def recipes(
+        self, kept: Sequence[int], formats: object = None, resolution: Any = None, cuts: object = None
+    ) -> list[LayerRecipe]:
         return [
             LayerRecipe(
                 f"{layer.kind}({layer.in_channels}, {layer.out_channels}, {layer.kernel}, {layer.positions})",
@@ -67,7 +69,7 @@ class LayerBackend(HardwareBackend):
             for layer in self._graph.at(resolution).with_kept(kept).layers
         ]
 
-    def price(self, kept: Sequence[int], formats: object = None, resolution: Any = None) -> float:
+    def price(self, kept: Sequence[int], formats: object = None, resolution: Any = None, cuts: object = None) -> float:
         recipes = self.recipes(kept, formats, resolution)
         seconds = self._prices.latencies(recipes)
         return sum(seconds[recipe.recipe] for recipe in recipes)

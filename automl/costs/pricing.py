@@ -7,6 +7,7 @@ from backends.accelerators.backend import AcceleratorBackend
 from backends.accelerators.catalogue import load
 from backends.base import HardwareBackend, HardwareCost
 from backends.counting import CountingBackend
+from backends.cuts import NONE, Cuts
 from backends.integers import Formats
 from backends.point_prices import PointPrices
 from backends.table_backend import asked_of
@@ -27,9 +28,15 @@ class LatencyBackend(Protocol):
     def estimate(self, graph: ModelGraph) -> HardwareCost:
         """Every figure of the graph, `latency_s` and each layer's part of it among them."""
 
-    def price(self, kept: Sequence[int], formats: Formats | None = None, resolution: Resolution | None = None) -> float:
-        """Seconds where group i keeps kept[i] units, layers have these formats and images this resolution; the same
-        whenever asked."""
+    def price(
+        self,
+        kept: Sequence[int],
+        formats: Formats | None = None,
+        resolution: Resolution | None = None,
+        cuts: Cuts = NONE,
+    ) -> float:
+        """Seconds where group i keeps kept[i] units, layers have these formats, images this resolution, and some blocks
+        and rims of kernels are gone; the same whenever asked."""
 
 
 def price(

@@ -4,6 +4,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from automl.config import Config
 from automl.configured import search_space, untrained_graph
@@ -12,11 +15,15 @@ from automl.costs.pricing import LatencyBackend
 from automl.errors import RunStoppedError, TrimtabError
 from automl.progress import Progress
 from automl.signals import StopSignal
+from backends.cuts import Cuts
 from backends.operator_prices import RefusedOperatorError
 from backends.recipes import Recipe
+from backends.table_backend import asked_of
 from search_spaces.channel_space import ChannelSpace
+from search_spaces.depth import DEPTH
 from search_spaces.graph import ModelGraph
 from search_spaces.resolution import Resolution
+from search_spaces.space import Point, SearchSpace
 
 Recipes = Callable[[Sequence[int]], Sequence[Recipe]]
 """The operators of the network where group i keeps kept[i] units."""
@@ -65,11 +72,15 @@ def _profiled(config: Config, progress: Progress, stop: StopSignal) -> Profile:
 
     graph = untrained_graph(config)
     points = search_space(config, graph)
-    space, smallest = points.channels, points.cheapest().resolution
+    space = points.channels
+    least = asked_of(graph.apply(points.cheapest()))
     sizes: list[Resolution | None] = [size.resolution for size in graph.resolutions] or [None]
+    variants = [(size, cuts) for size in sizes for cuts in _cuts(points)]
     with local_prices(config) as prices:
         backend = priced_by_table(config.measure, graph, prices)
-        recipes = recipes_of(space, lambda kept: [each for size in sizes for each in backend.recipes(kept, None, size)])
+        recipes = recipes_of(
+            space, lambda kept: [each for variant in variants for each in backend.recipes(kept, None, *variant)]
+        )
         missing = prices.prices.missing(recipes)
         progress.stage(f"Latency table: {len(recipes)} operators, {len(missing)} of them to be measured")
         try:
@@ -83,7 +94,7 @@ def _profiled(config: Config, progress: Progress, stop: StopSignal) -> Profile:
         table = prices.prices.table
         return Profile(
             whole_s=_price(backend, graph.kept),
-            least_s=_price(backend, space.least, smallest),
+            least_s=_price(backend, *least),
             operators=len(recipes),
             measured=len(missing) - len(refused),
             refused=refused,
@@ -104,6 +115,31 @@ def recipes_of(space: ChannelSpace, recipes: Recipes) -> list[Recipe]:
         for recipe in recipes(kept):
             found.setdefault(recipe.recipe, recipe)
     return list(found.values())
+
+
+def _cuts(space: SearchSpace) -> list[Cuts]:
+    """What may be gone of blocks and kernels, so that operators are seen: each row of blocks at every depth, and all
+    kernels at each width, with all blocks and with the fewest."""
+    depths, kernels = (
+        [number for number, each in enumerate(space.decisions) if each.dimension == dimension]
+        for dimension in (DEPTH, "kernel")
+    )
+    points = [space.greatest]
+    for number in depths:
+        points += _with_choices(space, space.greatest, [number])
+    fewest = space.greatest
+    fewest[depths] = 0
+    for blocks in (space.greatest, fewest):
+        points += _with_choices(space, blocks, kernels)
+    return list(dict.fromkeys(Cuts.of(space.graph.apply(space.decode(point))) for point in points))
+
+
+def _with_choices(space: SearchSpace, point: Point, numbers: Sequence[int]) -> Iterator[Point]:
+    """The point with every choice of some decisions, taken down together."""
+    for choice in range(max((int(space.counts[number]) for number in numbers), default=0)):
+        changed = point.copy()
+        changed[list(numbers)] = np.minimum(choice, space.counts[list(numbers)] - 1)
+        yield changed
 
 
 def _networks(space: ChannelSpace) -> Iterator[tuple[int, ...]]:
@@ -141,8 +177,8 @@ def _meetings(graph: ModelGraph) -> list[tuple[int, ...]]:
     return [tuple(sorted(met)) for met in sets if met and not any(met < other for other in sets)]
 
 
-def _price(backend: LatencyBackend, kept: Sequence[int], resolution: Resolution | None = None) -> float | None:
+def _price(backend: LatencyBackend, kept: Sequence[int], *rest: Any) -> float | None:
     try:
-        return backend.price(kept, None, resolution)
+        return backend.price(kept, *rest)
     except RefusedOperatorError:
         return None

@@ -4,11 +4,12 @@ What a fused operator becomes depends on the layouts of what it reads and on the
 under these it is planned once and remembered.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from operator import itemgetter
 from typing import Any
 
+from backends.cuts import cropped
 from backends.fusion import FusedOperator
 from backends.integers import Formats
 from backends.tvm.kernels.base import Kernel
@@ -59,12 +60,13 @@ class NetworkRecipes:
         self._tokens: dict[Value, int] = {}
         self._sites = [self._site(fused) for fused in self._structure.fused]
 
-    def parts(self, kept: Sequence[int], formats: Formats | None = None) -> list[Part]:
+    def parts(self, kept: Sequence[int], formats: Formats | None = None, kernels: Mapping[str, int] = {}) -> list[Part]:
         """The network where group i keeps kept[i] units, in the order of execution; equal parts are one object.
 
         Args:
             kept: units of each group.
             formats: of the layers that have other numbers than float32.
+            kernels: how wide the kernels of layers are that are cropped.
 
         Raises:
             TrimtabError: an operator that nothing can compute.
@@ -76,10 +78,10 @@ class NetworkRecipes:
         planner: Planner | None = None
         for index, (fused, reads, shape) in enumerate(self._sites):
             stored = fused.head.layer in storage.integer, storage.grids.get(fused.output.name)
-            key = (index, shape(kept), stored, *[tokens[name] for name in reads])
+            key = (index, shape(kept), stored, kernels.get(fused.head.layer or ""), *[tokens[name] for name in reads])
             part = self._memory.get(key)
             if part is None:
-                planner = planner or self._planner(kept, values, storage)
+                planner = planner or self._planner(kept, values, storage, kernels)
                 part = self._memory[key] = self._plan(planner, fused)
             tokens[fused.output.name] = part.token
             values[fused.output.name] = part.value
@@ -87,7 +89,7 @@ class NetworkRecipes:
         token = tokens[self._structure.output]
         part = self._memory.get((token,))
         if part is None:
-            planner = planner or self._planner(kept, values, storage)
+            planner = planner or self._planner(kept, values, storage, kernels)
             before = len(planner.steps)
             planner.finish()
             part = self._memory[(token,)] = Part("output", _kernels(planner, before), (), 0)
@@ -98,8 +100,11 @@ class NetworkRecipes:
         """All kernels, in the order of execution, as often as they are called."""
         return [kernel for part in self.parts(kept, formats) for kernel in part.kernels]
 
-    def _planner(self, kept: Sequence[int], values: dict[str, Value], storage: Storage) -> Planner:
-        planner = Planner(self._structure, self._cpu, RULES, lower_rest, tuple(kept), self._batch, storage)
+    def _planner(
+        self, kept: Sequence[int], values: dict[str, Value], storage: Storage, kernels: Mapping[str, int]
+    ) -> Planner:
+        structure = replace(self._structure, layers=cropped(self._structure.layers, kernels))
+        planner = Planner(structure, self._cpu, RULES, lower_rest, tuple(kept), self._batch, storage)
         planner.begin()
         values.update(planner.values)
         planner.values = values

@@ -8,12 +8,16 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from automl.compression import CompressionOptions, Compressor
 from automl.models import build_model
+from backends.table_backend import TableBackend, asked_of
+from backends.torch_operators import TorchRecipes
 from backends.torch_reference import reference_output
 from backends.tvm import compile_module
 from backends.tvm.compiled import lower_module
 from backends.tvm.network_recipes import NetworkRecipes
 from backends.tvm.target import cpu_for
+from search_spaces.building import SpaceOptions, build_space
 from search_spaces.capture import PrunableNetwork
 from search_spaces.channel_space import ChannelSpace
 
@@ -63,6 +67,35 @@ def test_recipes_of_other_peoples_networks(name, vision):
     model = getattr(vision("torchvision.models"), name)(**options)
     model.aux1 = model.aux2 = None
     check(model.eval(), torch.randn(1, 3, 96, 96), policies=1)
+
+
+class Unpriced:
+    def latencies(self, recipes):
+        raise AssertionError("nothing is to be priced")
+
+
+@pytest.mark.parametrize("name", ["ofa_small", "resnet20"])
+@pytest.mark.parametrize("engine", ["tvm", "onnxruntime"])
+def test_recipes_without_blocks_and_rims_of_kernels(name, engine):
+    """At another resolution, too."""
+    args = {"shortcut": "B"} if name == "resnet20" else {}
+    model, example = build_model(name, args, classes=10, input_shape=(1, 16, 16)), torch.randn(1, 1, 16, 16)
+    network = PrunableNetwork(model, example, prove=False, resolutions=[(12, 12)])
+    options = {"kernel": [1] if name == "resnet20" else [3], "depth": 0, "resolution": [12]}
+    space = build_space(network.graph, SpaceOptions(keep=[0.5, 0.75], **options))
+    compressor = Compressor(network, None, CompressionOptions(reconstruct=False))
+    backend, generator = TableBackend(engine, network.graph, Unpriced()), np.random.default_rng(0)
+    for point in (space.least, *(space.sample(generator) for _ in range(3))):
+        policy = space.decode(point)
+        graph = network.graph.apply(policy)
+        assert graph.removed
+        found = sorted(recipe.recipe for recipe in backend.recipes(*asked_of(graph)))
+        pruned, smaller = compressor.apply(policy), torch.randn(1, *graph.input_shape)
+        if engine == "tvm":
+            assert found == sorted(lower_module(pruned, smaller, cpu_for()).recipes)
+        else:
+            again = PrunableNetwork(pruned, smaller, prove=False).graph
+            assert found == sorted(recipe.recipe for recipe in TorchRecipes(again).recipes(again.kept))
 
 
 def test_known_policies_are_priced_from_memory():

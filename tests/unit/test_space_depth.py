@@ -1,6 +1,5 @@
 """Depth as a decision: what is left out costs nothing, and what is decided of it means nothing."""
 
-from collections.abc import Sequence
 from itertools import product
 from typing import Any
 
@@ -14,8 +13,6 @@ from backends.accelerators.backend import AcceleratorBackend
 from backends.accelerators.catalogue import load
 from backends.counting import CountingBackend
 from backends.point_prices import PointPrices
-from backends.recipes import Recipe
-from backends.table_backend import TableBackend
 from search_spaces.blocks import residual_blocks
 from search_spaces.building import SpaceOptions, build_space
 from search_spaces.capture import PrunableNetwork
@@ -158,20 +155,3 @@ def test_another_block_than_the_last_is_no_policy_of_the_space(space: SearchSpac
     policy = CompressionPolicy({name: layer for name, layer in layers.items() if name not in block.layers})
     with pytest.raises(InputError, match="has no choice"):
         space.encode(policy)
-
-
-@pytest.mark.parametrize("engine", ["tvm", "onnxruntime"])
-def test_latency_tables_refuse_what_they_hold_no_operators_of(engine: str) -> None:
-    class Unasked:
-        def latencies(self, recipes: Sequence[Recipe]) -> dict[str, float]:
-            raise AssertionError("nothing is measured of what is refused")
-
-    graph = graph_of("resnet20")
-    block = residual_blocks(graph)[0]
-    backend = TableBackend(engine, graph, Unasked())
-    for said, policy in (
-        ("is left out", CompressionPolicy({block.name: LayerPolicy(remove=True)})),
-        ("is cropped", CompressionPolicy({block.layers[0]: LayerPolicy(kernel=1)})),
-    ):
-        with pytest.raises(InputError, match=said):
-            backend.estimate(graph.apply(policy))

@@ -1,7 +1,7 @@
 """Every config that comes along is started: the network, the space, the budgets, some evaluations of each search.
 
 AMC's are in test_amc_configs.py, with data in the formats that they read, and so is OFA's; those of tunings in
-test_tuning.py.
+test_tuning.py, of supernets in test_supernet_command.py.
 """
 
 from collections.abc import Mapping
@@ -15,6 +15,7 @@ from automl.config import Config, load_config
 from automl.costs.pricing import price
 from automl.errors import InputError
 from automl.evaluation import PolicyEvaluator
+from automl.once_for_all.config import SupernetConfig
 from automl.orchestration.ray_session import ray_session
 from automl.orchestration.search_loop import run_search
 from automl.orchestration.searches import make_search, searches, wants_prior
@@ -91,11 +92,13 @@ def test_each_searches_within_its_budget(name: str, tmp_path: Path) -> None:
 
 def test_there_is_a_config_of_every_algorithm_budget_and_dimension() -> None:
     configs = [load_config(FOLDER / f"{name}.yaml") for name in CONFIGS]
+    supernets = [load_config(path, kind=SupernetConfig) for path in FOLDER.glob("*_supernet.yaml")]
+    configs += [supernet.of_device(name) for supernet in supernets for name in supernet.devices]
     of_a_run = {"random", "uniform", "given"}  # beside every search, and what `trimtab compress` makes
     assert {config.search.algorithm for config in configs} >= {name for name, _ in searcher_names()} - of_a_run
     budgets = {budget.metric for config in configs for budget in config.budgets}
     assert budgets >= {"latency_s", "modelled_latency_s", "energy_j", "weight_bytes", "macs", "params"}
-    for dimension in ("weight_bits", "activation_bits", "sparsity", "rank", "resolution"):
+    for dimension in ("weight_bits", "activation_bits", "sparsity", "rank", "resolution", "kernel", "keep"):
         assert any(getattr(config.space, dimension) for config in configs), dimension
 
 

@@ -118,7 +118,9 @@ def test_every_listed_searcher_can_be_made() -> None:
     assert {name for name, _ in searcher_names()} >= {"ddpg", "random", "uniform", "given"}
     for name, description in searcher_names():
         assert description
-        build(name, options=written(CompressionPolicy()) if name == "given" else {}).ask()
+        searcher = build(name, options=written(CompressionPolicy()) if name == "given" else {})
+        if name != "gradient":  # which has logits trained beforehand
+            searcher.ask()
 
 
 def test_given_policies_are_proposed_in_turns_whatever_they_do_and_cost() -> None:

@@ -44,6 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except TrimtabError as error:
         return _refused(error, FAILED, options.debug)
     except KeyboardInterrupt:
+        complain("interrupted")
         return FAILED
     except BrokenPipeError:  # the reader of our output went away: nothing to say, and nobody to say it to
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -166,7 +166,9 @@ def test_a_killed_one_goes_on_and_ends_as_if_it_had_not_been(tmp_path: Path) -> 
         process.send_signal(signal.SIGKILL)
         process.communicate()
         process = start(tmp_path, "supernet", "killed", "--resume")
-    wait_until(process, lambda: killed.device("systolic").searchers.exists())
+    systolic = killed.device("systolic")
+    wait_until(process, lambda: not systolic.driven())  # by the one that lost its parent
+    wait_until(process, systolic.driven)
     process.send_signal(signal.SIGINT)
     _, said = process.communicate()
     assert process.returncode == 1

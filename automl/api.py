@@ -13,6 +13,7 @@ from automl.config_sections import SearchSection, TrainingSection
 from automl.costs.latency import local_prices
 from automl.costs.latency_budget import LatencyBudget
 from automl.errors import InputError, RunStoppedError, TrimtabError
+from automl.orchestration.ray_session import at_address
 from automl.progress import Progress
 from automl.run.directory import RunClock, RunDirectory, State, make_importable, next_free, write_atomically
 from automl.run.known import known_samples
@@ -44,12 +45,16 @@ class RunResult:
     reason: str | None = None
 
 
-def search(config: Config | str | Path | Mapping[str, Any], out: str | Path | None = None) -> RunResult:
+def search(
+    config: Config | str | Path | Mapping[str, Any], out: str | Path | None = None, *, address: str | None = None
+) -> RunResult:
     """Search, fine-tune, measure and export, as the config says; quietly.
 
     Args:
         config: a `Config`, a mapping, or the path of a YAML file.
         out: the run directory, which must not exist or be empty; by default the next free `runs/search-<n>`.
+        address: of a Ray cluster, as `trimtab search --address` has it; by default `RAY_ADDRESS`, or else a Ray of its
+            own.
 
     Raises:
         InputError: the config cannot work; nothing has been written.
@@ -58,7 +63,7 @@ def search(config: Config | str | Path | Mapping[str, Any], out: str | Path | No
     checked = config if isinstance(config, Config) else load_config(config)
     name = Path(config).stem if isinstance(config, str | Path) else "search"
     directory = Path(out) if out is not None else next_free(Path("runs"), name)
-    with Progress(quiet=True) as progress:
+    with at_address(address), Progress(quiet=True) as progress:
         return start(checked, directory, progress)
 
 
@@ -66,6 +71,8 @@ def compress_run(
     config: Config | str | Path | Mapping[str, Any],
     policy: CompressionPolicy | str | Path,
     out: str | Path | None = None,
+    *,
+    address: str | None = None,
 ) -> RunResult:
     """Apply a policy to a config's network, fine-tune, measure and export it beside its controls, as a run; quietly.
 
@@ -73,6 +80,7 @@ def compress_run(
         config: as of `search`; of its search section the evaluators and the device count. A budget is reported on.
         policy: what to apply, or the file that it stands in.
         out: as of `search`; by default the next free `runs/<policy>-<n>`.
+        address: as of `search`.
 
     Raises:
         InputError: the config or the policy cannot work; nothing has been written.
@@ -81,7 +89,7 @@ def compress_run(
     checked = config_for(config, policy)
     name = Path(policy).stem if isinstance(policy, str | Path) else "policy"
     directory = Path(out) if out is not None else next_free(Path("runs"), name)
-    with Progress(quiet=True) as progress:
+    with at_address(address), Progress(quiet=True) as progress:
         return start(checked, directory, progress)
 
 
@@ -146,8 +154,10 @@ def create_run(out: Path, config: Config) -> RunDirectory:
     return directory
 
 
-def resume(directory: str | Path | RunDirectory, progress: Progress | None = None) -> RunResult:
-    """Go on with a run that was stopped or killed; one that is done is left as it is. Raises as `search`."""
+def resume(
+    directory: str | Path | RunDirectory, progress: Progress | None = None, *, address: str | None = None
+) -> RunResult:
+    """Go on with a run that was stopped or killed; one that is done is left as it is. As `search` otherwise."""
     run = directory if isinstance(directory, RunDirectory) else RunDirectory.open(Path(directory))
     config = run.config()
     info = run.info()
@@ -164,10 +174,11 @@ def resume(directory: str | Path | RunDirectory, progress: Progress | None = Non
         with local_prices(config, watch) as prices:
             return Problem.outline(config, weights, prices=prices, latency=LatencyBudget.read(run.budget_file))
 
-    if progress is not None:
-        return _drive(run, outline, progress)
-    with Progress(quiet=True) as silent:
-        return _drive(run, outline, silent)
+    with at_address(address):
+        if progress is not None:
+            return _drive(run, outline, progress)
+        with Progress(quiet=True) as silent:
+            return _drive(run, outline, silent)
 
 
 def make_env(

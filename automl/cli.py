@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from automl import cli_supernet
+from automl.cli_cluster import takes_address
 from automl.cli_output import BAD_INPUT, DONE, FAILED, complain, show
 from automl.errors import InputError, TrimtabError
 from automl.listing import LISTS
+from automl.orchestration.ray_session import at_address
 
 if TYPE_CHECKING:
     from automl.api import RunResult
@@ -36,7 +38,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     command: Callable[[argparse.Namespace], int] = options.command
     try:
         _prepare_libraries()
-        code = command(options)
+        with at_address(getattr(options, "cluster", None)):
+            code = command(options)
         sys.stdout.flush()
         return code
     except InputError as error:
@@ -90,20 +93,26 @@ def _parser() -> _Parser:
     search = add("search", _search, "search, fine-tune, measure and export, as a config says")
     _takes_config(search)
     search.add_argument("--out", type=Path, metavar="DIR", help="run directory (default: runs/<config>-<n>)")
+    takes_address(search)
     compress = add("compress", _compress, "apply a given policy to a config's network, and compare it: a run as any")
     _takes_config(compress)
     compress.add_argument("policy", type=Path, help="JSON file, such as best/policy.json of a run")
     compress.add_argument("--out", type=Path, metavar="DIR", help="run directory (default: runs/<policy>-<n>)")
-    add("resume", _resume, "go on with a run that was stopped or killed").add_argument("run", type=Path)
+    takes_address(compress)
+    resume = add("resume", _resume, "go on with a run that was stopped or killed")
+    resume.add_argument("run", type=Path)
+    takes_address(resume)
     tune = add("tune", _tune, "tune the options of a search algorithm by Ray Tune, as a config's section `tune` says")
     _takes_config(tune)
     tune.add_argument("--out", type=Path, metavar="DIR", help="its directory (default: runs/<config>-<n>)")
     tune.add_argument("--resume", action="store_true", help="go on with the tuning whose directory stands for CONFIG")
+    takes_address(tune)
     supernet = add(
         "supernet", cli_supernet.supernet, "train one network for many devices, and search for each, as a config says"
     )
     _takes_config(supernet)
     cli_supernet.takes_options(supernet)
+    takes_address(supernet)
     layers = add("layers", _layers, "the layers of a config's network, and what can be pruned; or what hardware takes")
     _takes_config(layers)
     layers.add_argument("--backend", metavar="NAME", help="an accelerator: what each layer takes on it, and waits for")

@@ -16,7 +16,7 @@ from automl.once_for_all.deployments import drive
 from automl.once_for_all.directory import SupernetDirectory
 from automl.once_for_all.results import DeviceResult, device_results
 from automl.once_for_all.tables import predictor_text
-from automl.orchestration.ray_session import ray_session
+from automl.orchestration.ray_session import at_address, ray_session
 from automl.predictors.samples import read_samples, write_samples
 from automl.progress import Progress
 from automl.run.directory import RunClock, RunDirectory, make_importable, next_free, write_atomically, write_json
@@ -49,6 +49,8 @@ def train_supernet(
     config: SupernetConfig | str | Path | Mapping[str, Any],
     out: str | Path | None = None,
     parallel: int | None = None,
+    *,
+    address: str | None = None,
 ) -> SupernetResult:
     """Train a supernet, and find a network for every device, as the config says; quietly.
 
@@ -56,6 +58,7 @@ def train_supernet(
         config: a `SupernetConfig`, a mapping, or the path of a YAML file.
         out: its directory, which must not exist or be empty; by default the next free `runs/supernet-<n>`.
         parallel: devices that are searched for at once; by default as many as have CPUs for their evaluators.
+        address: of a Ray cluster, see `automl.search`.
 
     Raises:
         InputError: the config cannot work; nothing has been written.
@@ -64,7 +67,7 @@ def train_supernet(
     checked = config if isinstance(config, SupernetConfig) else load_config(config, kind=SupernetConfig)
     name = Path(config).stem if isinstance(config, str | Path) else "supernet"
     directory = Path(out) if out is not None else next_free(Path("runs"), name)
-    with Progress(quiet=True) as progress:
+    with at_address(address), Progress(quiet=True) as progress:
         return start_supernet(checked, directory, progress, parallel)
 
 

@@ -1,9 +1,14 @@
-"""A local Ray for the length of a run: loopback only, quiet, bounded, gone afterwards."""
+"""Ray for the length of a run: a local one of its own, or a cluster that runs already.
+
+A local one is loopback only, quiet, bounded, and gone afterwards. A cluster is what `RAY_ADDRESS` names, as for Ray
+itself; it is left running.
+"""
 
 import logging
 import os
 import secrets
 import shutil
+import socket
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
@@ -12,19 +17,27 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from automl.errors import TrimtabError
+from automl.errors import InputError, TrimtabError
 
 OBJECT_STORE_BYTES = 256 * 2**20
 PREFIX = "trimtab-ray-"
 ALIVE = ".alive"
 ORPHAN_S = 120.0
+ADDRESS = "RAY_ADDRESS"
+LOCAL = "local"
+ANSWER_S = 10.0
+"""How long a cluster's head may take to answer."""
+EXCLUDED = [".git", ".venv", "venv", "runs", "__pycache__", ".cache", ".mypy_cache", ".ruff_cache", ".pytest_cache"]
+"""What stays behind when a directory of a user's own modules is sent to a cluster's nodes."""
 
 _TOKEN = secrets.token_hex(32)
-"""Guards Ray's ports; random, so nothing has to lie in the user's home. A process reads its token once, so all sessions
-of a process have the same one."""
+"""Guards a local Ray's ports; random, so nothing has to lie in the user's home. A process reads its token once, so all
+sessions of a process have the same one. A cluster's is the user's own."""
 
-_ENVIRONMENT = {
-    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # bind to loopback, not to every interface
+THREADS = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "TVM_NUM_THREADS"), "1")
+"""A worker is one thread: parallelism comes from their number."""
+
+_QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_DEDUP_LOGS": "0",
@@ -32,49 +45,163 @@ _ENVIRONMENT = {
     "RAY_AIR_NEW_OUTPUT": "0",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # no TensorBoard, CSV and JSON files: the record is our store
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
-    "OMP_NUM_THREADS": "1",  # a worker is one thread: parallelism comes from their number
-    "OPENBLAS_NUM_THREADS": "1",
-    "MKL_NUM_THREADS": "1",
-    "TVM_NUM_THREADS": "1",
+}
+_OWN = {
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # bind to loopback, not to every interface
+    "RAY_AUTH_TOKEN": _TOKEN,
 }
 
 
+def cluster_address() -> str | None:
+    """The cluster that runs here are to use; None for a local Ray of their own."""
+    address = os.environ.get(ADDRESS, "").strip()
+    return None if address in ("", LOCAL) else address
+
+
 @contextmanager
-def ray_session(cpus: int, *, dashboard: bool = False) -> Iterator[Path]:
-    """Start Ray with that many CPU slots and all GPUs; yields a temporary directory that lives as long.
+def at_address(address: str | None) -> Iterator[None]:
+    """Have sessions, those of child processes too, use a cluster for as long as the block lasts.
+
+    Args:
+        address: "host:port" of its head, "auto" for the cluster that this machine is a node of, "local" for none; None
+            for what `RAY_ADDRESS` says.
+
+    Raises:
+        InputError: the address of a Ray client, whose driver would not run on a node.
+    """
+    if address is not None and "://" in address:
+        raise InputError(
+            f"an address is host:port or 'auto', got {address!r}; a run is driven on a node of the cluster: submit it "
+            "as a job from elsewhere"
+        )
+    if address is None or (address == "auto" and cluster_address() is not None):
+        yield
+        return
+    with _environment({ADDRESS: address}):
+        yield
+
+
+@contextmanager
+def ray_session(cpus: int, *, dashboard: bool = False, modules: str | None = None) -> Iterator[Path]:
+    """Start Ray with that many CPU slots and all GPUs, or connect to the cluster that `cluster_address` names.
 
     A Ray that runs in this process already is used as it is, and left running.
 
+    Args:
+        cpus: of a local Ray.
+        dashboard: of a local Ray.
+        modules: directory of a user's own modules, sent to the nodes of a cluster; None where there are none.
+
+    Yields:
+        A temporary directory on this machine that lives as long.
+
     Raises:
-        TrimtabError: Ray does not start.
+        TrimtabError: Ray does not start, or the cluster does not take us.
     """
-    variables = {**_ENVIRONMENT, "RAY_AUTH_TOKEN": _TOKEN}
+    address = cluster_address()
+    variables = {**_QUIET, **THREADS, **(_OWN if address is None else {})}
     with _temporary_directory() as temporary, _environment(variables):
         import ray
-        import torch
 
         logging.getLogger("ray").setLevel(logging.ERROR)
         if ray.is_initialized():
             yield temporary
             return
-        try:
-            ray.init(
-                num_cpus=cpus,
-                num_gpus=torch.cuda.device_count(),  # as the evaluators count them
-                _node_ip_address="127.0.0.1",  # said here too: the variable counts only before Ray is first imported
-                include_dashboard=dashboard,
-                object_store_memory=OBJECT_STORE_BYTES,
-                _temp_dir=str(temporary / "ray"),
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-                configure_logging=False,
-            )
-        except (RuntimeError, ValueError, OSError) as error:
-            raise TrimtabError(f"Ray does not start: {' '.join(str(error).split())[:300]}") from error
+        if address is None:
+            _start(cpus, temporary / "ray", dashboard)
+        else:
+            _connect(address, modules)
         try:
             yield temporary
         finally:
             ray.shutdown()
+
+
+def _start(cpus: int, folder: Path, dashboard: bool) -> None:
+    import ray
+    import torch
+
+    try:
+        ray.init(
+            address=LOCAL,
+            num_cpus=cpus,
+            num_gpus=torch.cuda.device_count(),  # as the evaluators count them
+            _node_ip_address="127.0.0.1",  # said here too: the variable counts only before Ray is first imported
+            include_dashboard=dashboard,
+            object_store_memory=OBJECT_STORE_BYTES,
+            _temp_dir=str(folder),
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            configure_logging=False,
+        )
+    except (RuntimeError, ValueError, OSError) as error:
+        raise TrimtabError(f"Ray does not start: {_one_line(error)}") from error
+
+
+def _connect(address: str, modules: str | None) -> None:
+    import ray
+    from ray.exceptions import AuthenticationError
+
+    _check_answer(address)
+    environment = None
+    # a job's own directory is on all nodes already
+    if modules is not None and "working_dir" not in os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR", ""):
+        environment = {"working_dir": modules, "excludes": EXCLUDED}
+    try:
+        ray.init(
+            address=address,
+            runtime_env=environment,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            configure_logging=False,
+        )
+    except (AuthenticationError, RuntimeError, ValueError, OSError) as error:
+        raise TrimtabError(_refusal(address, error, modules)) from error
+
+
+def _check_answer(address: str) -> None:
+    """TrimtabError where nobody listens, which Ray itself would find out after minutes."""
+    if address == "auto":
+        return
+    host, colon, port = address.rpartition(":")
+    if not (colon and host and port.isdigit()):
+        raise InputError(f"an address is host:port or 'auto', got {address!r}")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=ANSWER_S).close()
+    except (OSError, OverflowError) as error:
+        raise TrimtabError(
+            f"no cluster answers at {address} ({_one_line(error)}); start one by `ray start --head`, or leave the "
+            "address out"
+        ) from None
+
+
+def _refusal(address: str, error: Exception, modules: str | None) -> str:
+    """Why Ray did not connect, and what helps."""
+    from ray.exceptions import AuthenticationError
+
+    text = _one_line(error)
+    token = (
+        "RAY_AUTH_MODE=token and the token that it was started with, by RAY_AUTH_TOKEN, RAY_AUTH_TOKEN_PATH or "
+        "~/.ray/auth_token"
+    )
+    if isinstance(error, AuthenticationError) or "authentic" in text.lower():
+        return f"the cluster at {address} refuses this token; give {token}"
+    if "Failed to connect to Ray cluster" in text:  # all that Ray says of a wrong token, too
+        return f"what answers at {address} does not let us in; where it is a Ray cluster, give {token}"
+    if "Version mismatch" in text:
+        return f"{text.replace('Version mismatch: ', '')}; install the same versions here and on the cluster"
+    if modules is not None and ("exceeds" in text or "too large" in text.lower()):
+        return (
+            f"the directory {modules!r} of the run's own modules is too large to be sent to the nodes ({text}); start "
+            "from one that holds little else, or name what stays behind in a .gitignore"
+        )
+    if isinstance(error, ConnectionError) and address == "auto":
+        return "no cluster runs on this machine; start one by `ray start`, or leave the address out"
+    return f"the cluster at {address} cannot be used: {text}"
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300]
 
 
 @contextmanager

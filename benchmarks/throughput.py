@@ -1,6 +1,6 @@
-"""Policies evaluated per second and core, and what the engine adds to that.
+"""Policies evaluated per second and core.
 
-    OMP_NUM_THREADS=1 python benchmarks/throughput.py [evaluations] [batches] [engine] [--policies 30]
+    OMP_NUM_THREADS=1 python benchmarks/throughput.py [evaluations] [batches] [--policies 30]
 
 Evaluations: an evaluator that has warmed up on policies like those timed, against the plain way in the same run: deep
 copy the network, compress it, run all validation images through it as `automl.training.evaluate` does. "From scratch"
@@ -10,42 +10,27 @@ random weights: what an evaluation costs does not depend on them.
 
 Batches: the convolutions of eight policies that keep the same channels, 256 images, at once and one after another.
 
-Engine: a whole search by Ray's dispatcher, with evaluators that sleep for lognormal times (sigma 0.5) and a lag of four
-times their number. What is above the time of an engine that costs nothing, and waits only where the lag says so, is the
-engine's own.
+What the engine adds to that is in `scaling.py`.
 """
 
 import argparse
 import copy
-import heapq
 import statistics
-import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import ray
 import torch
 from torch.nn import functional as F
 
 from automl.compression import Compressor
 from automl.compression.held import Held
 from automl.config import load_config
-from automl.costs.pricing import price
 from automl.metrics import accuracy
-from automl.orchestration.dispatcher import DispatcherActor, RemoteEvaluators
-from automl.orchestration.pool import ray_get
-from automl.orchestration.ray_session import ray_session
-from automl.orchestration.search_loop import run_search
 from automl.problem import Problem
-from automl.run.store import SearchRow
-from automl.searchers.base import Searcher
-from automl.testing.problems import conv_chain
 from automl.training import evaluate
-from search_spaces.objective import Constraint, Evaluation
 from search_spaces.policy import CompressionPolicy
 from search_spaces.space import Point, SearchSpace
 
@@ -174,116 +159,18 @@ def batch_times(maps: torch.Tensor, weights: torch.Tensor) -> list[float]:
     return [min(cpu(way) for _ in range(6)) for way in ways]
 
 
-# -- the engine --------------------------------------------------------------------------------------------------------
-
-
-class Sleeper:
-    """An evaluator that takes the time it is told."""
-
-    def __init__(self, seconds: Mapping[str, float]) -> None:
-        self.seconds = seconds
-
-    def ready(self) -> None:
-        """Answer when there is one."""
-
-    def evaluate(self, policy: CompressionPolicy, cost: Mapping[str, float], share: float) -> Evaluation:
-        start = time.perf_counter()
-        time.sleep(self.seconds[policy.digest])
-        return Evaluation(0.5, cost, 0.0, time.perf_counter() - start)
-
-
-class Listed(Searcher):
-    """Proposes what it was given, and learns nothing."""
-
-    def __init__(self, policies: Sequence[CompressionPolicy]) -> None:
-        self.policies, self.asked = policies, 0
-
-    def ask(self) -> CompressionPolicy:
-        self.asked += 1
-        return self.policies[self.asked - 1]
-
-    def tell(self, policy: CompressionPolicy, evaluation: Evaluation) -> float | None:
-        return evaluation.accuracy
-
-    def state(self) -> tuple[dict[str, Any], dict[str, Any]]:
-        return {}, {"asked": self.asked}
-
-    def restore(self, arrays: Mapping[str, Any], values: Mapping[str, Any]) -> None:
-        self.asked = values["asked"]
-
-
-class Timed(RemoteEvaluators):
-    """Notes how long each evaluation took."""
-
-    def __init__(self, *arguments: Any) -> None:
-        super().__init__(*arguments)
-        self.seconds: list[float] = []
-
-    def result(self, number: int) -> Evaluation:
-        found = super().result(number)
-        self.seconds.append(found.seconds)
-        return found
-
-
-def engine(count: int, mean_s: float) -> None:
-    graph = conv_chain((64, 64, 64, 64), size=16)
-    rng = np.random.default_rng(0)
-    policies = [graph.policy(kept) for kept in rng.integers(8, 64, (count, 4)).tolist()]
-    print(f"\n{count} evaluations of {1e3 * mean_s:.0f} ms on average\n{'evaluators':>10}{'engine':>10}{'lag':>10}")
-    with ray_session(1):
-        for number in (1, 2, 8):
-            seconds = mean_s * rng.lognormal(-0.125, 0.5, count)
-            by_digest = {policy.digest: float(each) for policy, each in zip(policies, seconds, strict=True)}
-            workers = [remote(Sleeper).remote(by_digest) for _ in range(number)]
-            row = SearchRow("listed", "random", 0, count)
-            with tempfile.TemporaryDirectory() as folder:
-                files = Path(folder)
-                arguments = (files / "trials.sqlite", files, [row], workers, [Constraint("macs", graph.macs)])
-                dispatcher = remote(DispatcherActor, max_concurrency=10_000).remote(*arguments)
-                evaluators = Timed(dispatcher, row.name, lambda policy: price(graph, policy))
-                ray_get([worker.ready.remote() for worker in workers] + [dispatcher.unfinished.remote()])
-                start = time.perf_counter()
-                run_search(Listed(policies), evaluators, evaluations=count, lag=4 * number)
-                wall = time.perf_counter() - start
-                ray_get(dispatcher.close.remote())
-            for actor in (*workers, dispatcher):
-                ray.kill(actor)
-            least = ideal(evaluators.seconds, number, 4 * number)
-            lag = (least - sum(evaluators.seconds) / number) / wall
-            print(f"{number:10}{(wall - least) / wall:10.1%}{lag:10.1%}", flush=True)
-
-
-def remote(kind: type, **options: Any) -> Any:
-    return ray.remote(kind).options(num_cpus=0, **options)  # sleeping takes none
-
-
-def ideal(seconds: Sequence[float], evaluators: int, lag: int) -> float:
-    """When the last of these evaluations ends, where asking, handing out and telling take no time."""
-    free, now = [0.0] * evaluators, 0.0
-    finish: list[float] = []
-    for told in range(len(seconds)):
-        while len(finish) < len(seconds) and len(finish) - told <= lag:
-            finish.append(max(now, heapq.heappop(free)) + seconds[len(finish)])
-            heapq.heappush(free, finish[-1])
-        now = max(now, finish[told])
-    return max(finish)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", nargs="*", help="evaluations, batches, engine; all where none is named")
+    parser.add_argument("what", nargs="*", help="evaluations, batches; both where none is named")
     parser.add_argument("--policies", type=int, default=30, help="timed, after as many to warm up on")
     parser.add_argument("--networks", nargs="+", default=["resnet20", "mobilenet_v2"])
-    parser.add_argument("--mean", type=float, default=0.2, help="seconds of an evaluation that sleeps")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    what = arguments.what or ["evaluations", "batches", "engine"]
+    what = arguments.what or ["evaluations", "batches"]
     if "evaluations" in what:
         evaluations(arguments.networks, arguments.policies)
     if "batches" in what:
         batches()
-    if "engine" in what:
-        engine(10 * arguments.policies, arguments.mean)
 
 
 if __name__ == "__main__":

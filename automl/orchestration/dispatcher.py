@@ -77,22 +77,21 @@ class DispatcherActor:
         self._snapshots = snapshots
         self._pool = EvaluatorPool(evaluators, constraints)
         self._constraints = constraints
-        self._progress = {row.name: SearchProgress(row.name, row.evaluations) for row in self._store.searches()}
         for row in self._store.searches():
             self._store.forget_failures(row.name, min(FAILURES_IN_A_ROW, row.evaluations))
-        self._known: dict[tuple[str, float], tuple[str, int]] = {}  # policy and share -> a proposal that had them
-        for found in self._store.evaluations():
-            self._know(found.search, found.number, found.policy, found.evaluation)
-            progress = self._progress[found.search]
-            progress.count(found.evaluation, constraints[0].metric)
-            if found.reward is not None:
-                progress.count_reward(found.reward)
-        for row in self._store.searches():
-            self._progress[row.name].finished = row.finished
-
-    def _know(self, search: str, number: int, policy: CompressionPolicy, evaluation: Evaluation) -> None:
-        if evaluation.error is None:
-            self._known.setdefault((policy.digest, evaluation.share), (search, number))
+        self._progress = {
+            each["name"]: SearchProgress(
+                name=each["name"],
+                total=each["evaluations"],
+                done=each["done"],
+                failures=each["failures"],
+                best_accuracy=each["best_accuracy"],
+                best_cost=self._store.cost_of_best(each["name"], constraints[0].metric),
+                best_reward=each["best_reward"],
+                finished=each["finished"],
+            )
+            for each in self._store.overview()
+        }
 
     async def unfinished(self) -> list[SearchRow]:
         """The searches that have not ended."""
@@ -131,15 +130,13 @@ class DispatcherActor:
                     "the libraries changed since; start a new run"
                 )
             return stored.evaluation
-        known = self._known.get((policy.digest, share))
-        twin = None if known is None else self._store.find(*known)
+        twin = self._store.twin(policy.digest, share)
         if twin is not None:
             evaluation = twin.evaluation
         else:
             evaluation = await self._pool.evaluate(policy, cost, share)
             await asyncio.sleep(0)  # the evaluator gets its next policy before this one's commit keeps the process busy
         self._store.add(EvaluationRow(search, number, policy, evaluation))
-        self._know(search, number, policy, evaluation)
         self._progress[search].count(evaluation, self._constraints[0].metric)
         return evaluation
 

@@ -21,8 +21,10 @@ from backends.operator_prices import RefusedOperatorError
 from search_spaces.objective import SHARE_ROUNDING, Evaluation
 from search_spaces.policy import CompressionPolicy
 
-SNAPSHOT_FORMAT = 2
+SNAPSHOT_FORMAT = 3
 FAILURES_IN_A_ROW = 10
+SNAPSHOT_SHARE = 0.005
+"""Of its proposals that a search makes between two snapshots at least: snapshots grow, and replaying is quick."""
 
 
 class SearchFailedError(TrimtabError):
@@ -79,7 +81,7 @@ def run_search(
         evaluations: how many proposals are evaluated at most; those on a part of the images count as such a part.
         lag: how many proposals ahead of the results the searcher is asked.
         snapshot: what `Evaluators.save` was last given by an earlier run of the same search.
-        snapshot_every: proposals between two snapshots.
+        snapshot_every: proposals between two snapshots, more where a search is long (`SNAPSHOT_SHARE`).
         thought: told, before `Evaluators.save`, how many seconds the searcher took to make and to learn from each of
             the proposals since the last time, by number.
 
@@ -112,7 +114,7 @@ def run_search(
         while True:
             more = position.spent < evaluations - SHARE_ROUNDING and not searcher.finished
             if more and position.asked - position.told <= lag:
-                if position.asked - saved_at >= snapshot_every:
+                if position.asked - saved_at >= max(snapshot_every, SNAPSHOT_SHARE * position.asked):
                     save(full=True)
                 between = False
                 started = perf_counter()

@@ -250,7 +250,7 @@ def read_run(run_dir: Path) -> RunData:
         try:
             searches = sorted(store.searches(), key=lambda row: (_rank(row, config), row.seed, row.name))
             informed = {row.name for row in searches if row.algorithm == config.search.algorithm}
-            for row in store.evaluations():
+            for row in store.figures():
                 found = row.evaluation
                 images, seconds = found.images, found.seconds + (row.thinking_s or 0.0)
                 if prior is not None and row.number == 0 and row.search in informed:

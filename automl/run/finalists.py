@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from math import inf
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy.typing as npt
 import torch
@@ -18,7 +18,7 @@ from automl.export.agreement import Agreement, compare
 from automl.orchestration.searches import search_name
 from automl.problem import Problem
 from automl.run.directory import RunDirectory
-from automl.run.store import EvaluationRow, Store
+from automl.run.store import EvaluationRow, FiguresRow, Store
 from automl.training import TrainingOptions
 from backends.measuring import Artefact, measure
 from backends.remote.device import RemoteDevice
@@ -30,6 +30,7 @@ from search_spaces.resolution import Resolution
 
 NAMES = ("baseline", "best", "uniform", "random", "from_scratch")
 
+Row = TypeVar("Row", EvaluationRow, FiguresRow)
 
 ROUNDS = 40
 PROCESSES = 3
@@ -57,6 +58,22 @@ class Finalist:
 
 
 def choose(rows: Iterable[EvaluationRow], config: Config, metric: str, limit: float = inf) -> list[Finalist]:
+    """The networks that are compared: the baseline, the leaders (see `leaders`), and the best trained from scratch.
+
+    Args:
+        rows: evaluations, those of the leaders at least.
+        config, metric, limit: see `leaders`.
+    """
+    found = leaders(rows, config, metric, limit)
+    chosen = [Finalist("baseline", CompressionPolicy())]
+    for name, row in found.items():
+        table_s = row.evaluation.cost.get("latency_s")
+        chosen.append(Finalist(name, row.policy, row.search, row.number, row.evaluation.accuracy, table_s))
+    best = next((finalist for finalist in chosen if finalist.name == "best"), None)
+    return chosen if best is None else [*chosen, replace(best, name="from_scratch", search_accuracy=None)]
+
+
+def leaders(rows: Iterable[Row], config: Config, metric: str, limit: float = inf) -> dict[str, Row]:
     """The best feasible policy of the algorithm's searches, of the random ones and of the uniform one.
 
     Under a budget the best is the most accurate one, in accuracy-guaranteed mode the one with the highest reward; of
@@ -73,29 +90,20 @@ def choose(rows: Iterable[EvaluationRow], config: Config, metric: str, limit: fl
     algorithms = {"best": how.algorithm, "uniform": "uniform", "random": "random"}
     groups = {name: {search_name(algorithm, seed) for seed in how.seeds} for name, algorithm in algorithms.items()}
 
-    def rank(row: EvaluationRow) -> tuple[float, float, str, int]:
+    def rank(row: Row) -> tuple[float, float, str, int]:
         worth = row.evaluation.accuracy if how.given or how.mode == "resource" else (row.reward or 0.0)
         return (-worth, row.evaluation.cost[metric], row.search, row.number)
 
-    leaders: dict[str, EvaluationRow] = {}
+    found: dict[str, Row] = {}
     for row in rows:
         if row.evaluation.error is not None or not (row.evaluation.feasible or how.given):
             continue
         for name, members in groups.items():
             if row.search != "uniform" and row.evaluation.cost[metric] > limit:
                 continue
-            if row.search in members and (name not in leaders or rank(row) < rank(leaders[name])):
-                leaders[name] = row
-    chosen = [Finalist("baseline", CompressionPolicy())]
-    for name in groups:
-        if name in leaders:
-            row = leaders[name]
-            table_s = row.evaluation.cost.get("latency_s")
-            chosen.append(Finalist(name, row.policy, row.search, row.number, row.evaluation.accuracy, table_s))
-    if "best" in leaders:
-        best = next(finalist for finalist in chosen if finalist.name == "best")
-        chosen.append(replace(best, name="from_scratch", search_accuracy=None))
-    return chosen
+            if row.search in members and (name not in found or rank(row) < rank(found[name])):
+                found[name] = row
+    return {name: found[name] for name in groups if name in found}
 
 
 def training_of(name: str, config: Config) -> TrainingOptions:
@@ -130,7 +138,9 @@ def choose_finalists(problem: Problem, directory: RunDirectory, limit: float | N
         limit = (problem.latency.chosen_limit_s if problem.latency is not None else None) or inf
     store = Store.read(directory.store_file)
     try:
-        return choose(store.evaluations(), problem.config, problem.constraint.metric, limit)
+        what = (problem.config, problem.constraint.metric, limit)
+        found = [store.find(row.search, row.number) for row in leaders(store.figures(), *what).values()]
+        return choose([row for row in found if row is not None], *what)
     finally:
         store.close()
 

@@ -7,7 +7,7 @@ timing.
 
 import json
 import sqlite3
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -56,6 +56,8 @@ CREATE TABLE evaluations (
 """
 
 
+_INDEX = "CREATE INDEX IF NOT EXISTS evaluations_by_digest ON evaluations (digest)"
+
 _AS_BEFORE = """
 CREATE TEMP VIEW evaluations AS
 SELECT *, NULL AS divergence, 1.0 AS share, 0 AS images, NULL AS thinking_s FROM main.evaluations
@@ -98,6 +100,17 @@ class EvaluationRow:
     evaluation: Evaluation
     reward: float | None = None
     thinking_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class FiguresRow:
+    """An `EvaluationRow` without its policy: what there are to be a million of, and is read in seconds."""
+
+    search: str
+    number: int
+    evaluation: Evaluation
+    reward: float | None
+    thinking_s: float | None
 
 
 class Store:
@@ -154,6 +167,7 @@ class Store:
             )
         if not read_only:
             self._connection.execute("PRAGMA journal_mode = WAL")  # readers and the writer do not wait for each other
+            self._connection.execute(_INDEX)
         self._connection.execute("PRAGMA synchronous = FULL")  # a commit is on disk, also after a power cut
         self._connection.execute("PRAGMA foreign_keys = ON")
 
@@ -204,28 +218,13 @@ class Store:
         Raises:
             TrimtabError: that proposal stands there already, or the disk is full.
         """
-        found = row.evaluation
+        self.add_all([row])
+
+    def add_all(self, rows: Iterable[EvaluationRow]) -> None:
+        """Commit evaluations, all of them or none; see `add`."""
         with self._transaction() as connection:
-            connection.execute(
-                "INSERT INTO evaluations VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                (
-                    row.search,
-                    row.number,
-                    row.policy.digest,
-                    row.policy.to_json(),
-                    found.accuracy,
-                    row.reward,
-                    found.divergence,
-                    found.share,
-                    found.images,
-                    json.dumps(dict(found.cost), sort_keys=True),
-                    found.violation,
-                    found.feasible,
-                    found.error,
-                    found.seconds,
-                    row.thinking_s,
-                    datetime.now(UTC).isoformat(timespec="milliseconds"),
-                ),
+            connection.executemany(
+                "INSERT INTO evaluations VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", map(_columns, rows)
             )
 
     def set_rewards(self, search: str, rewards: Mapping[int, float]) -> None:
@@ -254,6 +253,38 @@ class Store:
             return self._evaluations("", ())
         return self._evaluations("WHERE search = ?", (search,))
 
+    def figures(self) -> Iterator[FiguresRow]:
+        """All evaluations by search and number, without their policies."""
+        rows = self._rows(f"SELECT search, number, reward, thinking_s, {_FIGURES} FROM evaluations ORDER BY 1, 2")
+        for search, number, reward, thinking_s, *found in rows:
+            with self._intact(search, number):
+                row = FiguresRow(search, int(number), _evaluation(*found), _known(reward), _known(thinking_s))
+            yield row
+
+    def twin(self, digest: str, share: float) -> EvaluationRow | None:
+        """The first evaluation of a policy on that share of the images that did not fail; None where there is none."""
+        found = self._evaluations("WHERE digest = ? AND share = ? AND error IS NULL", (digest, share))
+        return next(found, None)
+
+    def front(self, metric: str) -> list[EvaluationRow]:
+        """The Pareto front of accuracy and a cost, by rising cost: of all evaluations on all images that did not fail.
+
+        Args:
+            metric: the cost; what was not priced in it is left out.
+        """
+        rows = self._rows(
+            "SELECT search, number FROM ("
+            "SELECT search, number, accuracy, row_number() OVER least AS place, max(accuracy) OVER ("
+            "ORDER BY price, accuracy DESC, search, number ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) AS best "
+            "FROM (SELECT search, number, accuracy, json_extract(cost, ?) AS price FROM evaluations "
+            "WHERE error IS NULL AND share = 1.0) WHERE price IS NOT NULL "
+            "WINDOW least AS (ORDER BY price, accuracy DESC, search, number)) "
+            "WHERE best IS NULL OR accuracy > best ORDER BY place",
+            (f'$."{metric}"',),
+        )
+        found = [self.find(search, number) for search, number in rows]
+        return [row for row in found if row is not None]
+
     def counts(self) -> dict[str, int]:
         """Number of evaluations of each search that has any."""
         return {str(name): int(n) for name, n in self._rows("SELECT search, count(*) FROM evaluations GROUP BY search")}
@@ -271,14 +302,21 @@ class Store:
         stopped = {each["name"]: STOPPED if ended[each["name"]].stopped(each["done"]) else None for each in found}
         return [{**each, "finished": bool(each["finished"]), "stopped": stopped[each["name"]]} for each in found]
 
+    def cost_of_best(self, search: str, metric: str) -> float | None:
+        """What the search's most accurate feasible policy costs, of equals the first; None where it has none."""
+        which = "SELECT number FROM evaluations WHERE search = ? AND feasible ORDER BY accuracy DESC, number LIMIT 1"
+        best = self._evaluations(f"WHERE search = ? AND number = ({which})", (search, search))
+        return next((row.evaluation.cost[metric] for row in best), None)
+
     def forget_failures(self, search: str, in_a_row: int) -> None:
         """Where a search has so many failures in a row, drop them and all that came of them: it may try again.
 
         What was proposed after them was proposed in the knowledge of them, and goes, too.
         """
         streak: list[int] = []
-        for number, error in self._rows("SELECT number, error FROM evaluations WHERE search = ? ORDER BY 1", (search,)):
-            streak = [] if error is None else [*streak, number]
+        failed = "SELECT number FROM evaluations WHERE search = ? AND error IS NOT NULL ORDER BY 1"
+        for (number,) in self._rows(failed, (search,)):
+            streak = [*streak, number] if streak and number == streak[-1] + 1 else [number]
             if len(streak) == in_a_row:
                 break
         else:
@@ -289,16 +327,23 @@ class Store:
 
     def _evaluations(self, where: str, values: tuple[object, ...]) -> Iterator[EvaluationRow]:
         rows = self._rows(
-            "SELECT search, number, policy, reward, thinking_s, accuracy, cost, violation, seconds, error, divergence, "
-            f"share, images FROM evaluations {where} ORDER BY search, number",
+            f"SELECT search, number, policy, reward, thinking_s, {_FIGURES} FROM evaluations {where} "
+            "ORDER BY search, number",
             values,
         )
         for search, number, policy, reward, thinking_s, *found in rows:
-            try:
+            with self._intact(search, number):
                 policy = CompressionPolicy.from_json(policy)
-                yield EvaluationRow(search, int(number), policy, _evaluation(*found), reward, _known(thinking_s))
-            except (AttributeError, TypeError, ValueError, RecursionError, InputError):
-                raise InputError(f"{str(self._path)!r} is damaged: evaluation {number!r} of {search!r}") from None
+                row = EvaluationRow(search, int(number), policy, _evaluation(*found), reward, _known(thinking_s))
+            yield row
+
+    @contextmanager
+    def _intact(self, search: Any, number: Any) -> Iterator[None]:
+        """InputError where a row does not hold what it should."""
+        try:
+            yield
+        except (AttributeError, TypeError, ValueError, RecursionError, InputError):
+            raise InputError(f"{str(self._path)!r} is damaged: evaluation {number!r} of {search!r}") from None
 
     def _rows(self, sql: str, values: tuple[object, ...] = ()) -> Iterator[tuple[Any, ...]]:
         try:
@@ -307,6 +352,32 @@ class Store:
                 yield row
         except sqlite3.Error as error:
             raise InputError(f"{str(self._path)!r} cannot be read: {error}") from None
+
+
+def _columns(row: EvaluationRow) -> tuple[object, ...]:
+    found = row.evaluation
+    return (
+        row.search,
+        row.number,
+        row.policy.digest,
+        row.policy.to_json(),
+        found.accuracy,
+        row.reward,
+        found.divergence,
+        found.share,
+        found.images,
+        json.dumps(dict(found.cost), sort_keys=True),
+        found.violation,
+        found.feasible,
+        found.error,
+        found.seconds,
+        row.thinking_s,
+        datetime.now(UTC).isoformat(timespec="milliseconds"),
+    )
+
+
+_FIGURES = "accuracy, cost, violation, seconds, error, divergence, share, images"
+"""Columns, in the order of `_evaluation`."""
 
 
 def _evaluation(

@@ -349,7 +349,6 @@ def _sql(statement: str) -> Callable[[RunDirectory], None]:
         _sql("""UPDATE evaluations SET cost = '{"macs": NaN}' WHERE number = 3"""),
         _sql("UPDATE evaluations SET accuracy = 1e999 WHERE number = 3"),
         _sql("UPDATE evaluations SET seconds = 1e999 WHERE number = 3"),
-        _sql("UPDATE evaluations SET policy = 'what?' WHERE number = 3"),
     ],
 )
 def test_damage_is_one_line(

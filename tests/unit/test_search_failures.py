@@ -7,7 +7,7 @@ import numpy.typing as npt
 import pytest
 
 from automl.searchers import make_searcher
-from automl.searchers.points.failures import WITNESSES, around, causes
+from automl.searchers.points.failures import WITNESSES, Failures, around
 from automl.testing.points import AdditiveAccuracy, small_space
 from automl.testing.problems import conv_chain
 from search_spaces.channel_space import ChannelSpace
@@ -20,12 +20,24 @@ POINTS = [np.array(point) for point in np.ndindex(*COUNTS.tolist())]
 NO_CHOICE = np.arange(4) >= COUNTS[:, None]
 
 
+def causes(points: list[npt.NDArray[np.int64]], failed: list[bool]) -> npt.NDArray[np.bool_]:
+    """What is known after these evaluations, and by one that takes over in the middle."""
+    whole, first, second = (Failures(COUNTS) for _ in range(3))
+    for number, (point, outcome) in enumerate(zip(points, failed, strict=True)):
+        whole.add(point, outcome)
+        if number == len(points) // 2:
+            second.restore(first.points, first.innocent)
+        (first if number < len(points) // 2 else second).add(point, outcome)
+    assert (second.causes == whole.causes).all()
+    return whole.causes
+
+
 def test_the_fewest_choices_that_explain_the_failures_are_found() -> None:
     """Two of one decision and one of another, of all points of a space."""
     wrong = NO_CHOICE.copy()
     wrong[[0, 2, 2], [1, 0, 3]] = True
     failed = [bool(wrong[np.arange(3), point].any()) for point in POINTS]
-    assert (causes(COUNTS, POINTS, failed) == wrong).all()
+    assert (causes(POINTS, failed) == wrong).all()
 
 
 def test_points_are_led_around_causes_to_the_nearest_other_choice() -> None:
@@ -36,18 +48,18 @@ def test_points_are_led_around_causes_to_the_nearest_other_choice() -> None:
 
 def test_what_succeeded_once_is_no_cause() -> None:
     """Pairs of choices that fail together only are left to the search."""
-    assert not causes(COUNTS, POINTS, [bool(point[0] == 0 and point[2] == 1) for point in POINTS])[~NO_CHOICE].any()
+    assert not causes(POINTS, [bool(point[0] == 0 and point[2] == 1) for point in POINTS])[~NO_CHOICE].any()
 
 
 def test_few_failures_are_chance() -> None:
     points = [np.array([0, 0, number]) for number in range(WITNESSES)] + [np.array([1, 1, 3])]
-    assert not causes(COUNTS, points, [number < WITNESSES - 1 for number in range(len(points))])[~NO_CHOICE].any()
-    assert causes(COUNTS, points, [number < WITNESSES for number in range(len(points))])[~NO_CHOICE].sum() == 1
-    assert not causes(COUNTS, [], [])[~NO_CHOICE].any()
+    assert not causes(points, [number < WITNESSES - 1 for number in range(len(points))])[~NO_CHOICE].any()
+    assert causes(points, [number < WITNESSES for number in range(len(points))])[~NO_CHOICE].sum() == 1
+    assert not causes([], [])[~NO_CHOICE].any()
 
 
 def test_where_nothing_succeeded_nothing_is_known() -> None:
-    assert not causes(COUNTS, POINTS, [True] * len(POINTS))[~NO_CHOICE].any()
+    assert not causes(POINTS, [True] * len(POINTS))[~NO_CHOICE].any()
 
 
 def test_agents_take_failures_for_no_better_than_their_worst_result() -> None:

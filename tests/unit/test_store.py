@@ -1,12 +1,14 @@
 import sqlite3
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from automl.errors import InputError, TrimtabError
 from automl.run.store import EvaluationRow, SearchRow, Store
-from search_spaces.objective import Evaluation
+from search_spaces.objective import Evaluation, pareto_front
 from search_spaces.policy import CompressionPolicy
 
 
@@ -124,6 +126,56 @@ def test_fewer_failures_are_results_like_others(store: Store) -> None:
     store.forget_failures("ddpg-0", 3)
     assert len(list(store.evaluations())) == 5
     assert store.searches()[0].finished
+
+
+def test_the_front_is_that_of_the_evaluations_without_the_failed_and_the_partial(store: Store) -> None:
+    rng = np.random.default_rng(0)
+    rows = []
+    for number in range(300):
+        accuracy, macs = rng.integers(0, 30, 2).tolist()  # few values: many are equal
+        error, share = ("boom" if number % 7 == 0 else None), (0.5 if number % 5 == 0 else 1.0)
+        evaluation = Evaluation(float(accuracy), {"macs": float(macs), "params": 1.0}, 0.0, 0.1, error, share=share)
+        rows.append(replace(row(number), evaluation=evaluation))
+    store.add_all(rows)
+    whole = [each for each in rows if each.evaluation.error is None and each.evaluation.share == 1.0]
+    expected = pareto_front((each.evaluation.cost["macs"], each.evaluation.accuracy) for each in whole)
+    assert store.front("macs") == [whole[index] for index in expected]
+    assert store.front("latency_s") == []
+
+
+def test_figures_are_the_evaluations_without_their_policies(store: Store) -> None:
+    store.add_all([row(0), row(1, error="boom"), row(2, search="random-0")])
+    store.set_rewards("ddpg-0", {0: 0.25})
+    named = [(each.search, each.number, each.evaluation, each.reward, each.thinking_s) for each in store.evaluations()]
+    assert [(row.search, row.number, row.evaluation, row.reward, row.thinking_s) for row in store.figures()] == named
+
+
+def test_a_twin_is_the_same_policy_on_as_many_images_that_did_not_fail(store: Store) -> None:
+    partial = replace(row(0), evaluation=replace(row(0).evaluation, share=0.5))
+    store.add_all([partial, row(1, error="boom"), row(2), replace(row(2), search="random-0")])
+    assert store.twin(row(0).policy.digest, 0.5) == partial
+    assert store.twin(row(0).policy.digest, 1.0) is None
+    assert store.twin(row(1).policy.digest, 1.0) is None
+    assert store.twin(row(2).policy.digest, 1.0) == row(2)
+
+
+def test_what_the_best_costs_is_that_of_the_first_of_equals(store: Store) -> None:
+    def one(number: int, accuracy: float, macs: float, violation: float = 0.0) -> EvaluationRow:
+        return replace(row(number), evaluation=Evaluation(accuracy, {"macs": macs}, violation, 0.1))
+
+    assert store.cost_of_best("ddpg-0", "macs") is None
+    store.add_all([one(0, 0.5, 1.0), one(1, 0.75, 2.0), one(2, 0.75, 3.0), one(3, 0.9, 4.0, 0.1)])
+    assert store.cost_of_best("ddpg-0", "macs") == 2.0
+
+
+def test_a_damaged_policy_is_refused_where_it_is_read(store: Store, tmp_path: Path) -> None:
+    store.add_all([row(0), row(1)])
+    with sqlite3.connect(tmp_path / "trials.sqlite") as connection:
+        connection.execute("UPDATE evaluations SET policy = 'what?' WHERE number = 1")
+    assert store.find("ddpg-0", 0) == row(0)
+    assert len(list(store.figures())) == 2
+    with pytest.raises(InputError, match="is damaged: evaluation 1 of 'ddpg-0'"):
+        list(store.evaluations())
 
 
 def test_a_closed_store_is_one_plain_file(store: Store, tmp_path: Path) -> None:

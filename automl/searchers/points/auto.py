@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from automl.searchers.base import State
-from automl.searchers.points.base import TRIES, PointProblem, PointSearcher, Result
+from automl.searchers.points.base import TRIES, PointProblem, PointSearcher, Result, key_of
 from automl.searchers.points.failures import around
 from automl.searchers.points.moves import balance_all
 from automl.searchers.points.program import Program
@@ -110,7 +110,7 @@ class Auto(PointSearcher):
         point: Point = self.propose()
         self._asked += self.share
         self._note_the_end()
-        self._seen.add(point.tobytes())
+        self._seen.add(key_of(point))
         self._pending.append(point)
         return self.space.decode(point)
 
@@ -201,7 +201,7 @@ class Auto(PointSearcher):
             point = self._repaired(pool[number])  # above the budget only where prices were sketched
             if point.tobytes() not in done:
                 self._quiet = self._quiet + 1 if hopes[number] < self.options.stop_below else 0
-                self.share = 1.0 if point.tobytes() in self._seen else self.share
+                self.share = self.share if self._new(point) else 1.0
                 return point
         return self._unseen(children)
 
@@ -212,7 +212,7 @@ class Auto(PointSearcher):
             if attempt >= len(pool):
                 point = self.space.mutate(point, self.generator, 2.0 / len(point))
             point = self._repaired(around(point, self._causes))
-            if point.tobytes() not in self._seen:
+            if self._new(point):
                 return point
         self._quiet = PATIENCE
         self.share = 1.0

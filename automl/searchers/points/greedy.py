@@ -102,10 +102,10 @@ class Greedy(PointSearcher):
         if self._arrived is None:
             point: Point
             for point in (self._round.start, *self._round.cuts):
-                if point.tobytes() not in self._seen:
+                if self._new(point):
                     return point
             return exchange(self.problem, self._repaired(self._round.start), self.generator)
-        if self._arrived.tobytes() not in self._seen:
+        if self._new(self._arrived):
             return self._arrived
         around = self._arrived if self._best is None else self._best.point
         return exchange(self.problem, around, self.generator)

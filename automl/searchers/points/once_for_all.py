@@ -164,7 +164,7 @@ class OnceForAll(PointSearcher):
             for parent in parents:
                 point = self.space.repair(around(parent, self._causes), problem.constraints, problem.prices)
                 taken = any((point == other).all() for other in best)
-                if not taken and point.tobytes() not in self._seen:
+                if not taken and self._new(point):
                     best.append(point)
                 if len(best) == wanted:
                     break

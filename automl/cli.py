@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from automl import cli_supernet
+from automl import cli_jobs, cli_supernet
 from automl.cli_cluster import takes_address
 from automl.cli_output import BAD_INPUT, DONE, FAILED, complain, show
 from automl.errors import InputError, TrimtabError
@@ -145,6 +145,7 @@ def _parser() -> _Parser:
     status = add("status", _status, "where a run stands, and its best policy layer by layer")
     status.add_argument("run", type=Path)
     status.add_argument("--json", action="store_true", help="as JSON")
+    cli_jobs.add_commands(add)
     return parser
 
 

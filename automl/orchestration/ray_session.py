@@ -77,7 +77,7 @@ def at_address(address: str | None) -> Iterator[None]:
     if address is None or (address == "auto" and cluster_address() is not None):
         yield
         return
-    with _environment({ADDRESS: address}):
+    with environment({ADDRESS: address}):
         yield
 
 
@@ -100,7 +100,7 @@ def ray_session(cpus: int, *, dashboard: bool = False, modules: str | None = Non
     """
     address = cluster_address()
     variables = {**_QUIET, **THREADS, **(_OWN if address is None else {})}
-    with _temporary_directory() as temporary, _environment(variables):
+    with _temporary_directory() as temporary, environment(variables):
         import ray
 
         logging.getLogger("ray").setLevel(logging.ERROR)
@@ -234,8 +234,8 @@ def _remove_dead(directory: Path) -> None:
 
 
 @contextmanager
-def _environment(values: Mapping[str, str]) -> Iterator[None]:
-    """Environment variables for Ray's processes; ours are as before when it ends."""
+def environment(values: Mapping[str, str]) -> Iterator[None]:
+    """Environment variables, for Ray and its processes; ours are as before when it ends."""
     before = {name: os.environ.get(name) for name in values}
     os.environ.update(values)
     try:

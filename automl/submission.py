@@ -1,0 +1,247 @@
+"""What travels with a job: its config, the files that it names, and modules of the user's own. Nothing else does.
+
+A folder is put together that holds all of it; the cluster unpacks it, and the command reads the config there. Paths in
+that config are relative to it, but for those of data sets: data stays where it is, and is found under the same path by
+every node.
+"""
+
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from automl.config import Config, load_config
+from automl.errors import InputError, TrimtabError
+from automl.models.external import EXTERNAL
+from automl.plugins import is_reference
+from search_spaces.yaml_text import read_yaml
+
+CONFIG = "config.yaml"
+FILES = "files"
+LIMIT_BYTES = 100 * 2**20
+"""What a Ray dashboard takes (`DASHBOARD_CLIENT_MAX_SIZE`)."""
+LEFT_OUT = ("__pycache__", "node_modules", "build", "dist", "site-packages")
+MARKS = ("pyvenv.cfg", "run.json", "supernet.json", "tuning.json")
+"""A folder that holds one of these is a virtual environment or somebody's results."""
+
+Command = Literal["search", "supernet", "tune"]
+
+
+@dataclass(frozen=True, slots=True)
+class Parcel:
+    """What was put together.
+
+    Attributes:
+        name: of the config.
+        command: of Trimtab that the config is for.
+        files: relative to the folder.
+        size_bytes: of all files.
+    """
+
+    name: str
+    command: Command
+    files: tuple[str, ...]
+    size_bytes: int
+
+
+def pack(source: Path, overrides: Sequence[str], folder: Path, *, include: Sequence[Path] = ()) -> Parcel:
+    """Put together what a config needs elsewhere.
+
+    Args:
+        source: the config, a YAML file.
+        overrides: "key.sub=value" each.
+        folder: empty; what travels is written here.
+        include: further files and folders below the current directory, for modules of the user's that read them.
+
+    Raises:
+        InputError: the config is wrong, names a file that is not here, or what travels is too much.
+    """
+    config, command = _loaded(source, overrides)
+    here = Path.cwd().resolve()
+    parcel = _Folder(folder)
+    document = config.model_dump()
+    _carry_files(config, document, parcel)
+    for path in dict.fromkeys((*_own_modules(document, here), *_included(include, here))):
+        parcel.add(path, path.relative_to(here))
+    parcel.write(yaml.safe_dump(document, sort_keys=False, allow_unicode=True).encode(), Path(CONFIG))
+    return Parcel(source.stem, command, tuple(sorted(parcel.files)), parcel.size_bytes)
+
+
+def _loaded(source: Path, overrides: Sequence[str]) -> tuple[Config, Command]:
+    """The config as the command that it is for reads it, by the sections that it holds."""
+    from automl.once_for_all.config import SupernetConfig
+    from automl.tuning.config import TuningConfig
+
+    document = read_yaml(source)
+    sections = {*(document if isinstance(document, dict) else ()), *(each.split(".")[0] for each in overrides)}
+    if "tune" in sections:
+        return load_config(source, overrides, kind=TuningConfig), "tune"
+    if "devices" in sections:
+        return load_config(source, overrides, kind=SupernetConfig), "supernet"
+    return load_config(source, overrides), "search"
+
+
+class _Folder:
+    """A folder that is filled until it would be too large to travel."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.files: dict[str, int] = {}
+
+    @property
+    def size_bytes(self) -> int:
+        return sum(self.files.values())
+
+    def add(self, source: Path, name: Path) -> str:
+        """Copy a file; returns its name in the folder."""
+        try:
+            self._count(name, source.stat().st_size)
+            target = self.path / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(source, target)
+        except OSError as error:
+            raise InputError(f"{str(source)!r} cannot travel with the job: {error.strerror}") from None
+        return str(name)
+
+    def write(self, content: bytes, name: Path) -> str:
+        """A file with that content; returns its name in the folder."""
+        self._count(name, len(content))
+        target = self.path / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(content)
+        return str(name)
+
+    def _count(self, name: Path, size: int) -> None:
+        if str(name) in self.files:
+            raise InputError(f"{str(name)!r} is a name that what travels with a job needs itself; call yours otherwise")
+        self.files[str(name)] = size
+        if self.size_bytes > LIMIT_BYTES:
+            largest = max(self.files, key=self.files.__getitem__)
+            raise InputError(
+                f"what travels with a job is at most {LIMIT_BYTES >> 20} MiB, got more; the largest file is "
+                f"{largest!r} ({self.files[largest] / 2**20:.1f} MiB): leave it out, or give the path of a copy on the "
+                "cluster as an argument of yours"
+            )
+
+
+def _carry_files(config: Config, document: dict[str, Any], parcel: _Folder) -> None:
+    """Copy the checkpoints that a config names, and have it name the copies."""
+    if config.model.checkpoint is not None:
+        path = Path(config.model.checkpoint)
+        document["model"]["checkpoint"] = parcel.add(path, Path(FILES, f"model{path.suffix}"))
+    if config.search.init_from is not None:
+        from automl.orchestration.transfer import agent_file
+
+        if (agent := agent_file(config.search)) is not None:
+            document["search"]["init_from"] = parcel.write(agent, Path(FILES, "agent.safetensors"))
+    if config.supernet is not None and config.supernet.checkpoint is not None:
+        from automl.predictors.samples import FILE
+        from automl.supernet.checkpoint import checkpoint_file
+
+        path = Path(config.supernet.checkpoint)
+        checkpoint = checkpoint_file(path)
+        copy = Path(FILES, "supernet", checkpoint.name)
+        document["supernet"]["checkpoint"] = parcel.add(checkpoint, copy)
+        if path.is_dir():  # its evaluated sub-networks are used as well
+            document["supernet"]["checkpoint"] = str(copy.parent)
+            if (path / FILE).exists():
+                parcel.add(path / FILE, copy.parent / FILE)
+
+
+def _own_modules(document: Any, here: Path) -> Iterator[Path]:
+    """The Python files below a folder, where the config names code that lies there."""
+    tops = {text.partition(":")[0].partition(".")[0] for text in _strings(document) if _names_code(text)}
+    if any((here / top).is_dir() or (here / f"{top}.py").is_file() for top in tops):
+        yield from (path for path in _files(here) if path.suffix == ".py")
+
+
+def _names_code(text: str) -> bool:
+    module, _, attribute = text.partition(":")
+    if not is_reference(text) or module in EXTERNAL:
+        return False
+    return all(part.isidentifier() for part in (*module.split("."), *attribute.split(".")))
+
+
+def _strings(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        for each in value.values():
+            yield from _strings(each)
+    elif isinstance(value, list):
+        for each in value:
+            yield from _strings(each)
+
+
+def _included(paths: Sequence[Path], here: Path) -> Iterator[Path]:
+    for given in paths:
+        path = (here / given).resolve()
+        if not path.exists() or not path.is_relative_to(here):
+            raise InputError(f"--include takes files and folders of the current directory, got {str(given)!r}")
+        yield from _files(path) if path.is_dir() else (path,)
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    """Files below a folder in order; hidden ones, caches, virtual environments and results are passed over."""
+    for root, folders, names in os.walk(folder):
+        if root != str(folder) and any(mark in names for mark in MARKS):
+            folders.clear()
+            continue
+        folders[:] = sorted(each for each in folders if not each.startswith(".") and each not in LEFT_OUT)
+        for name in sorted(names):
+            path = Path(root, name)
+            if not name.startswith(".") and path.is_file():
+                yield path
+
+
+def unpack(out: Path, version: str) -> Path:
+    """On the cluster: keep what travelled beside the run directory, for the job's own folder is deleted some day.
+
+    Args:
+        out: the run directory, which is not there yet.
+        version: of Trimtab that the job was submitted with.
+
+    Returns:
+        the folder to start the run in.
+
+    Raises:
+        InputError: another version is installed here, or something is at the place already.
+        TrimtabError: it cannot be written.
+    """
+    from automl.run.directory import RunDirectory
+
+    check_version(version)
+    RunDirectory.check_free(out)
+    kept = out.with_name(f"{out.name}.submitted")
+    try:
+        shutil.copytree(Path.cwd(), kept)
+    except FileExistsError:
+        raise InputError(f"{str(kept)!r} is there already; choose another --out or --name") from None
+    except (OSError, shutil.Error) as error:
+        raise TrimtabError(f"{str(kept)!r} cannot be written: {error}") from None
+    return kept
+
+
+def check_version(version: str) -> None:
+    """InputError where another Trimtab is installed than the job was submitted with."""
+    from automl.run.directory import trimtab_version
+
+    if version != trimtab_version():
+        raise InputError(
+            f"the job was submitted by Trimtab {version}, the cluster has {trimtab_version()}; install the same on both"
+        )
+
+
+def resuming(run: Path) -> list[str]:
+    """On the cluster: the command that goes on with what a directory holds."""
+    from automl.once_for_all.directory import SupernetDirectory
+
+    if SupernetDirectory.is_at(run):
+        return ["supernet", str(run), "--resume"]
+    if (run / "tuning.json").is_file():
+        return ["tune", str(run), "--resume"]
+    return ["resume", str(run)]

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from automl.compression import compress
     from automl.config import load_config
     from automl.once_for_all.api import train_supernet
+    from automl.sweeps.api import sweep
 
 __all__ = [
     "RunResult",
@@ -20,6 +21,7 @@ __all__ = [
     "make_env",
     "make_vec_env",
     "search",
+    "sweep",
     "train_supernet",
 ]
 
@@ -30,6 +32,7 @@ _HOME = {
     "make_env": "automl.api",
     "make_vec_env": "automl.api",
     "train_supernet": "automl.once_for_all.api",
+    "sweep": "automl.sweeps.api",
     "compress": "automl.compression",
     "load_config": "automl.config",
 }

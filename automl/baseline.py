@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save, save_file
 from torch import Tensor, nn
 
-from automl.cache import atomic_path, cache_dir, digest_of
+from automl.cache import atomic_path, cache_dir, digest_of, one_maker
 from automl.data.bundle import DataBundle
 from automl.plugins import one_line
 from automl.training import EpochReport, TrainingOptions, train
@@ -27,11 +27,13 @@ def load_baseline(
     options: TrainingOptions,
     checkpoint: Path | None = None,
     on_epoch: Callable[[EpochReport], None] | None = None,
+    waiting: Callable[[], None] = lambda: None,
 ) -> nn.Module:
     """A trained copy of `model`, in eval mode; the model given is not changed.
 
     Without a checkpoint it is trained, unless the cache holds what the same model, initial weights, data, options and
-    torch gave before. A damaged cache entry is trained and written anew.
+    torch gave before. A damaged cache entry is trained and written anew. Where several processes miss the same one, one
+    trains it.
 
     Args:
         model: freshly initialised, from `build_model`.
@@ -40,6 +42,7 @@ def load_baseline(
         options: how.
         checkpoint: `.safetensors`, or `.pt`/`.pth` with weights only; None trains.
         on_epoch: told of every epoch; not called where nothing is trained.
+        waiting: called now and then while another process trains it; may raise.
 
     Raises:
         InputError: the checkpoint is missing, damaged, or of another architecture.
@@ -50,13 +53,14 @@ def load_baseline(
         load_weights(trained, checkpoint)
         return trained
     file = baseline_file(model, model_key, data, options)
-    try:
-        trained.load_state_dict(load_file(file))
-    except (OSError, SafetensorError, RuntimeError):  # absent, damaged, or not of this model
-        trained = copy.deepcopy(model)
-        train(trained, data, options, on_epoch=on_epoch)
-        with atomic_path(file) as temporary:
-            save_file(_contiguous(trained.state_dict()), temporary)
+    with one_maker(file, waiting):
+        try:
+            trained.load_state_dict(load_file(file))
+        except (OSError, SafetensorError, RuntimeError):  # absent, damaged, or not of this model
+            trained = copy.deepcopy(model)
+            train(trained, data, options, on_epoch=on_epoch)
+            with atomic_path(file) as temporary:
+                save_file(_contiguous(trained.state_dict()), temporary)
     return trained
 
 

@@ -4,12 +4,17 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
 from search_spaces.errors import TrimtabError
+
+WAIT_S = 1.0
+"""Between two looks at whether to go on waiting for another process."""
 
 
 def cache_dir(*parts: str) -> Path:
@@ -44,6 +49,31 @@ def atomic_path(target: Path) -> Iterator[Path]:
         temporary.replace(target)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def one_maker(target: Path, waiting: Callable[[], None] = lambda: None) -> Iterator[None]:
+    """Holds the lock of whoever makes an entry, so that processes which miss the same one do not all make it.
+
+    Where files cannot be locked all of them do, and each whole entry replaces the one before.
+
+    Args:
+        target: the entry; whether it is there is to be looked at inside.
+        waiting: called every second while another process makes it; may raise.
+    """
+    file = target.with_name(f".{target.name}.lock")
+    lock = FileLock(file)
+    with ExitStack() as stack:
+        while True:
+            try:
+                stack.enter_context(lock.acquire(timeout=WAIT_S))
+                stack.callback(file.unlink, missing_ok=True)  # those who wait for it open it anew
+                break
+            except Timeout:
+                waiting()
+            except (OSError, NotImplementedError):
+                break
+        yield
 
 
 def digest_of(recipe: Mapping[str, Any]) -> str:

@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from automl import cli_jobs, cli_supernet
+from automl import cli_compare, cli_jobs, cli_supernet, cli_sweep
 from automl.cli_cluster import takes_address
 from automl.cli_output import BAD_INPUT, DONE, FAILED, complain, show
 from automl.errors import InputError, TrimtabError
@@ -93,14 +93,16 @@ def _parser() -> _Parser:
     search = add("search", _search, "search, fine-tune, measure and export, as a config says")
     _takes_config(search)
     search.add_argument("--out", type=Path, metavar="DIR", help="run directory (default: runs/<config>-<n>)")
+    cli_sweep.takes_parallel(search)
     takes_address(search)
     compress = add("compress", _compress, "apply a given policy to a config's network, and compare it: a run as any")
     _takes_config(compress)
     compress.add_argument("policy", type=Path, help="JSON file, such as best/policy.json of a run")
     compress.add_argument("--out", type=Path, metavar="DIR", help="run directory (default: runs/<policy>-<n>)")
     takes_address(compress)
-    resume = add("resume", _resume, "go on with a run that was stopped or killed")
+    resume = add("resume", _resume, "go on with a run or a sweep that was stopped or killed")
     resume.add_argument("run", type=Path)
+    cli_sweep.resumes(resume)
     takes_address(resume)
     tune = add("tune", _tune, "tune the options of a search algorithm by Ray Tune, as a config's section `tune` says")
     _takes_config(tune)
@@ -124,10 +126,8 @@ def _parser() -> _Parser:
     report = add("report", _report, "write the report of a run again")
     report.add_argument("run", type=Path)
     report.add_argument("--picture", type=Path, metavar="FILE", help="also write its main chart as an SVG file")
-    compare = add("compare", _compare, "search algorithms, ranked over the runs that tried them")
-    compare.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="run directory, or a directory of runs")
-    compare.add_argument("--picture", type=Path, metavar="FILE", help="draw best value against effort, as SVG")
-    compare.add_argument("--json", type=Path, metavar="FILE", help="write the figures, and the whole Pareto front")
+    compare = add("compare", cli_compare.compare, "search algorithms, ranked over the runs that tried them")
+    cli_compare.takes_options(compare)
     add("export", _export, "export the best policy of a run again").add_argument("run", type=Path)
     verify = add("verify", _verify, "check an exported network: digests, outputs, accuracy")
     verify.add_argument("directory", type=Path)
@@ -178,6 +178,8 @@ def _search(options: argparse.Namespace) -> int:
     from automl.config import load_config
     from automl.run.directory import RunDirectory, next_free
 
+    if (sweep := cli_sweep.asked_for(options)) is not None:
+        return cli_sweep.search(sweep, options)
     config = load_config(options.config, options.overrides)
     out = options.out or next_free(Path("runs"), options.config.stem)
     RunDirectory.check_free(out)
@@ -208,7 +210,12 @@ def _started(config: "Config", out: Path) -> int:
 def _resume(options: argparse.Namespace) -> int:
     from automl.run.directory import RunDirectory
 
+    if options.take_over:
+        cli_sweep.take_over(options.run)
     cli_supernet.refuse(options.run)
+    if cli_sweep.is_sweep(options.run):
+        return cli_sweep.resume(options.run, options.parallel)
+    cli_sweep.refuse_parallel(options)
     directory = RunDirectory.open(options.run)
 
     from automl.api import resume
@@ -331,6 +338,8 @@ def _report(options: argparse.Namespace) -> int:
 
     if SupernetDirectory.is_at(options.run):
         return cli_supernet.report(options.run, options.picture)
+    if cli_sweep.is_sweep(options.run):
+        return cli_sweep.report(options.run, options.picture)
     directory = RunDirectory.open(options.run)
 
     from automl.report import write_picture, write_report
@@ -341,22 +350,11 @@ def _report(options: argparse.Namespace) -> int:
     return DONE
 
 
-def _compare(options: argparse.Namespace) -> int:
-    from automl.compare import compare, comparison_tables, write_comparison, write_figures
-
-    comparison = compare(options.runs)
-    show(*comparison_tables(comparison))
-    if options.json is not None:
-        print(write_figures(comparison, options.json))
-    if options.picture is not None:
-        print(write_comparison(comparison, options.picture))
-    return DONE
-
-
 def _export(options: argparse.Namespace) -> int:
     from automl.run.directory import RunDirectory
 
     cli_supernet.refuse(options.run)
+    cli_sweep.refuse(options.run)
     directory = RunDirectory.open(options.run)
 
     from automl.api import export
@@ -394,6 +392,8 @@ def _status(options: argparse.Namespace) -> int:
 
     if SupernetDirectory.is_at(options.run):
         return cli_supernet.status(options.run, options.json)
+    if cli_sweep.is_sweep(options.run):
+        return cli_sweep.status(options.run, options.json)
     directory = RunDirectory.open(options.run)
     status = run_status(directory)
     if options.json:

@@ -211,8 +211,28 @@ def load_config(
     Raises:
         InputError: in one line, which key breaks which rule with which value.
     """
+    document, place, base = read_document(source, overrides)
+    if "sweep" in document:
+        raise InputError(
+            f"{place}: a config with 'sweep' stands for many runs, which `trimtab search` makes; give one without, "
+            "such as the config.yaml of one of its runs"
+        )
+    return checked(kind, document, place).rebased(base)
+
+
+def read_document(
+    source: str | Path | Mapping[str, Any], overrides: Sequence[str] = ()
+) -> tuple[dict[str, Any], str, Path]:
+    """A config as unchecked plain data, what it is called in an error, and what its paths are relative to.
+
+    Args:
+        source, overrides: as of `load_config`.
+
+    Raises:
+        InputError: no file, no YAML, no mapping, or an override that cannot be.
+    """
     if isinstance(source, Mapping):
-        document, place, base = _copied(source), "config", Path.cwd()
+        document, place, base = copied(source), "config", Path.cwd()
     else:
         path = Path(source)
         document, place, base = read_yaml(path), str(path), path.resolve().parent
@@ -220,15 +240,15 @@ def load_config(
         raise InputError(f"{place}: a config is a mapping of sections, got {shown(document)}")
     for override in overrides:
         _override(document, override)
-    return checked(kind, document, place).rebased(base)
+    return document, place, base
 
 
-def _copied(value: Any) -> Any:
+def copied(value: Any) -> Any:
     """The same mappings and lists, so that overrides and pydantic leave the caller's alone."""
     if isinstance(value, Mapping):
-        return {key: _copied(item) for key, item in value.items()}
+        return {key: copied(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_copied(item) for item in value]
+        return [copied(item) for item in value]
     return value
 
 
@@ -237,18 +257,29 @@ def _override(document: dict[Any, Any], override: str) -> None:
     parts = [part.strip() for part in key.split(".")]
     if not equals or not all(parts):
         raise InputError(f"an override has the form key.sub=value, got {override!r}")
+    if parts[0] == "sweep" and len(parts) > 1:  # an axis is called after a key, dots and all
+        parts = ["sweep", ".".join(parts[1:])]
+    value = parse_yaml(text, f"--set {override}")
+    name = ".".join(parts)
+    if isinstance(value, str) and (name in PATH_KEYS or (name.endswith(ACCELERATOR_KEY) and is_path(value))):
+        value = _absolute(value, Path.cwd())
+    set_key(document, parts, value, f"--set {override}")
+
+
+def set_key(document: dict[Any, Any], parts: Sequence[str], value: Any, place: str) -> None:
+    """Set a key of a document, in place; sections on the way to it are made where they are missing.
+
+    Raises:
+        InputError: something on the way is no section; `place` says who asks.
+    """
     section = document
     for part in parts[:-1]:
         inner = section.setdefault(part, {})
         if inner is None:
             inner = section[part] = {}
         if not isinstance(inner, dict):
-            raise InputError(f"--set {override}: {part!r} is no section, it holds {shown(inner)}")
+            raise InputError(f"{place}: {part!r} is no section, it holds {shown(inner)}")
         section = inner
-    value = parse_yaml(text, f"--set {override}")
-    name = ".".join(parts)
-    if isinstance(value, str) and (name in PATH_KEYS or (name.endswith(ACCELERATOR_KEY) and is_path(value))):
-        value = _absolute(value, Path.cwd())
     section[parts[-1]] = value
 
 

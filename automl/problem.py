@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from automl.baseline import baseline_file, load_baseline, load_weights, state_digest, to_bytes
 from automl.batches import calibration_data
+from automl.cache import one_maker
 from automl.compression.elastic import Elastic, IntArray
 from automl.compression.importance.base import ImportanceInputs
 from automl.compression.pipeline import CompressionOptions, Compressor
@@ -226,8 +227,12 @@ class Problem:
         """What a search bounds with, where the budget cannot be counted and policies are priced here."""
         return cost_of(self.graph, self.backend, self.constraint.metric)
 
-    def with_baseline(self, on_epoch: OnEpoch | None = None) -> "Problem":
-        """The problem with a trained network or supernet; told of every epoch where one is trained.
+    def with_baseline(self, on_epoch: OnEpoch | None = None, waiting: Callable[[], None] = lambda: None) -> "Problem":
+        """The problem with a trained network or supernet.
+
+        Args:
+            on_epoch: told of every epoch where one is trained.
+            waiting: called now and then while another process trains the same; may raise.
 
         Raises:
             TrimtabError: training diverged.
@@ -238,10 +243,14 @@ class Problem:
         model = self.model
         if config.supernet is None or config.model.checkpoint is None:
             model = load_baseline(
-                initial_model(config, self.data), model_key(config), self.data, options, None, on_epoch
+                initial_model(config, self.data), model_key(config), self.data, options, None, on_epoch, waiting
             )
         trained = replace(self, model=model, trained=True, network=captured(config, self.data, model))
-        return trained if config.supernet is None else trained._with_trained_supernet(config.supernet, on_epoch)
+        if config.supernet is None:
+            return trained
+        with one_maker(trained._supernet_file(config.supernet), waiting):
+            known = trained._with_known_supernet(None)
+            return known if known.supernet is not None else trained._with_trained_supernet(config.supernet, on_epoch)
 
     def _with_trained_supernet(self, section: SupernetSection, on_epoch: OnEpoch | None) -> "Problem":
         options = compression_options(self.config)

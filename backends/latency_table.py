@@ -24,6 +24,7 @@ from typing import Self, TypeVar
 from backends.latency_entries import FORMAT, DeviceKey, Entry, device_row, entry_row, parse_device, parse_entry, salvage
 from backends.lease import cache_root, file_lock
 from search_spaces.errors import InputError, TrimtabError
+from search_spaces.versions import require_version
 
 __all__ = ["DeviceKey", "Entry", "LatencyTable", "default_table_path"]
 
@@ -251,11 +252,7 @@ def _check(connection: sqlite3.Connection, device: DeviceKey, path: Path) -> Non
     if said is None:
         raise _DamagedError("it does not say of which device it is")
     version, theirs = said
-    if version != FORMAT:
-        raise InputError(
-            f"latency table {path} has format {version}, this version reads {FORMAT}; "
-            "set TRIMTAB_CACHE to a fresh folder"
-        )
+    require_version(f"latency table {path}", version, [FORMAT], "set TRIMTAB_CACHE to a fresh folder", called="format")
     unlike = [
         f"{name} {theirs.get(name)!r}, here {ours!r}"
         for name, ours in asdict(device).items()

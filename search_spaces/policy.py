@@ -14,6 +14,7 @@ from search_spaces.factorisations import FACTORISATIONS, Rank
 from search_spaces.number_formats import MOST_BITS, SCHEMES, NumberFormat
 from search_spaces.resolution import Resolution
 from search_spaces.sparsity import Sparsity, window_of
+from search_spaces.versions import require_version
 
 _READ_VERSIONS = (1, 2, 3, 4)
 """Version 1 knew `keep` and bits of one scheme alone, version 2 no resolution, version 3 no kernel; all mean the same
@@ -195,9 +196,8 @@ class CompressionPolicy:
             raise InputError(f"a policy is a JSON document: {error}") from None
         if not isinstance(document, dict) or not isinstance(document.get("layers"), dict):
             raise InputError("a policy is a JSON object with 'schema_version', 'model' and 'layers'")
-        if document.get("schema_version") not in _READ_VERSIONS:
-            known = ", ".join(map(str, _READ_VERSIONS))
-            raise InputError(f"this version reads policies of schema {known}, got {document.get('schema_version')!r}")
+        found = document.get("schema_version")
+        require_version("a policy", found, _READ_VERSIONS, "write it in one of these", called="schema")
         model = document.get("model")
         if model is not None and not isinstance(model, str):
             raise InputError(f"a policy's 'model' is a digest or null, got {model!r}")

@@ -7,7 +7,7 @@ from math import isfinite, prod
 from pathlib import Path
 from typing import Any
 
-from automl.compare.runs import Run, Search, read_runs, searches_of, whole_images
+from automl.compare.runs import Run, Search, comparable, read_runs, searches_of, whole_images
 from automl.compare.statistics import Difference, Quartiles, paired_difference
 from automl.errors import InputError
 from automl.report.data import Point
@@ -149,7 +149,20 @@ def compare(paths: Sequence[Path]) -> Comparison:
     Raises:
         InputError: one is no run or is damaged, they do not compare, or nothing was evaluated yet.
     """
-    runs = read_runs(paths)
+    return _compared(read_runs(paths))
+
+
+def compare_apart(paths: Sequence[Path]) -> list[Comparison]:
+    """Compare runs, each with those that it compares with: the cells of a sweep over devices are several comparisons.
+
+    Runs without an evaluation are left out. Raises as `compare`.
+    """
+    groups = comparable(paths)
+    found = [_compared(group) for group in groups if any(run.data.points for run in group)]
+    return found or [_compared(groups[0])]  # which says that there is nothing yet
+
+
+def _compared(runs: Sequence[Run]) -> Comparison:
     whole = whole_images(runs)
     every = [search for run in runs for search in searches_of(run, whole)]
     if not any(search.points for search in every):

@@ -103,13 +103,32 @@ def read_runs(paths: Sequence[Path]) -> list[Run]:
     Raises:
         InputError: one is no run, is damaged, or cannot be compared with the others.
     """
-    runs: dict[Path, Path] = {}
-    for path in (found for given in paths for found in _run_directories(given)):
-        runs.setdefault(path.resolve(), path)
-    read = [Run(path, read_run(path)) for path in runs.values()]
+    read = _read(paths)
     for other in read[1:]:
         _require_comparable(read[0], other)
     return read
+
+
+def comparable(paths: Sequence[Path]) -> list[list[Run]]:
+    """Read run directories as `read_runs` does, apart where they do not compare with each other.
+
+    Raises:
+        InputError: one is no run or is damaged.
+    """
+    groups: list[list[Run]] = []
+    for run in _read(paths):
+        group = next((each for each in groups if not _differing(each[0], run)), None)
+        if group is None:
+            groups.append(group := [])
+        group.append(run)
+    return groups
+
+
+def _read(paths: Sequence[Path]) -> list[Run]:
+    runs: dict[Path, Path] = {}
+    for path in (found for given in paths for found in _run_directories(given)):
+        runs.setdefault(path.resolve(), path)
+    return [Run(path, read_run(path)) for path in runs.values()]
 
 
 def whole_images(runs: Sequence[Run]) -> float:
@@ -200,14 +219,20 @@ def _run_directories(path: Path) -> list[Path]:
 def _require_comparable(one: Run, other: Run) -> None:
     """InputError where accuracies or costs of the two mean different things, with what differs."""
     here, there = _essence(one.data), _essence(other.data)
-    differing = [key for key in {**here, **there} if here.get(key) != there.get(key)]
-    if "budget.metric" in differing:  # each metric has devices of its own
-        differing = [key for key in differing if not key.startswith("measure.")]
-    if differing:
+    if differing := _differing(one, other):
         what = "; ".join(f"{key} is {shown(here.get(key))} and {shown(there.get(key))}" for key in differing)
         raise InputError(
             f"runs of different problems do not compare: in {str(one.path)!r} and {str(other.path)!r} {what}"
         )
+
+
+def _differing(one: Run, other: Run) -> list[str]:
+    """Keys of what decides what accuracies and costs mean, where the two runs differ in it."""
+    here, there = _essence(one.data), _essence(other.data)
+    differing = [key for key in {**here, **there} if here.get(key) != there.get(key)]
+    if "budget.metric" in differing:  # each metric has devices of its own
+        return [key for key in differing if not key.startswith("measure.")]
+    return differing
 
 
 def _essence(data: RunData) -> dict[str, Any]:

@@ -4,6 +4,7 @@ A manifest is data that anyone may have written: names of files are taken for na
 """
 
 import hashlib
+import json
 import os
 import stat
 from pathlib import Path, PurePosixPath, PureWindowsPath
@@ -12,6 +13,7 @@ from typing import Annotated, Any, BinaryIO, ClassVar, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from search_spaces.errors import InputError
+from search_spaces.versions import require_version
 
 MANIFEST = "manifest.json"
 POLICY = "policy.json"
@@ -23,6 +25,7 @@ LIBRARY = "model.so"
 ARTEFACTS = (POLICY, ARCHITECTURE, WEIGHTS, PROGRAM, ONNX, LIBRARY)
 """Every file that an export holds beside its manifest."""
 
+SCHEMA_VERSION = 1
 MAX_JSON_BYTES = 64 * 2**20
 CHUNK = 2**20
 
@@ -231,7 +234,18 @@ def read_manifest(directory: Path) -> Manifest:
         raise InputError(
             f"{str(directory)!r} holds no {MANIFEST}; give a directory that an export wrote, such as RUN/best"
         )
-    return Manifest.from_json(read_json_file(directory, MANIFEST))
+    text = read_json_file(directory, MANIFEST)
+    remedy = "let `trimtab export RUN` write it anew"
+    require_version(MANIFEST, _version(text), [SCHEMA_VERSION], remedy, called="schema")
+    return Manifest.from_json(text)
+
+
+def _version(text: bytes) -> object:
+    """The version that a manifest says; this one's where it says none, which is then refused with what is wrong."""
+    try:
+        return json.loads(text).get("schema_version", SCHEMA_VERSION)
+    except (ValueError, AttributeError, RecursionError):
+        return SCHEMA_VERSION
 
 
 def record_file(path: Path) -> FileRecord:

@@ -1,6 +1,5 @@
 """A supernet from its config to a network for every device, and from where it was stopped."""
 
-import os
 import shutil
 import traceback
 from collections.abc import Mapping, Sequence
@@ -12,7 +11,6 @@ from automl.api import create_run, outlined
 from automl.config import load_config
 from automl.errors import InputError, RunStoppedError, TrimtabError, UnreachableError
 from automl.once_for_all.config import SupernetConfig
-from automl.once_for_all.deployments import drive
 from automl.once_for_all.directory import SupernetDirectory
 from automl.once_for_all.results import DeviceResult, device_results
 from automl.once_for_all.tables import predictor_text
@@ -20,6 +18,7 @@ from automl.orchestration.ray_session import at_address, ray_session
 from automl.predictors.samples import read_samples, write_samples
 from automl.progress import Progress
 from automl.run.directory import RunClock, RunDirectory, make_importable, next_free, write_atomically, write_json
+from automl.run.processes import drive, fitting
 from automl.run.status import search_overview
 from automl.signals import StopSignal
 
@@ -179,7 +178,7 @@ class _Driver:
             config = self.config
             self._stage("training", f"Training: {config.model.name} on {config.data.name}, then its sub-networks")
             with self.directory.timed("training"):
-                self.problem = self.problem.with_baseline(self._on_epoch)
+                self.problem = self.problem.with_baseline(self._on_epoch, self._alive)
         if not self.directory.baseline_file.exists():
             write_atomically(self.directory.baseline_file, self.problem.saved())
         if self.problem.supernet is not None and self.problem.supernet.history:
@@ -194,6 +193,9 @@ class _Driver:
             self.progress.epoch("supernet", report)
         else:
             self.progress.epoch("largest network alone", report)
+        self._alive()
+
+    def _alive(self) -> None:
         self.clock.beat()
         self.stop.check()
 
@@ -244,8 +246,7 @@ class _Driver:
             return
         runs = [self._run(name) for name in names]
         self._stage("devices", f"Devices: {len(runs)} of {len(self.config.devices)}")
-        each = max(self.config.of_device(name).search.evaluators for name in names)
-        at_once = parallel or max(1, (os.cpu_count() or 1) // each)
+        at_once = parallel or fitting(self.config.of_device(name) for name in names)
         drive(runs, at_once, self.stop, self._driven)
 
     def _ended(self, name: str) -> bool:

@@ -20,6 +20,7 @@ from automl.searchers.base import Searcher
 from backends.operator_prices import RefusedOperatorError
 from search_spaces.objective import SHARE_ROUNDING, Evaluation
 from search_spaces.policy import CompressionPolicy
+from search_spaces.versions import require_version
 
 SNAPSHOT_FORMAT = 3
 FAILURES_IN_A_ROW = 10
@@ -187,6 +188,6 @@ def read_snapshot(snapshot: bytes) -> tuple[dict[str, np.ndarray[Any, Any]], dic
         known = document["format"]
     except (SafetensorError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise InputError(f"the snapshot of a searcher is damaged: {error}") from None
-    if known != SNAPSHOT_FORMAT:
-        raise InputError(f"the snapshot of a searcher has format {known!r}; this version reads {SNAPSHOT_FORMAT}")
+    remedy = "remove it from the run's directory 'searchers', and the search is repeated from its record"
+    require_version("the snapshot of a searcher", known, [SNAPSHOT_FORMAT], remedy, called="format")
     return arrays, document

@@ -9,6 +9,7 @@ from pathlib import Path
 from automl.run.directory import write_atomically
 from search_spaces.errors import InputError
 from search_spaces.policy import CompressionPolicy
+from search_spaces.versions import require_version
 
 FILE = "samples.json"
 VERSION = 1
@@ -66,9 +67,10 @@ def read_samples(path: Path, model: str) -> list[Sample]:
         raise InputError(f"samples {path} are not there; `trimtab supernet` makes them") from None
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"samples {path} are damaged: {error}; remove the file, and they are made anew") from None
-    if not isinstance(document, dict) or document.get("version") != VERSION:
-        found = document.get("version") if isinstance(document, dict) else None
-        raise InputError(f"samples {path} have version {found!r}, this Trimtab reads {VERSION}; make them anew")
+    if not isinstance(document, dict):
+        raise InputError(f"samples {path} are damaged: they are no object; remove the file, and they are made anew")
+    remedy = "remove the file, and they are made anew"
+    require_version(f"the file of samples {path}", document.get("version"), [VERSION], remedy)
     if document.get("model") != model:
         raise InputError(
             f"samples {path} are of another network (digest {str(document.get('model'))[:12]}, the config's has "

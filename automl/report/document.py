@@ -1,9 +1,14 @@
-"""What every page is made of: a document that loads nothing, and tiles of figures."""
+"""What every page is made of: a document that loads nothing, tiles of figures, and a budget in a table of runs."""
 
+from collections.abc import Mapping
 from importlib.resources import files
+from typing import Any
 from xml.etree.ElementTree import Element
 
-from automl.report.markup import tag
+from automl.report import units
+from automl.report.figures import cost_text
+from automl.report.markup import cell, tag
+from automl.report.method import metric_label
 
 
 def document(title: str, main: Element) -> Element:
@@ -51,3 +56,18 @@ def tile(name: str, value: str, note: str) -> Element:
 def config_section(text: str) -> Element:
     """The resolved config, folded up."""
     return tag("section", tag("details", tag("summary", "Resolved config"), tag("pre", text)))
+
+
+def budget_cells(budget: Mapping[str, Any] | None) -> tuple[Element, Element]:
+    """Two cells of a table of runs: what is allowed, and what the best network takes."""
+    if budget is None:
+        return cell(None), cell(None)
+    metric, text = budget["metric"], cost_text(budget["metric"])
+    limit = budget.get("measured_limit") or budget.get("limit")
+    whole, best = budget.get("baseline"), budget.get("best")
+    if limit is not None:
+        allowed = f"at most {text(limit)}"
+    else:
+        ratio = budget.get("ratio")
+        allowed = units.UNKNOWN if ratio is None else f"at most {units.percent(ratio, 0)}"
+    return cell(allowed, metric_label(metric)), cell(None if best is None else text(best), units.ratio(best, whole))

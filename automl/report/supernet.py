@@ -14,11 +14,10 @@ from automl.once_for_all.results import DeviceResult
 from automl.once_for_all.status import supernet_status
 from automl.report import units
 from automl.report.data import read_run
-from automl.report.document import config_section, document, heading, tile
-from automl.report.figures import Text, cost_text, value_text
+from automl.report.document import budget_cells, config_section, document, heading, tile
+from automl.report.figures import Text, value_text
 from automl.report.fronts import front
 from automl.report.markup import append, cell, section, tag, to_html
-from automl.report.method import metric_label
 from automl.report.metric import is_share, metric_name
 from automl.report.supernet_figures import learning, predictions
 from automl.run.directory import write_atomically
@@ -172,7 +171,7 @@ def _devices(data: SupernetData) -> Element | None:
             tag(
                 "tr",
                 tag("th", name, None if device.done else tag("small", device.state), scope="row"),
-                *_budget(device.budget),
+                *budget_cells(device.budget),
                 *map(cell, values),
                 cell(None if device.alone is None else text(device.alone), epochs),
                 cell(units.seconds(device.latency_s)),
@@ -185,21 +184,6 @@ def _devices(data: SupernetData) -> Element | None:
         f"Test {data.metric} of the best network of each: as it was cut out of the supernet, after fine-tuning, and of "
         "the same architecture trained from scratch. The small figures are shares of the largest sub-network's.",
     )
-
-
-def _budget(budget: Mapping[str, Any] | None) -> tuple[Element, Element]:
-    """What is allowed, and what the best network takes."""
-    if budget is None:
-        return cell(None), cell(None)
-    metric, text = budget["metric"], cost_text(budget["metric"])
-    limit = budget.get("measured_limit") or budget.get("limit")
-    whole, best = budget.get("baseline"), budget.get("best")
-    if limit is not None:
-        allowed = f"at most {text(limit)}"
-    else:
-        ratio = budget.get("ratio")
-        allowed = units.UNKNOWN if ratio is None else f"at most {units.percent(ratio, 0)}"
-    return cell(allowed, metric_label(metric)), cell(None if best is None else text(best), units.ratio(best, whole))
 
 
 def _fronts(data: SupernetData) -> Element | None:

@@ -13,10 +13,10 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal, Self, get_args
 
-from filelock import FileLock, Timeout
-
 from automl.config import Config, load_config
-from automl.errors import InputError, TrimtabError
+from automl.errors import InputError
+from automl.run.lock import RunLock
+from search_spaces.versions import require_version
 
 FORMAT = 1
 State = Literal["running", "unfinished", "failed", "infeasible", "done"]
@@ -72,7 +72,7 @@ class RunDirectory:
         self.summary_file = path / "summary.json"
         self.report_file = path / "report.html"
         self.error_log = path / "error.log"
-        self.lock_file = path / ".lock"
+        self.driver = RunLock(path)
 
     @classmethod
     def create(cls, path: Path, config: Config) -> Self:
@@ -83,10 +83,15 @@ class RunDirectory:
         """
         cls.check_free(path)
         directory = cls(path)
+        directory.made_with(config.to_yaml())
+        return directory
+
+    def made_with(self, config: str) -> None:
+        """Write what makes it a run directory: its config as YAML, then its state; InputError where it cannot be."""
         try:
-            path.mkdir(parents=True, exist_ok=True)
-            write_atomically(directory.config_file, config.to_yaml().encode())
-            directory.write_info(
+            self.path.mkdir(parents=True, exist_ok=True)
+            write_atomically(self.config_file, config.encode())
+            self.write_info(
                 RunInfo(
                     state="unfinished",
                     stage="created",
@@ -98,8 +103,7 @@ class RunDirectory:
                 )
             )
         except OSError as error:
-            raise InputError(f"the run directory {str(path)!r} cannot be made: {error.strerror}") from None
-        return directory
+            raise InputError(f"the run directory {str(self.path)!r} cannot be made: {error.strerror}") from None
 
     @staticmethod
     def check_free(path: Path) -> None:
@@ -110,7 +114,7 @@ class RunDirectory:
             raise InputError(f"the run directory {str(path)!r} cannot be used: {error.strerror}") from None
         if not taken:
             return
-        if (path / "run.json").exists():
+        if (path / "run.json").exists() or (path / "sweep.json").exists():
             raise InputError(
                 f"{str(path)!r} holds a run already; `trimtab resume {path}` goes on with it, --out takes another"
             )
@@ -149,9 +153,8 @@ class RunDirectory:
             raise InputError(f"{str(self.path)!r} is no run directory: {error.strerror}") from None
         except (ValueError, RecursionError) as error:
             raise InputError(f"{str(self.info_file)!r} is damaged: {error}") from None
-        if not isinstance(values, dict) or values.get("format") != FORMAT:
-            found = values.get("format") if isinstance(values, dict) else None
-            raise InputError(f"{str(self.path)!r} has layout {found!r}; this version reads layout {FORMAT}")
+        found = values.get("format") if isinstance(values, dict) else None
+        require_version(repr(str(self.path)), found, [FORMAT], "start a new run", called="layout")
         try:
             info = RunInfo(**values)
         except TypeError:
@@ -176,15 +179,7 @@ class RunDirectory:
 
     def driven(self) -> bool:
         """Whether some process drives the run at this moment."""
-        if not self.lock_file.exists():
-            return False
-        try:
-            with FileLock(self.lock_file, timeout=0):
-                return False
-        except Timeout:
-            return True
-        except OSError:  # a directory that cannot be written to cannot be driven either
-            return False
+        return self.driver.held()
 
     @contextmanager
     def drive(self) -> Iterator["RunClock"]:
@@ -194,25 +189,13 @@ class RunDirectory:
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """One process at a time works on a run. The operating system lets go of the lock when the process dies.
+        """One process at a time works on a run; see `automl.run.lock`.
 
         Raises:
             TrimtabError: another process holds it.
         """
-        lock = FileLock(self.lock_file, timeout=1)  # `driven` of another process may hold it for a moment
-        try:
-            lock.acquire()
-        except Timeout:
-            raise TrimtabError(
-                f"{str(self.path)!r} is driven by another process; stop that one, or look on with "
-                f"`trimtab status {self.path}`"
-            ) from None
-        except OSError as error:
-            raise TrimtabError(f"the run directory {str(self.path)!r} cannot be written: {error.strerror}") from None
-        try:
+        with self.driver.hold():
             yield
-        finally:
-            lock.release()
 
 
 class RunClock:
@@ -231,7 +214,8 @@ class RunClock:
         return self._before_s + time.monotonic() - self._started
 
     def set(self, state: State, stage: str | None = None, reason: str | None = None) -> None:
-        """Write the state down."""
+        """Write the state down; TrimtabError where another process has taken the run over."""
+        self._directory.driver.check()
         stage = self._info.stage if stage is None else stage
         self._info = replace(self._info, state=state, stage=stage, reason=reason, wall_s=round(self.wall_s, 3))
         self._written = time.monotonic()

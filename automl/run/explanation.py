@@ -18,6 +18,7 @@ from search_spaces.layers import LayerSpec
 from search_spaces.objective import Evaluation
 from search_spaces.policy import CompressionPolicy, LayerPolicy, layer_from_json, layer_to_json
 from search_spaces.resolution import Resolution, text
+from search_spaces.versions import require_version
 
 FORMAT = 1
 IMAGES = 256
@@ -121,8 +122,8 @@ class Explanation:
         """
         try:
             values = json.loads(path.read_bytes(), parse_constant=_no_number)
-            if values.pop("format") != FORMAT:
-                raise InputError(f"{str(path)!r} has another format; this version reads {FORMAT}")
+            remedy = "remove it, and `trimtab resume` makes it anew"
+            require_version(repr(str(path)), values.pop("format"), [FORMAT], remedy, called="format")
             return cls(
                 **{
                     **values,

@@ -80,12 +80,15 @@ class Run:
         config = self.problem.config
         if not self.problem.trained:
             self._stage("baseline", f"Baseline: training {config.model.name} on {config.data.name}")
-            self.problem = self.problem.with_baseline(self._on_epoch)
+            self.problem = self.problem.with_baseline(self._on_epoch, self._alive)
         if not self.directory.baseline_file.exists():
             write_atomically(self.directory.baseline_file, self.problem.saved())
 
     def _on_epoch(self, report: Any) -> None:
         self.progress.epoch("baseline", report)
+        self._alive()
+
+    def _alive(self) -> None:
         self.clock.beat()
         self.stop.check()
 

@@ -19,13 +19,14 @@ from filelock import FileLock, Timeout
 from automl.errors import InputError, TrimtabError
 from search_spaces.objective import SHARE_ROUNDING, Evaluation
 from search_spaces.policy import CompressionPolicy
+from search_spaces.versions import require_version
 
 APPLICATION_ID = 0x7472696D  # "trim"
 SCHEMA_VERSION = 2
 LOCK_WAIT_S = 30.0
 """The actor of a driver that was killed may live on for seconds; its successor waits."""
 
-_SCHEMA = """
+_SEARCHES = """
 CREATE TABLE searches (
     name TEXT PRIMARY KEY,          -- "<algorithm>-<seed>"
     algorithm TEXT NOT NULL,
@@ -33,7 +34,9 @@ CREATE TABLE searches (
     evaluations INTEGER NOT NULL,   -- how many it is to make
     finished INTEGER NOT NULL DEFAULT 0,
     error TEXT                      -- why it stopped early
-) WITHOUT ROWID;
+) WITHOUT ROWID
+"""
+_EVALUATIONS = """
 CREATE TABLE evaluations (
     search TEXT NOT NULL REFERENCES searches (name),
     number INTEGER NOT NULL,        -- of the proposal, from 0
@@ -52,17 +55,14 @@ CREATE TABLE evaluations (
     thinking_s REAL,                -- that the searcher took to propose it and to learn from it; null until then
     finished_at TEXT NOT NULL,      -- UTC
     PRIMARY KEY (search, number)
-) WITHOUT ROWID;
+) WITHOUT ROWID
 """
-
 
 _INDEX = "CREATE INDEX IF NOT EXISTS evaluations_by_digest ON evaluations (digest)"
 
-_AS_BEFORE = """
-CREATE TEMP VIEW evaluations AS
-SELECT *, NULL AS divergence, 1.0 AS share, 0 AS images, NULL AS thinking_s FROM main.evaluations
-"""
-"""A store of schema 1, to readers: all its evaluations were on all images."""
+_SINCE = {"divergence": "NULL", "share": "1.0", "images": "0", "thinking_s": "NULL"}
+"""Columns that schema 1 and, of the last, early stores of schema 2 lack, and what they mean there: all evaluations were
+on all images, of which nobody counted how often."""
 
 
 STOPPED = "no further proposal was worth its evaluation"
@@ -120,7 +120,8 @@ class Store:
         path: the SQLite file, made where there is none.
 
     Raises:
-        InputError: the file is no Trimtab store, or one of another version.
+        InputError: the file is no Trimtab store, or one of a newer version. One of an older version is brought to this
+            one where it is opened for writing, and read as it is otherwise.
     """
 
     def __init__(self, path: Path, *, _read_only: bool = False) -> None:
@@ -152,24 +153,40 @@ class Store:
         version = self._connection.execute("PRAGMA user_version").fetchone()[0]
         empty = not self._connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]
         if empty and not application and not read_only:
-            self._connection.executescript(
-                f"BEGIN; {_SCHEMA} PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {SCHEMA_VERSION};"
-                "COMMIT;"
-            )
+            with self._transaction() as connection:
+                connection.execute(_SEARCHES)
+                connection.execute(_EVALUATIONS)
+                connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+                connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
         elif application != APPLICATION_ID:
             raise InputError(f"{str(self._path)!r} is an SQLite file of another program")
-        elif version == 1 and read_only:
-            self._connection.execute(_AS_BEFORE)
-        elif version != SCHEMA_VERSION:
-            raise InputError(
-                f"{str(self._path)!r} has schema {version}; this version writes schema {SCHEMA_VERSION} and "
-                f"reads 1 and {SCHEMA_VERSION}: start a new run, or go on with the version that made it"
-            )
+        else:
+            known = range(1, SCHEMA_VERSION + 1)
+            require_version(repr(str(self._path)), version, known, "start a new run", called="schema")
+            self._complete(read_only)
         if not read_only:
             self._connection.execute("PRAGMA journal_mode = WAL")  # readers and the writer do not wait for each other
             self._connection.execute(_INDEX)
         self._connection.execute("PRAGMA synchronous = FULL")  # a commit is on disk, also after a power cut
         self._connection.execute("PRAGMA foreign_keys = ON")
+
+    def _complete(self, read_only: bool) -> None:
+        """Give the evaluations of an older store the columns that it lacks: in the file, or for this reader alone."""
+        columns = [name for _, name, *_ in self._connection.execute("PRAGMA table_info(evaluations)")]
+        lacking = {name: value for name, value in _SINCE.items() if name not in columns}
+        if not columns or not lacking:
+            return
+        if read_only:
+            added = ", ".join(f"{value} AS {name}" for name, value in lacking.items())
+            self._connection.execute(f"CREATE TEMP VIEW evaluations AS SELECT *, {added} FROM main.evaluations")
+            return
+        with self._transaction() as connection:  # one, so that a kill leaves the old store or the new one
+            connection.execute("ALTER TABLE evaluations RENAME TO older")
+            connection.execute(_EVALUATIONS)
+            into, taken = ", ".join([*columns, *lacking]), ", ".join([*columns, *lacking.values()])
+            connection.execute(f"INSERT INTO evaluations ({into}) SELECT {taken} FROM older")
+            connection.execute("DROP TABLE older")
+            connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:

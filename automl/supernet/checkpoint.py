@@ -15,10 +15,11 @@ from automl.supernet.network import Supernet, elastic_space, transform_sizes
 from search_spaces.capture import PrunableNetwork
 from search_spaces.errors import InputError
 from search_spaces.space import SearchSpace
+from search_spaces.versions import require_version
 
 FILE = "supernet.safetensors"
 FORMAT = "trimtab supernet"
-VERSION = "1"
+VERSION = 1
 
 _WEIGHT, _ORDER, _TRANSFORM = "weights:", "order:", "transforms:"
 
@@ -32,7 +33,7 @@ def to_bytes(supernet: Supernet) -> bytes:
     trained = [[each.dimension, each.targets, each.choices] for each in supernet.space.decisions]
     metadata = {
         "format": FORMAT,
-        "version": VERSION,
+        "version": str(VERSION),
         "model": supernet.graph.digest,
         "space": json.dumps(trained),
         "history": json.dumps(supernet.history),
@@ -61,10 +62,8 @@ def load_supernet(path: Path, network: PrunableNetwork, space: SearchSpace) -> S
     metadata, tensors = _read(path)
     if metadata.get("format") != FORMAT:
         raise InputError(f"supernet {path} is no supernet but another safetensors file; `trimtab supernet` writes one")
-    if metadata.get("version") != VERSION:
-        raise InputError(
-            f"supernet {path} has version {metadata.get('version')!r} of the format, this Trimtab reads {VERSION}"
-        )
+    said = metadata.get("version", "")
+    require_version(f"supernet {path}", int(said) if said.isdecimal() else said, [VERSION], "train it anew")
     if metadata.get("model") != network.graph.digest:
         raise InputError(
             f"supernet {path} is of another network (digest {str(metadata.get('model'))[:12]}, the config's has "

@@ -131,7 +131,7 @@ def _trials(
     if not problem.trained:
         clock.set("running", "baseline")
         progress.stage(f"Baseline: training {config.model.name} on {config.data.name}")
-        problem = problem.with_baseline(lambda report: progress.epoch("baseline", report))
+        problem = problem.with_baseline(lambda report: progress.epoch("baseline", report), stop.check)
         stop.check()
     if not directory.baseline_file.exists():
         write_atomically(directory.baseline_file, problem.saved())

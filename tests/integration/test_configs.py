@@ -20,17 +20,23 @@ from automl.orchestration.ray_session import ray_session
 from automl.orchestration.search_loop import run_search
 from automl.orchestration.searches import make_search, searches, wants_prior
 from automl.problem import Problem
+from automl.progress import Progress
 from automl.run.priors import compute_prior, costs_for_prior
 from automl.searchers import searcher_names
+from automl.sweeps.api import check_cells
+from automl.sweeps.config import load_sweep
 from search_spaces.objective import Evaluation
 from search_spaces.policy import CompressionPolicy
 
 FOLDER = Path(__file__).parents[2] / "configs"
 OWN = "own_model"
+SWEEP = "sweep"
 CONFIGS = [
     path.stem
     for path in sorted(FOLDER.glob("*.yaml"))
-    if not path.stem.startswith(("amc_", "ofa_", "tune_")) and not path.stem.endswith("_supernet") and path.stem != OWN
+    if not path.stem.startswith(("amc_", "ofa_", "tune_"))
+    and not path.stem.endswith("_supernet")
+    and path.stem not in (OWN, SWEEP)
 ]
 TINY = ("baseline={epochs: 0}", "fine_tune.epochs=0", "search.seeds=[0]", "compression.calibration_images=20")
 
@@ -100,6 +106,13 @@ def test_there_is_a_config_of_every_algorithm_budget_and_dimension() -> None:
     assert budgets >= {"latency_s", "modelled_latency_s", "energy_j", "weight_bytes", "macs", "params"}
     for dimension in ("weight_bits", "activation_bits", "sparsity", "rank", "resolution", "kernel", "keep"):
         assert any(getattr(config.space, dimension) for config in configs), dimension
+
+
+def test_every_cell_of_the_sweep_can_begin() -> None:
+    sweep = load_sweep(FOLDER / f"{SWEEP}.yaml")
+    assert len(sweep.cells) == 8
+    with Progress(quiet=True) as progress:
+        assert check_cells(sweep, progress) == {}
 
 
 def test_the_config_of_ones_own_network_says_what_is_missing() -> None:

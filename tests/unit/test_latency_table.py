@@ -141,7 +141,7 @@ def test_a_later_format_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         monkeypatch.setattr(f"backends.{module}.FORMAT", 2)
     LatencyTable(tmp_path / "table.sqlite", DEVICE).close()
     monkeypatch.undo()
-    with pytest.raises(InputError, match="has format 2, this version reads 1"):
+    with pytest.raises(InputError, match="has format 2, made by a newer Trimtab"):
         LatencyTable(tmp_path / "table.sqlite", DEVICE)
 
 

@@ -26,7 +26,7 @@ def test_they_are_read_back_as_they_were(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (lambda document: document.update(version=2), "have version 2, this Trimtab reads 1"),
+        (lambda document: document.update(version=2), "has version 2, made by a newer Trimtab, and this one reads 1"),
         (lambda document: document.update(model="b" * 64), "are of another network"),
         (lambda document: document.pop("samples"), "are damaged: KeyError"),
         (lambda document: document.update(samples=[3]), "are damaged: TypeError"),

@@ -1,5 +1,8 @@
+import signal
 import sqlite3
-from contextlib import suppress
+import subprocess
+import sys
+from contextlib import closing, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -84,24 +87,87 @@ def test_what_a_searcher_took_comes_later_and_the_last_word_counts(store: Store)
     assert [item.thinking_s for item in store.evaluations()] == [0.5, 0.125]
 
 
-def test_a_store_of_before_is_read_as_whole_evaluations_and_not_written(tmp_path: Path) -> None:
-    path = tmp_path / "trials.sqlite"
+OLDER = {1: ("divergence", "share", "images", "thinking_s"), 2: ("thinking_s",)}
+"""Columns that stores of each schema once lacked."""
+
+
+def older(path: Path, schema: int) -> None:
+    """A store as Trimtab once wrote it, with two evaluations."""
     store = Store(path)
     store.add_searches([SearchRow("ddpg-0", "ddpg", 0, 20)])
     for number in range(2):
         store.add(row(number))
+    store.set_rewards("ddpg-0", {0: 0.25})
     store.close()
-    with sqlite3.connect(path) as connection:
-        for column in ("divergence", "share", "images", "thinking_s"):
+    with closing(sqlite3.connect(path)) as connection:
+        for column in OLDER[schema]:
             connection.execute(f"ALTER TABLE evaluations DROP COLUMN {column}")
-        connection.execute("PRAGMA user_version = 1")
-    connection.close()
+        connection.execute(f"PRAGMA user_version = {schema}")
+        connection.commit()
+
+
+@pytest.mark.parametrize("schema", OLDER)
+def test_a_store_of_before_is_read_as_whole_evaluations_and_not_written(tmp_path: Path, schema: int) -> None:
+    path = tmp_path / "trials.sqlite"
+    older(path, schema)
+    before = path.read_bytes()
     reader = Store.read(path)
-    assert list(reader.evaluations()) == [row(0), row(1)]
+    assert list(reader.evaluations()) == [replace(row(0), reward=0.25), row(1)]
     assert reader.overview()[0]["done"] == 2
     reader.close()
-    with pytest.raises(InputError, match="has schema 1; this version writes schema 2"):
-        Store(path)
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("schema", OLDER)
+def test_a_store_of_before_goes_on_as_one_of_today(tmp_path: Path, schema: int) -> None:
+    path, today = tmp_path / "trials.sqlite", tmp_path / "today.sqlite"
+    older(path, schema)
+    Store(today).close()
+    for number in (2, 3):  # opened twice: there is nothing left to do the second time
+        store = Store(path)
+        store.add(row(number))
+        store.set_thinking("ddpg-0", {number: 0.5})
+        store.close()
+    expected = [replace(row(0), reward=0.25), row(1), *(replace(row(number), thinking_s=0.5) for number in (2, 3))]
+    reader = Store.read(path)
+    assert list(reader.evaluations()) == expected
+    reader.close()
+    schemas = []
+    for file in (path, today):
+        with closing(sqlite3.connect(file)) as connection:
+            assert connection.execute("PRAGMA foreign_key_check").fetchall() == []
+            tables = connection.execute("SELECT name, sql FROM sqlite_schema ORDER BY name").fetchall()
+            schemas.append((connection.execute("PRAGMA user_version").fetchone(), tables))
+    assert schemas[0] == schemas[1]
+
+
+MIGRATE_UNTIL = """
+import os, signal, sys
+from pathlib import Path
+from automl.run import store
+
+class Connection(store.sqlite3.Connection):
+    def execute(self, sql, *values):
+        if sql.startswith(sys.argv[2]):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().execute(sql, *values)
+
+connect = store.sqlite3.connect
+store.sqlite3.connect = lambda *args, **options: connect(*args, **options, factory=Connection)
+store.Store(Path(sys.argv[1]))
+"""
+
+
+@pytest.mark.parametrize("statement", ["INSERT INTO evaluations", "COMMIT"])
+def test_a_kill_in_the_midst_leaves_the_store_of_before(tmp_path: Path, statement: str) -> None:
+    path = tmp_path / "trials.sqlite"
+    older(path, 1)
+    killed = subprocess.run([sys.executable, "-c", MIGRATE_UNTIL, str(path), statement], check=False)
+    assert killed.returncode == -signal.SIGKILL
+    for opened in (Store.read, Store):
+        store = opened(path)
+        assert [item.number for item in store.evaluations()] == [0, 1]
+        store.close()
 
 
 def test_announcing_searches_again_changes_nothing(store: Store) -> None:
@@ -208,7 +274,7 @@ def later_version(path: Path) -> None:
     [
         (lambda path: path.write_bytes(b"no database at all, but long enough to look at" * 40), "is no store"),
         (other_program, "another program"),
-        (later_version, "schema 99"),
+        (later_version, "schema 99, made by a newer Trimtab"),
         (lambda path: path.mkdir(), "is no store"),
     ],
 )

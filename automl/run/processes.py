@@ -1,4 +1,4 @@
-"""The runs of devices: each an ordinary run in a process of its own, several at once where there are CPUs for it."""
+"""Several runs of one experiment: each in a process of its own, several at once where there are CPUs for them."""
 
 import os
 import signal
@@ -6,9 +6,10 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
+from automl.config import Config
 from automl.errors import RunStoppedError
 from automl.run.directory import RunDirectory
 from automl.signals import StopSignal
@@ -18,6 +19,11 @@ PATIENCE_S = 60.0
 """For a run that is told to stop: it ends at the next point that it can be resumed from."""
 
 Watch = Callable[[Sequence[RunDirectory]], None]
+
+
+def fitting(configs: Iterable[Config]) -> int:
+    """How many of the runs with these configs have CPUs for their evaluators, at once; at least 1."""
+    return max(1, (os.cpu_count() or 1) // max(config.search.evaluators for config in configs))
 
 
 def drive(runs: Sequence[RunDirectory], parallel: int, stop: StopSignal, watch: Watch) -> None:
@@ -42,7 +48,10 @@ def drive(runs: Sequence[RunDirectory], parallel: int, stop: StopSignal, watch: 
                 run = waiting.pop(0)
                 running.append((run, _started(run)))
             time.sleep(POLL_S)
-            running = [(run, process) for run, process in running if process.poll() is None]
+            for _, process in running:
+                if process.poll() is not None:
+                    _ended(process)
+            running = [(run, process) for run, process in running if process.returncode is None]
             watch([run for run, _ in running])
             stop.check()
     finally:
@@ -70,6 +79,8 @@ def _ended(process: subprocess.Popen[bytes]) -> None:
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
+    if process.stdin is not None:
+        process.stdin.close()
 
 
 def main(path: Path) -> int:

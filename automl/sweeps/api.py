@@ -1,0 +1,174 @@
+"""A sweep from its config to the runs of all its cells, and from where it was stopped."""
+
+import traceback
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from automl.api import create_run, outlined
+from automl.errors import InputError, RunStoppedError, TrimtabError, UnreachableError
+from automl.orchestration.ray_session import at_address
+from automl.progress import Progress
+from automl.run.directory import RunClock, RunDirectory, make_importable, next_free
+from automl.run.processes import drive, fitting
+from automl.run.status import search_overview
+from automl.signals import StopSignal
+from automl.sweeps.config import Cell, Sweep, load_sweep
+from automl.sweeps.directory import SweepDirectory
+from automl.sweeps.results import CellResult, cell_results
+
+ENDED = ("done", "infeasible")
+
+
+@dataclass(frozen=True)
+class SweepResult:
+    """What a sweep came to.
+
+    Attributes:
+        directory: of the sweep.
+        cells: what came of each, in the order of the grid.
+        stopped: whether it was told to stop; it can be resumed.
+    """
+
+    directory: Path
+    cells: Sequence[CellResult]
+    stopped: bool = False
+
+
+def sweep(
+    config: Sweep | str | Path | Mapping[str, Any],
+    out: str | Path | None = None,
+    parallel: int | None = None,
+    *,
+    address: str | None = None,
+) -> SweepResult:
+    """Run a grid of searches as one experiment, as the config's section `sweep` says; quietly.
+
+    Args:
+        config: a `Sweep`, a mapping, or the path of a YAML file.
+        out: its directory, which must not exist or be empty; by default the next free `runs/sweep-<n>`.
+        parallel: cells that are run at once; by default as many as have CPUs for their evaluators.
+        address: of a Ray cluster, see `automl.search`.
+
+    Raises:
+        InputError: the config of a cell cannot work; nothing has been written.
+        TrimtabError: the sweep failed, not only a cell; `trimtab resume DIR` goes on with it.
+    """
+    checked = config if isinstance(config, Sweep) else load_sweep(config)
+    name = Path(config).stem if isinstance(config, str | Path) else "sweep"
+    directory = Path(out) if out is not None else next_free(Path("runs"), name)
+    with at_address(address), Progress(quiet=True) as progress:
+        return start_sweep(checked, directory, progress, parallel)
+
+
+def start_sweep(sweep: Sweep, out: Path, progress: Progress, parallel: int | None = None) -> SweepResult:
+    """A new sweep. Every cell is checked before the directory is made; see `sweep`."""
+    SweepDirectory.check_free(out)
+    unreachable = check_cells(sweep, progress)
+    directory = SweepDirectory(out)
+    for cell in sweep.cells:
+        run = create_run(directory.cell(cell.name).path, cell.config)
+        if cell.name in unreachable:
+            run.write_info(replace(run.info(), state="infeasible", stage="check", reason=unreachable[cell.name]))
+    directory.begin(sweep)
+    return _drive(directory, progress, parallel)
+
+
+def resume_sweep(path: Path, progress: Progress, parallel: int | None = None) -> SweepResult:
+    """Go on with a sweep that was stopped or killed. Cells that are done stay as they are; those that failed are tried
+    again. Raises as `sweep`."""
+    directory = SweepDirectory.open(path)
+    make_importable(directory.info().working_directory)
+    if directory.info().state == "done" and directory.report_file.exists():
+        return SweepResult(directory.path, cell_results(directory))
+    return _drive(directory, progress, parallel)
+
+
+def check_cells(sweep: Sweep, progress: Progress) -> dict[str, str]:
+    """See that every cell can be run; those whose budgets nothing can keep are said, with why.
+
+    Raises:
+        InputError: the config of one cannot work, or nothing can keep the budgets of any.
+    """
+    progress.stage(f"Sweep: {len(sweep.cells)} cells, checked before anything is made")
+    unreachable: dict[str, str] = {}
+    known: dict[str, str | None] = {}
+    for number, cell in enumerate(sweep.cells):
+        progress.update("cells checked", number, len(sweep.cells))
+        seedless = cell.config.search.model_copy(update={"seeds": [0]})  # on seeds, nothing depends that is checked
+        key = cell.config.model_copy(update={"search": seedless}).to_yaml()
+        if key not in known:
+            known[key] = _why_unreachable(cell, progress)
+        if (reason := known[key]) is not None:
+            unreachable[cell.name] = reason
+    if len(unreachable) == len(sweep.cells):
+        name, reason = next(iter(unreachable.items()))
+        raise InputError(f"no cell has a budget that can be kept; cell {name!r}: {reason}")
+    for name, reason in unreachable.items():
+        progress.say(f"Cell {name} is left out: {reason}")
+    return unreachable
+
+
+def _why_unreachable(cell: Cell, progress: Progress) -> str | None:
+    """Why nothing keeps the budgets of a cell; None where something does. InputError where its config cannot work."""
+    try:
+        outlined(cell.config, progress)
+    except UnreachableError as error:
+        return str(error)
+    except InputError as error:
+        raise InputError(f"cell {cell.name!r}: {error}") from error
+    return None
+
+
+def _drive(directory: SweepDirectory, progress: Progress, parallel: int | None) -> SweepResult:
+    """Drive a sweep to its end, and keep its state true whatever happens."""
+    with directory.drive() as clock, StopSignal() as stop:
+        try:
+            _run_cells(directory, progress, parallel, clock, stop)
+        except KeyboardInterrupt:
+            clock.set("unfinished", reason="interrupted")
+            raise
+        except RunStoppedError:
+            clock.set("unfinished", reason="stopped")
+            return SweepResult(directory.path, cell_results(directory), stopped=True)
+        except Exception as error:
+            clock.set("failed", reason=f"{type(error).__name__}: {error}")
+            if isinstance(error, TrimtabError):
+                raise
+            directory.error_log.write_text(traceback.format_exc(), encoding="utf-8")
+            raise TrimtabError(
+                f"unexpected {type(error).__name__}: {error}; {directory.error_log} shows where"
+            ) from error
+        cells = cell_results(directory)
+        if failed := [cell.name for cell in cells if cell.state not in ENDED]:
+            clock.set("failed", reason=f"{len(failed)} of {len(cells)} cells did not come to their end")
+        else:
+            clock.set("done", "done")
+
+        from automl.report.sweep import write_sweep_report
+
+        write_sweep_report(directory.path)
+        return SweepResult(directory.path, cells)
+
+
+def _run_cells(
+    directory: SweepDirectory, progress: Progress, parallel: int | None, clock: RunClock, stop: StopSignal
+) -> None:
+    """Run the cells that have not ended, each in a process of its own."""
+    every = directory.runs()
+    runs = [run for run in every if run.info().state not in ENDED]
+    if not runs:
+        return
+    clock.set("running", "cells")
+    progress.stage(f"Cells: {len(runs)} of {len(every)} to run")
+    stop.check()
+
+    def watch(running: Sequence[RunDirectory]) -> None:
+        for run in running:
+            rows, info = search_overview(run), run.info()
+            done, total = (sum(row[key] for row in rows) for key in ("done", "evaluations"))
+            progress.update(run.path.name, int(done), total, info.stage)
+        clock.beat()
+
+    drive(runs, parallel or fitting(run.config() for run in runs), stop, watch)

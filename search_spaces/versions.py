@@ -17,7 +17,7 @@ def require_version(what: str, found: object, known: Collection[int], remedy: st
     """
     if type(found) is int and found in known:
         return
-    reads = " and ".join(str(each) for each in sorted(known))
+    reads = ", ".join(str(each) for each in sorted(known))
     if type(found) is int and found > max(known):
         newer = f"{what} has {called} {found}, made by a newer Trimtab, and this one reads {reads}"
         raise InputError(f"{newer}; use the newer, or {remedy}")

@@ -146,7 +146,7 @@ POLICIES: dict[str, Any] = {
         ("no_zeros.json", "in [0, 1), got 1.0"),
         ("no_saving.json", "rank 50 saves nothing in layer 'fc1'"),
         ("no_window.json", "conv1"),
-        ("newer.json", "policies of schema 1, 2, 3, 4, got 9"),
+        ("newer.json", "a policy has schema 9, made by a newer Trimtab, and this one reads 1, 2, 3, 4"),
         ("text.json", "weight_bits is a number, got 'eight'"),
         ("damaged.json", "policy file 'damaged.json': a policy is a JSON document"),
         ("code.pt", "policy file 'code.pt'"),

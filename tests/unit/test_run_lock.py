@@ -19,7 +19,7 @@ import pytest
 from automl.config import load_config
 from automl.errors import TrimtabError
 from automl.run import lock as module
-from automl.run.directory import RunDirectory
+from automl.run.directory import RunDirectory, write_json
 from automl.run.lock import Holder, RunLock, locks_of, take_over
 
 CONFIG = load_config({"model": {"name": "lenet5"}, "data": {"name": "digits"}, "budget": {"ratio": 0.5}})
@@ -83,7 +83,7 @@ def refusal(path: Path, process: BaseProcess) -> str:
 def elsewhere(run: RunDirectory) -> None:
     """Let the holder be one of another machine."""
     file = run.path / ".driver.json"
-    file.write_text(json.dumps({**json.loads(file.read_text()), "host": "node-7"}))
+    write_json(file, {**json.loads(file.read_text()), "host": "node-7"})
 
 
 def test_a_holder_says_who_it_is_and_leaves_nothing_behind(run: RunDirectory) -> None:
@@ -147,7 +147,8 @@ def test_a_lock_that_nobody_holds_is_passed_over_at_once(run: RunDirectory, monk
 
 
 def test_a_holder_that_does_not_say_who_it_is_is_not_taken_over(run: RunDirectory) -> None:
-    with driven(run.path):
+    with driven(run.path) as (process, _):
+        os.kill(int(process.pid or 0), signal.SIGSTOP)
         (run.path / ".driver.json").write_text("{")
         with pytest.raises(TrimtabError, match="does not say who it is"):
             take_over([run.driver])

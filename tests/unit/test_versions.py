@@ -40,14 +40,14 @@ READERS: dict[str, Callable[[Path, object], object]] = {
 @pytest.mark.parametrize("name", READERS)
 def test_newer_ones_are_refused_as_such_and_others_with_a_remedy(name: str, tmp_path: Path) -> None:
     file = tmp_path / (name if "." in name else f"{name}.json")
-    with pytest.raises(InputError, match=r"(has|have) \w+ 99, made by a newer Trimtab, and this one reads [\d a-z]+;"):
+    with pytest.raises(InputError, match=r"(has|have) \w+ 99, made by a newer Trimtab, and this one reads [\d, ]+;"):
         READERS[name](file, 99)
     for version in (0, "one", None):
-        with pytest.raises(InputError, match=rf"{name}.* \w+ {version!r}, and this Trimtab reads [\d a-z]+; \S+ "):
+        with pytest.raises(InputError, match=rf"{name}.* \w+ {version!r}, and this Trimtab reads [\d, ]+; \S+ "):
             READERS[name](file, version)
 
 
 def test_known_ones_pass() -> None:
     require_version("a file", 2, [1, 2], "make it anew")
-    with pytest.raises(InputError, match="a file has layout True, and this Trimtab reads 1 and 2; make it anew"):
+    with pytest.raises(InputError, match="a file has layout True, and this Trimtab reads 1, 2; make it anew"):
         require_version("a file", True, [1, 2], "make it anew", called="layout")

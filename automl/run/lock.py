@@ -133,8 +133,9 @@ class RunLock:
 
     def check(self) -> None:
         """TrimtabError where another process took over, while this one was believed dead."""
-        if self._lost:
-            other = Holder.read(self._holder_file)
+        other = Holder.read(self._holder_file)
+        if self._lost or (self._own is not None and other != self._own):
+            self._lost = True
             by = "" if other is None else f" by {other.text}"
             raise TrimtabError(f"{str(self.directory)!r} was taken over{by}; this process leaves it alone")
 

@@ -133,8 +133,10 @@ class RunLock:
 
     def check(self) -> None:
         """TrimtabError where another process took over, while this one was believed dead."""
+        if self._own is None:
+            return
         other = Holder.read(self._holder_file)
-        if self._lost or (self._own is not None and other != self._own):
+        if self._lost or other is None or other.token != self._own.token:
             self._lost = True
             by = "" if other is None else f" by {other.text}"
             raise TrimtabError(f"{str(self.directory)!r} was taken over{by}; this process leaves it alone")

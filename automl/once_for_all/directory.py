@@ -5,7 +5,9 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, TypeVar
+
+from pydantic import TypeAdapter
 
 from automl.config import load_config
 from automl.errors import InputError
@@ -14,6 +16,7 @@ from automl.run.directory import RunDirectory, write_json
 
 INFO = "supernet.json"
 Stage = Literal["training", "samples", "predictor"]
+Content = TypeVar("Content", list[dict[str, Any]], dict[str, Any], dict[str, float])
 
 
 class SupernetDirectory(RunDirectory):
@@ -52,18 +55,15 @@ class SupernetDirectory(RunDirectory):
 
     def training(self) -> list[dict[str, Any]]:
         """What is known of each epoch, of the largest network alone and then of the supernet."""
-        found = self._json(self.training_file, [])
-        if not isinstance(found, list):
-            raise InputError(f"{str(self.training_file)!r} is damaged: it holds no list; remove it")
-        return found
+        return self._json(self.training_file, list[dict[str, Any]])
 
     def predictor(self) -> dict[str, Any]:
         """What is known of the predictor; empty before there is one."""
-        return dict(self._json(self.predictor_file, {}))
+        return self._json(self.predictor_file, dict[str, Any])
 
     def seconds(self) -> dict[str, float]:
         """What each stage took so far, over all resumes."""
-        return dict(self._json(self.seconds_file, {}))
+        return self._json(self.seconds_file, dict[str, float])
 
     @contextmanager
     def timed(self, stage: Stage) -> Iterator[None]:
@@ -76,10 +76,12 @@ class SupernetDirectory(RunDirectory):
             write_json(self.seconds_file, {**before, stage: spent})
 
     @staticmethod
-    def _json(path: Path, absent: Any) -> Any:
+    def _json(path: Path, kind: type[Content]) -> Content:
+        """What a file holds, of that type; empty where there is none."""
         try:
-            return json.loads(path.read_bytes())
+            return TypeAdapter(kind).validate_python(json.loads(path.read_bytes()), strict=True)
         except FileNotFoundError:
-            return absent
-        except (OSError, ValueError, RecursionError) as error:
-            raise InputError(f"{str(path)!r} is damaged: {error}; remove it, and it is made anew") from None
+            return kind()
+        except (OSError, ValueError, RecursionError) as error:  # pydantic's is a ValueError
+            reason = str(error).splitlines()[0]
+            raise InputError(f"{str(path)!r} is damaged: {reason}; remove it, and it is made anew") from None

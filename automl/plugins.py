@@ -13,6 +13,9 @@ from search_spaces.errors import InputError, TrimtabError, did_you_mean
 
 T = TypeVar("T")
 
+EXTERNAL = ("torchvision", "timm")
+"""Libraries whose models are named alike, without being a user's modules."""
+
 
 def is_reference(name: str) -> bool:
     """Whether a name is of the form "package.module:attribute"."""

@@ -7,25 +7,24 @@ every node.
 
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
 
-from automl.config import Config, load_config
+from automl.config import ACCELERATOR_KEY, PATH_KEYS, load_config, read_document
 from automl.errors import InputError, TrimtabError
-from automl.models.external import EXTERNAL
-from automl.plugins import is_reference
-from search_spaces.yaml_text import read_yaml
+from automl.plugins import EXTERNAL, is_reference
+from backends.accelerators.catalogue import is_path
 
 CONFIG = "config.yaml"
 FILES = "files"
 LIMIT_BYTES = 100 * 2**20
 """What a Ray dashboard takes (`DASHBOARD_CLIENT_MAX_SIZE`)."""
 LEFT_OUT = ("__pycache__", "node_modules", "build", "dist", "site-packages")
-MARKS = ("pyvenv.cfg", "run.json", "supernet.json", "tuning.json")
+MARKS = ("pyvenv.cfg", "run.json", "supernet.json", "sweep.json", "tuning.json")
 """A folder that holds one of these is a virtual environment or somebody's results."""
 
 Command = Literal["search", "supernet", "tune"]
@@ -60,29 +59,30 @@ def pack(source: Path, overrides: Sequence[str], folder: Path, *, include: Seque
     Raises:
         InputError: the config is wrong, names a file that is not here, or what travels is too much.
     """
-    config, command = _loaded(source, overrides)
+    document, command = _checked(source, overrides)
     here = Path.cwd().resolve()
     parcel = _Folder(folder)
-    document = config.model_dump()
-    _carry_files(config, document, parcel)
+    document = _with_copies(document, "", source.resolve().parent, parcel)
     for path in dict.fromkeys((*_own_modules(document, here), *_included(include, here))):
         parcel.add(path, path.relative_to(here))
     parcel.write(yaml.safe_dump(document, sort_keys=False, allow_unicode=True).encode(), Path(CONFIG))
     return Parcel(source.stem, command, tuple(sorted(parcel.files)), parcel.size_bytes)
 
 
-def _loaded(source: Path, overrides: Sequence[str]) -> tuple[Config, Command]:
-    """The config as the command that it is for reads it, by the sections that it holds."""
+def _checked(source: Path, overrides: Sequence[str]) -> tuple[Mapping[str, Any], Command]:
+    """The config as plain data, checked by the command that its sections are for; resolved unless it is a sweep's."""
     from automl.once_for_all.config import SupernetConfig
+    from automl.sweeps.config import is_sweep, load_sweep
     from automl.tuning.config import TuningConfig
 
-    document = read_yaml(source)
-    sections = {*(document if isinstance(document, dict) else ()), *(each.split(".")[0] for each in overrides)}
-    if "tune" in sections:
-        return load_config(source, overrides, kind=TuningConfig), "tune"
-    if "devices" in sections:
-        return load_config(source, overrides, kind=SupernetConfig), "supernet"
-    return load_config(source, overrides), "search"
+    document, _, _ = read_document(source, overrides)
+    if is_sweep(document):
+        return load_sweep(source, overrides).document, "search"
+    if "tune" in document:
+        return load_config(source, overrides, kind=TuningConfig).model_dump(), "tune"
+    if "devices" in document:
+        return load_config(source, overrides, kind=SupernetConfig).model_dump(), "supernet"
+    return load_config(source, overrides).model_dump(), "search"
 
 
 class _Folder:
@@ -91,6 +91,7 @@ class _Folder:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.files: dict[str, int] = {}
+        self._copies: dict[Path, str] = {}
 
     @property
     def size_bytes(self) -> int:
@@ -107,13 +108,31 @@ class _Folder:
             raise InputError(f"{str(source)!r} cannot travel with the job: {error.strerror}") from None
         return str(name)
 
-    def write(self, content: bytes, name: Path) -> str:
-        """A file with that content; returns its name in the folder."""
+    def copy(self, source: Path, *parts: str) -> str:
+        """Copy a file, or of a folder what is wanted; returns the name of the copy, which is the same next time.
+
+        Args:
+            source: absolute.
+            parts: of a folder, as patterns.
+        """
+        if source not in self._copies:
+            place = Path(FILES, str(len(self._copies) + 1), source.name)
+            self._copies[source] = str(place)
+            if not (parts and source.is_dir()):
+                return self.add(source, place)
+            found = sorted(path for part in parts for path in source.glob(part))
+            if not found:
+                raise InputError(f"{str(source)!r} cannot travel with the job: it holds no {parts[0]}")
+            for path in found:
+                self.add(path, place / path.relative_to(source))
+        return self._copies[source]
+
+    def write(self, content: bytes, name: Path) -> None:
+        """A file with that content."""
         self._count(name, len(content))
         target = self.path / name
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(content)
-        return str(name)
 
     def _count(self, name: Path, size: int) -> None:
         if str(name) in self.files:
@@ -128,28 +147,31 @@ class _Folder:
             )
 
 
-def _carry_files(config: Config, document: dict[str, Any], parcel: _Folder) -> None:
-    """Copy the checkpoints that a config names, and have it name the copies."""
-    if config.model.checkpoint is not None:
-        path = Path(config.model.checkpoint)
-        document["model"]["checkpoint"] = parcel.add(path, Path(FILES, f"model{path.suffix}"))
-    if config.search.init_from is not None:
-        from automl.orchestration.transfer import agent_file
+def _with_copies(value: Any, key: str, base: Path, parcel: _Folder) -> Any:
+    """What of a config lies at a key, or at the end of one, with copies in place of the files that it names.
 
-        if (agent := agent_file(config.search)) is not None:
-            document["search"]["init_from"] = parcel.write(agent, Path(FILES, "agent.safetensors"))
-    if config.supernet is not None and config.supernet.checkpoint is not None:
-        from automl.predictors.samples import FILE
-        from automl.supernet.checkpoint import checkpoint_file
-
-        path = Path(config.supernet.checkpoint)
-        checkpoint = checkpoint_file(path)
-        copy = Path(FILES, "supernet", checkpoint.name)
-        document["supernet"]["checkpoint"] = parcel.add(checkpoint, copy)
-        if path.is_dir():  # its evaluated sub-networks are used as well
-            document["supernet"]["checkpoint"] = str(copy.parent)
-            if (path / FILE).exists():
-                parcel.add(path / FILE, copy.parent / FILE)
+    Args:
+        value: plain data.
+        key: its own, after those of the sections around it; the axes of a sweep hold whole keys.
+        base: what paths are relative to.
+        parcel: where copies go.
+    """
+    if isinstance(value, Mapping):
+        return {name: _with_copies(each, f"{key}.{name}", base, parcel) for name, each in value.items()}
+    if isinstance(value, list):
+        return [_with_copies(each, key, base, parcel) for each in value]
+    if not isinstance(value, str):
+        return value
+    path = (base / Path(value).expanduser()).resolve()
+    if key.endswith(f".{ACCELERATOR_KEY}"):
+        return f"./{parcel.copy(path)}" if is_path(value) else value
+    if not key.endswith(tuple(f".{name}" for name in PATH_KEYS)):
+        return value
+    if key.endswith(".search.init_from"):
+        return parcel.copy(path, "searchers/*.safetensors")
+    if key.endswith(".supernet.checkpoint"):
+        return parcel.copy(path, "supernet.safetensors", "samples.json")  # what of its directory is used
+    return parcel.copy(path) if key.endswith(".model.checkpoint") else str(path)
 
 
 def _own_modules(document: Any, here: Path) -> Iterator[Path]:

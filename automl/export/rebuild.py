@@ -17,8 +17,7 @@ from automl.compression.saving import from_bytes
 from automl.compression.treatments import Compressed
 from automl.export.manifest import ARCHITECTURE, WEIGHTS, Document, Size, open_regular, read_json_file
 from automl.models import build_model
-from automl.models.external import EXTERNAL
-from automl.plugins import is_reference
+from automl.plugins import EXTERNAL, is_reference
 from search_spaces.capture import PrunableNetwork
 from search_spaces.errors import InputError
 from search_spaces.policy import layer_from_json

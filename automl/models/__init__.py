@@ -24,8 +24,8 @@ from automl.models import (
     vgg,
     vit,
 )
-from automl.models.external import EXTERNAL, build_external
-from automl.plugins import call_builder, call_plugin, is_reference, resolve
+from automl.models.external import build_external
+from automl.plugins import EXTERNAL, call_builder, call_plugin, is_reference, resolve
 from search_spaces.errors import InputError, did_you_mean
 
 _MODELS: dict[str, Callable[..., nn.Module]] = {

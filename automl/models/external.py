@@ -11,8 +11,6 @@ from torch import nn
 from automl.plugins import call_plugin, one_line
 from search_spaces.errors import InputError, did_you_mean
 
-EXTERNAL = ("torchvision", "timm")
-
 # These return a tuple in training mode unless their auxiliary classifiers are left out, and warn unless told how to
 # initialise.
 _TORCHVISION_DEFAULTS: dict[str, dict[str, Any]] = {

@@ -118,7 +118,8 @@ def status(path: Path, as_json: bool) -> int:
     from automl.sweeps.tables import cell_table, counted
 
     reason = f" ({found['reason']})" if found["reason"] else ""
-    title = f"{found['directory']}: {found['state']}{reason}; {counted(found['states'])}"
+    driver = f" by {found['driver']}" if found["driver"] else ""
+    title = f"{found['directory']}: {found['state']}{driver}{reason}; {counted(found['states'])}"
     show(cell_table([CellResult(**each) for each in found["cells"]], title))
     return DONE
 

@@ -201,6 +201,8 @@ def status_table(status: Mapping[str, Any]) -> list[Table]:
     table.add_row("stage", status["stage"])
     if status["reason"]:
         table.add_row("reason", Text(status["reason"]))
+    if status["driver"]:
+        table.add_row("driven by", Text(status["driver"]))
     table.add_row("driven for", f"{status['wall_s']:.0f} s")
     for budget in status["budgets"]:
         table.add_row(f"budget in {budget['metric']}", Text(_use_text(budget)))

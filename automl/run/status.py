@@ -22,6 +22,7 @@ def run_status(directory: RunDirectory) -> dict[str, Any]:
         "state": state,
         "stage": info.stage,
         "reason": reason,
+        "driver": None if (holder := directory.driver.holder) is None else holder.text,
         "wall_s": info.wall_s,
         "created_at": info.created_at,
         "budgets": _budgets(directory),

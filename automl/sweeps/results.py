@@ -86,6 +86,7 @@ def sweep_status(directory: SweepDirectory) -> dict[str, Any]:
         "directory": str(directory.path),
         "state": state,
         "reason": reason,
+        "driver": None if (holder := directory.driver.holder) is None else holder.text,
         "wall_s": info.wall_s,
         "created_at": info.created_at,
         "states": dict(Counter(cell.state for cell in cells)),

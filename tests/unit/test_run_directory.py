@@ -77,6 +77,7 @@ def test_one_process_drives_and_the_lock_goes_with_it(tmp_path: Path) -> None:
         assert held.wait(30)
         assert directory.driven()
         assert run_status(directory)["state"] == "running"
+        assert run_status(directory)["driver"].startswith(f"process {other.pid}, since ")
         with pytest.raises(TrimtabError, match=rf"driven by process {other.pid}, since "), directory.lock():
             pass
     finally:
@@ -84,7 +85,7 @@ def test_one_process_drives_and_the_lock_goes_with_it(tmp_path: Path) -> None:
         other.join()
     assert not directory.driven()
     status = run_status(directory)
-    assert status["state"] == "unfinished"
+    assert (status["state"], status["driver"]) == ("unfinished", None)
     assert "trimtab resume" in status["reason"]
     with directory.lock():
         pass

@@ -13,6 +13,7 @@ from automl.config_sections import SearchSection, TrainingSection
 from automl.costs.latency import local_prices
 from automl.costs.latency_budget import LatencyBudget
 from automl.errors import InputError, RunStoppedError, TrimtabError
+from automl.loggers import logged, require_loggers
 from automl.orchestration.ray_session import at_address
 from automl.progress import Progress
 from automl.run.directory import RunClock, RunDirectory, State, make_importable, next_free, write_atomically
@@ -134,6 +135,7 @@ def outlined(config: Config, progress: Progress) -> "Problem":
 
     _require_devices(search=config.search, fine_tune=config.fine_tune)
     require_devices(config.measure)
+    require_loggers(config.loggers)
     with local_prices(config, progress.operators) as prices:
         problem = Problem.outline(config, prices=prices)
     check_devices(config.measure)
@@ -155,14 +157,28 @@ def create_run(out: Path, config: Config) -> RunDirectory:
 
 
 def resume(
-    directory: str | Path | RunDirectory, progress: Progress | None = None, *, address: str | None = None
+    directory: str | Path | RunDirectory,
+    progress: Progress | None = None,
+    *,
+    address: str | None = None,
+    dashboard: bool = False,
 ) -> RunResult:
-    """Go on with a run that was stopped or killed; one that is done is left as it is. As `search` otherwise."""
+    """Go on with a run that was stopped or killed; one that is done is left as it is. As `search` otherwise.
+
+    Args:
+        directory: of the run.
+        progress: shows how far it is; by default nothing does.
+        address: as of `search`.
+        dashboard: whether a local Ray has its dashboard, also where the config does not say so.
+    """
     run = directory if isinstance(directory, RunDirectory) else RunDirectory.open(Path(directory))
     config = run.config()
+    if dashboard:
+        config = config.model_copy(update={"search": config.search.model_copy(update={"dashboard": True})})
     info = run.info()
     if info.state == "done" and run.report_file.exists():
         return RunResult(run.path, run.summary(), "done")
+    require_loggers(config.loggers)
     make_importable(info.working_directory)
 
     def outline() -> "Problem":
@@ -275,7 +291,11 @@ def _require_devices(**sections: SearchSection | TrainingSection) -> None:
 
 def _drive(directory: RunDirectory, outline: Callable[[], "Problem"], progress: Progress) -> RunResult:
     """Drive a run to its end, and keep its state true whatever happens."""
-    with directory.drive() as clock, StopSignal() as stop:
+    with (
+        directory.drive() as clock,
+        logged(directory, directory.config(), progress.say),
+        StopSignal() as stop,
+    ):
         try:
             return _stages(directory, outline, progress, clock, stop)
         except KeyboardInterrupt:

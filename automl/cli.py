@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from automl import cli_compare, cli_jobs, cli_supernet, cli_sweep
+from automl import cli_compare, cli_jobs, cli_supernet, cli_sweep, cli_watch
 from automl.cli_cluster import takes_address
 from automl.cli_output import BAD_INPUT, DONE, FAILED, complain, show
 from automl.errors import InputError, TrimtabError
@@ -95,6 +95,7 @@ def _parser() -> _Parser:
     search.add_argument("--out", type=Path, metavar="DIR", help="run directory (default: runs/<config>-<n>)")
     cli_sweep.takes_parallel(search)
     takes_address(search)
+    cli_watch.takes_dashboard(search)
     compress = add("compress", _compress, "apply a given policy to a config's network, and compare it: a run as any")
     _takes_config(compress)
     compress.add_argument("policy", type=Path, help="JSON file, such as best/policy.json of a run")
@@ -104,6 +105,7 @@ def _parser() -> _Parser:
     resume.add_argument("run", type=Path)
     cli_sweep.resumes(resume)
     takes_address(resume)
+    resume.add_argument("--dashboard", action="store_true", help=cli_watch.DASHBOARD)
     tune = add("tune", _tune, "tune the options of a search algorithm by Ray Tune, as a config's section `tune` says")
     _takes_config(tune)
     tune.add_argument("--out", type=Path, metavar="DIR", help="its directory (default: runs/<config>-<n>)")
@@ -145,6 +147,7 @@ def _parser() -> _Parser:
     status = add("status", _status, "where a run stands, and its best policy layer by layer")
     status.add_argument("run", type=Path)
     status.add_argument("--json", action="store_true", help="as JSON")
+    cli_watch.add_commands(add)
     cli_jobs.add_commands(add)
     return parser
 
@@ -222,7 +225,7 @@ def _resume(options: argparse.Namespace) -> int:
     from automl.progress import Progress
 
     with Progress() as progress:
-        result = resume(directory, progress)
+        result = resume(directory, progress, dashboard=options.dashboard)
     return _ended(result)
 
 

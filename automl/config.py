@@ -17,6 +17,7 @@ from automl.config_sections import (
     BudgetSection,
     CompressionSection,
     DataSection,
+    LoggersSection,
     MeasureSection,
     ModelSection,
     SearchSection,
@@ -60,6 +61,7 @@ class Config(Section):
     compression: CompressionSection = Field(default_factory=CompressionSection)
     fine_tune: TrainingSection = Field(default_factory=lambda: TrainingSection(lr=0.02))
     measure: MeasureSection = Field(default_factory=MeasureSection)
+    loggers: LoggersSection = Field(default_factory=LoggersSection)
 
     @model_validator(mode="before")
     @classmethod

@@ -195,6 +195,7 @@ class SearchSection(Section):
     `device`: where compressed networks are run on the validation images; evaluators share the GPUs there are.
     `objectives`: costs that are minimised beside the accuracy, by the algorithms that look for a whole front (nsga2,
     optuna_nsga2); by default the first budget's. The others are shown them, and look for accuracy.
+    `dashboard`: whether the Ray that a run starts has its dashboard, which takes a second and some memory.
     `algorithm`: where none is named, an agent's `mode` or `faithful` asks for the agent, a supernet for "once_for_all",
     all else for "auto".
     """
@@ -211,6 +212,7 @@ class SearchSection(Section):
     lag: int = Field(default=4, ge=0, le=100_000)
     device: Literal["cpu", "cuda"] = "cpu"
     objectives: list[str] = Field(default_factory=list, max_length=len(UNITS))
+    dashboard: bool = False
 
     @model_validator(mode="before")
     @classmethod
@@ -342,3 +344,32 @@ class MeasureSection(Section):
             return None
         target = self.device.target
         return RemoteDevice(self.device.tracker, self.device.key, target.mcpu, target.mtriple, self.device.timeout_s)
+
+
+class MlflowSection(Section):
+    """An MLflow tracking server ("http://127.0.0.1:5000"), or a database that one reads ("sqlite:////data/mlflow.db"),
+    and the experiment there.
+
+    Who may write is MLflow's business (MLFLOW_TRACKING_USERNAME, MLFLOW_TRACKING_PASSWORD, MLFLOW_TRACKING_TOKEN).
+    """
+
+    uri: str = Field(min_length=1)
+    experiment: str = Field(default="trimtab", min_length=1)
+
+    @field_validator("uri")
+    @classmethod
+    def _address(cls, uri: str) -> str:
+        if "://" not in uri:
+            raise ValueError(
+                f"an uri has a scheme, such as http://127.0.0.1:5000 or sqlite:////data/mlflow.db, got {uri!r}"
+            )
+        if "@" in uri.partition("://")[2].partition("/")[0]:
+            raise ValueError("a config holds no password; leave it out of the uri, and set MLFLOW_TRACKING_PASSWORD")
+        return uri
+
+
+class LoggersSection(Section):
+    """Where else than in the run directory a run's figures go."""
+
+    tensorboard: bool = False
+    mlflow: MlflowSection | None = None

@@ -104,8 +104,8 @@ class Progress:
 def search_note(row: "SearchProgress", constraint: "Constraint") -> str:
     """The best of a search so far, in a few words."""
     notes = []
-    if row.best_accuracy is not None and row.best_cost is not None:
-        share = row.best_cost / constraint.limit
+    if row.best_accuracy is not None and constraint.metric in row.best_costs:
+        share = row.best_costs[constraint.metric] / constraint.limit
         notes.append(f"best {row.best_accuracy:.4f} at {share:.1%} of the limit")
     elif row.done:
         notes.append("nothing within the budget yet")

@@ -203,7 +203,7 @@ def _settings(run: Run, row: SearchRow) -> dict[str, Any]:
     if row.algorithm not in SEEDLESS:
         settings["evaluations"] = row.evaluations
     if row.algorithm == config.search.algorithm:
-        apart = {"algorithm", "seeds", "evaluations", "evaluators", "device"}
+        apart = {"algorithm", "seeds", "evaluations", "evaluators", "device", "dashboard"}
         settings |= _flat("search", config.search.model_dump(exclude=apart))
     return settings
 

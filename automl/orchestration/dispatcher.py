@@ -2,11 +2,12 @@
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from automl.errors import TrimtabError
+from automl.orchestration.metrics import SearchMeters
 from automl.orchestration.pool import EvaluatorPool, ray_get
 from automl.orchestration.search_loop import FAILURES_IN_A_ROW
 from automl.run.directory import write_atomically
@@ -23,8 +24,11 @@ class SearchProgress:
         name: of the search.
         total: evaluations it makes at most.
         done: evaluations on record, one on a part of the images as such a part.
+        evaluations: the same, each counted as one.
+        whole, feasible: those of them on all images that did not fail, and those of these within all budgets.
         failures: those of them that failed.
-        best_accuracy, best_cost: of its best feasible policy so far; None while it has none.
+        best_accuracy, best_costs: of its best feasible policy so far, the costs by metric; None while it has none.
+        last_costs: of the last policy of this session.
         best_reward: the highest reward so far.
         finished: whether it has ended.
         error: why it ended early.
@@ -33,20 +37,28 @@ class SearchProgress:
     name: str
     total: int
     done: float = 0.0
+    evaluations: int = 0
+    whole: int = 0
+    feasible: int = 0
     failures: int = 0
     best_accuracy: float | None = None
-    best_cost: float | None = None
+    best_costs: Mapping[str, float] = field(default_factory=dict)
+    last_costs: Mapping[str, float] = field(default_factory=dict)
     best_reward: float | None = None
     finished: bool = False
     error: str | None = None
 
-    def count(self, evaluation: Evaluation, metric: str) -> None:
+    def count(self, evaluation: Evaluation) -> None:
         """Take in one more evaluation."""
         self.done += evaluation.share
+        self.evaluations += 1
+        self.whole += evaluation.error is None and evaluation.share == 1.0
+        self.feasible += evaluation.feasible
         self.failures += evaluation.error is not None
+        self.last_costs = evaluation.cost
         if evaluation.feasible and (self.best_accuracy is None or evaluation.accuracy > self.best_accuracy):
             self.best_accuracy = evaluation.accuracy
-            self.best_cost = evaluation.cost[metric]
+            self.best_costs = evaluation.cost
 
     def count_reward(self, reward: float) -> None:
         """Take in one more reward."""
@@ -77,6 +89,7 @@ class DispatcherActor:
         self._snapshots = snapshots
         self._pool = EvaluatorPool(evaluators, constraints)
         self._constraints = constraints
+        self._meters = SearchMeters(store.resolve().parent.name, constraints)
         for row in self._store.searches():
             self._store.forget_failures(row.name, min(FAILURES_IN_A_ROW, row.evaluations))
         self._progress = {
@@ -84,9 +97,12 @@ class DispatcherActor:
                 name=each["name"],
                 total=each["evaluations"],
                 done=each["done"],
+                evaluations=each["count"],
+                whole=each["whole"],
+                feasible=each["feasible"],
                 failures=each["failures"],
                 best_accuracy=each["best_accuracy"],
-                best_cost=self._store.cost_of_best(each["name"], constraints[0].metric),
+                best_costs=self._store.costs_of_best(each["name"]),
                 best_reward=each["best_reward"],
                 finished=each["finished"],
             )
@@ -137,7 +153,7 @@ class DispatcherActor:
             evaluation = await self._pool.evaluate(policy, cost, share)
             await asyncio.sleep(0)  # the evaluator gets its next policy before this one's commit keeps the process busy
         self._store.add(EvaluationRow(search, number, policy, evaluation))
-        self._progress[search].count(evaluation, self._constraints[0].metric)
+        self._progress[search].count(evaluation)
         return evaluation
 
     async def save(
@@ -169,7 +185,8 @@ class DispatcherActor:
         self._progress[search].error = error
 
     async def progress(self) -> list[SearchProgress]:
-        """How far every search is."""
+        """How far every search is; the metrics are set to it, so that they cost an evaluation nothing."""
+        self._meters.show(self._progress.values(), self._pool.up)
         return list(self._progress.values())
 
     async def stop(self) -> None:

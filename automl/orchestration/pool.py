@@ -27,7 +27,13 @@ class EvaluatorPool:
         self._evaluators = evaluators
         self._constraints = constraints
         self._idle: asyncio.Queue[Any] | None = None
+        self._reviving = 0
         self._stopping = False
+
+    @property
+    def up(self) -> int:
+        """Number of evaluators that are not being started anew."""
+        return 0 if self._stopping else len(self._evaluators) - self._reviving
 
     async def evaluate(self, policy: CompressionPolicy, cost: Mapping[str, float], share: float = 1.0) -> Evaluation:
         """The policy's evaluation by the first evaluator that is idle.
@@ -73,12 +79,15 @@ class EvaluatorPool:
 
     async def _revived(self, evaluator: Any, error: RayActorError) -> None:
         """Wait until Ray has started a dead evaluator anew."""
+        self._reviving += 1
         try:
             if not error.actor_init_failed and not self._stopping:
                 await when_ready(evaluator)
                 return
         except RayActorError as second:
             error = second
+        finally:
+            self._reviving -= 1
         if self._stopping:  # it was stopped, too: this is no result
             raise RunStoppedError("the run is stopping") from None
         raise TrimtabError(f"an evaluator cannot start: {last_line(error)}") from None

@@ -12,6 +12,7 @@ from ray.exceptions import RayActorError, RayError
 
 from automl.costs.latency import EstimatedPrices
 from automl.errors import RunStoppedError, TrimtabError
+from automl.orchestration.metrics import Meters
 from automl.orchestration.pool import last_line, ray_get
 from backends.operator_prices import OperatorPrices
 from backends.recipes import Recipe
@@ -34,11 +35,13 @@ class PriceActor:
     Args:
         opened: opens the table.
         estimates: where estimates are written down; None where everything is measured.
+        run: name of the run, for the metrics.
     """
 
     def __init__(
-        self, opened: Callable[[], AbstractContextManager[OperatorPrices]], estimates: Path | None = None
+        self, opened: Callable[[], AbstractContextManager[OperatorPrices]], estimates: Path | None = None, run: str = ""
     ) -> None:
+        self._meters = Meters(run)
         self._stack = ExitStack()
         self._prices = self._stack.enter_context(opened())
         self._estimated = None if estimates is None else EstimatedPrices(self._prices, estimates)
@@ -51,9 +54,11 @@ class PriceActor:
             RefusedOperatorError: an operator cannot be measured.
             RunStoppedError: the run is to stop, and an operator is not known yet.
         """
+        missing = self._prices.missing(recipes)
+        self._meters.add("trimtab_table_misses", len(missing))
+        self._meters.add("trimtab_table_hits", len({recipe.recipe for recipe in recipes}) - len(missing))
         if self._estimated is not None:
             return self._estimated.latencies(recipes)
-        missing = self._prices.missing(recipes)
         while missing:
             if self._stopping:
                 raise RunStoppedError("the run is stopping")
@@ -105,11 +110,12 @@ def price_actor(
     opened: Callable[[], AbstractContextManager[OperatorPrices]],
     estimates: Path | None = None,
     get: Callable[[Any], Any] = ray_get,
+    run: str = "",
 ) -> Iterator[tuple[Any, float | None]]:
     """A run's `PriceActor`. It takes no CPU slot: while it measures, the evaluators wait for the machine's lease.
 
     Args:
-        opened, estimates: see `PriceActor`.
+        opened, estimates, run: see `PriceActor`.
         get: waits for an actor's answer.
 
     Yields:
@@ -121,7 +127,7 @@ def price_actor(
     remote: Any = ray.remote(PriceActor)
     actor = remote.options(
         name=f"prices-{time_ns()}", num_cpus=0, max_concurrency=1000, max_restarts=-1, max_task_retries=RETRIES
-    ).remote(opened, estimates)
+    ).remote(opened, estimates, run)
     try:
         yield actor, _answer(actor.estimation_error.remote(), get)
     finally:

@@ -22,6 +22,7 @@ from automl.errors import InputError, TrimtabError
 OBJECT_STORE_BYTES = 256 * 2**20
 PREFIX = "trimtab-ray-"
 ALIVE = ".alive"
+TOKEN = "token"
 ORPHAN_S = 120.0
 ADDRESS = "RAY_ADDRESS"
 LOCAL = "local"
@@ -85,6 +86,8 @@ def at_address(address: str | None) -> Iterator[None]:
 def ray_session(cpus: int, *, dashboard: bool = False, modules: str | None = None) -> Iterator[Path]:
     """Start Ray with that many CPU slots and all GPUs, or connect to the cluster that `cluster_address` names.
 
+    With a dashboard, the token that it asks for stands in a file `TOKEN` there, which its owner alone can read.
+
     A Ray that runs in this process already is used as it is, and left running.
 
     Args:
@@ -112,6 +115,8 @@ def ray_session(cpus: int, *, dashboard: bool = False, modules: str | None = Non
         else:
             _connect(address, modules)
         try:
+            if dashboard and address is None:
+                _write_private(temporary / TOKEN, _TOKEN)
             yield temporary
         finally:
             ray.shutdown()
@@ -202,6 +207,12 @@ def _refusal(address: str, error: Exception, modules: str | None) -> str:
 
 def _one_line(error: Exception) -> str:
     return " ".join(str(error).split())[:300]
+
+
+def _write_private(path: Path, content: str) -> None:
+    """A new file that its owner alone can read."""
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
+        file.write(content)
 
 
 @contextmanager

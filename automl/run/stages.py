@@ -14,6 +14,7 @@ from automl.costs.pricing import price
 from automl.costs.probes import Timed, remembered
 from automl.costs.table_error import check_code, with_chosen_limit, with_margin
 from automl.errors import TrimtabError
+from automl.orchestration.announcing import announced
 from automl.orchestration.ray_session import ray_session
 from automl.orchestration.searches import searches, wants_prior
 from automl.problem import Problem
@@ -24,6 +25,7 @@ from automl.run.explanation import Explanation
 from automl.run.exporting import export_best
 from automl.run.finalists import Compiled, Finalist, choose_finalists, measure_all, read_progress, training_of
 from automl.run.known import known_samples
+from automl.run.limits import write_limits
 from automl.run.priors import costs_for_prior, kept_prior
 from automl.run.store import Store
 from automl.run.summary import accelerator_usage, budget_text, build_summary
@@ -95,7 +97,10 @@ class Run:
     def _search_and_finish(self) -> dict[str, Any]:
         """The stages that need workers; returns the latencies."""
         config = self.problem.config
-        with ray_session(config.search.evaluators) as scratch:
+        with (
+            ray_session(config.search.evaluators, dashboard=config.search.dashboard) as scratch,
+            announced(self.directory, self.progress, scratch),
+        ):
             from automl.orchestration.tune import (
                 evaluators,  # Ray reads its environment when it is imported: not earlier
             )
@@ -136,7 +141,7 @@ class Run:
         measure = self.problem.config.measure
         estimates = self.directory.estimates_file if measure.estimate_missing else None
         opened, wait = partial(open_prices, measure), partial(ask, stop=self.stop)
-        with price_actor(opened, estimates, wait) as (prices, error):
+        with price_actor(opened, estimates, wait, self.directory.path.resolve().name) as (prices, error):
             if error is not None:
                 self.progress.say(f"Operators that the latency table lacks are estimated, {error:.1%} off on average")
             yield prices
@@ -229,6 +234,7 @@ class Run:
         rows, given = searches(config), config.search.given
         prior = self._prior(workers, prices)
         known = known_samples(config, problem.graph.digest, self.directory.samples_file)
+        write_limits(self.directory.path, problem.constraints)
         text = f"Search: {budget_text(problem)}, {config.search.evaluations} evaluations a search"
         self._stage("search", "Evaluation: what is given, and the uniform policy that costs as much" if given else text)
 

@@ -111,6 +111,8 @@ class FiguresRow:
     evaluation: Evaluation
     reward: float | None
     thinking_s: float | None
+    finished_at: float
+    """Seconds since 1970."""
 
 
 class Store:
@@ -270,12 +272,17 @@ class Store:
             return self._evaluations("", ())
         return self._evaluations("WHERE search = ?", (search,))
 
-    def figures(self) -> Iterator[FiguresRow]:
-        """All evaluations by search and number, without their policies."""
-        rows = self._rows(f"SELECT search, number, reward, thinking_s, {_FIGURES} FROM evaluations ORDER BY 1, 2")
-        for search, number, reward, thinking_s, *found in rows:
-            with self._intact(search, number):
-                row = FiguresRow(search, int(number), _evaluation(*found), _known(reward), _known(thinking_s))
+    def figures(self, search: str | None = None, since: int = 0) -> Iterator[FiguresRow]:
+        """Evaluations by search and number, without their policies: of one search, from a number on, or of all."""
+        where, values = ("", ()) if search is None else ("WHERE search = ? AND number >= ?", (search, since))
+        rows = self._rows(
+            f"SELECT search, number, reward, thinking_s, finished_at, {_FIGURES} FROM evaluations {where} ORDER BY 1, 2",
+            values,
+        )
+        for name, number, reward, thinking_s, finished_at, *found in rows:
+            with self._intact(name, number):
+                told = (_known(reward), _known(thinking_s), datetime.fromisoformat(finished_at).timestamp())
+                row = FiguresRow(name, int(number), _evaluation(*found), *told)
             yield row
 
     def twin(self, digest: str, share: float) -> EvaluationRow | None:
@@ -307,23 +314,28 @@ class Store:
         return {str(name): int(n) for name, n in self._rows("SELECT search, count(*) FROM evaluations GROUP BY search")}
 
     def overview(self) -> list[dict[str, Any]]:
-        """Each search with how far it is and what its best feasible accuracy was, JSON-ready."""
+        """Each search with how far it is and what its best feasible accuracy was, JSON-ready.
+
+        Of its evaluations, `whole` are those on all images that did not fail, and `feasible` of these within the budgets.
+        """
         rows = self._rows(
-            "SELECT s.name, s.evaluations, s.finished, s.error, coalesce(sum(e.share), 0), count(e.error), "
+            "SELECT s.name, s.evaluations, s.finished, s.error, coalesce(sum(e.share), 0), count(e.number), "
+            "coalesce(sum(e.error IS NULL AND e.share = 1.0), 0), coalesce(sum(e.feasible), 0), count(e.error), "
             "max(CASE WHEN e.feasible THEN e.accuracy END), max(e.reward) "
             "FROM searches s LEFT JOIN evaluations e ON e.search = s.name GROUP BY s.name ORDER BY s.name"
         )
-        keys = ("name", "evaluations", "finished", "error", "done", "failures", "best_accuracy", "best_reward")
+        counted = ("done", "count", "whole", "feasible", "failures")
+        keys = ("name", "evaluations", "finished", "error", *counted, "best_accuracy", "best_reward")
         found = [dict(zip(keys, row, strict=True)) for row in rows]
         ended = {row.name: row for row in self.searches()}
         stopped = {each["name"]: STOPPED if ended[each["name"]].stopped(each["done"]) else None for each in found}
         return [{**each, "finished": bool(each["finished"]), "stopped": stopped[each["name"]]} for each in found]
 
-    def cost_of_best(self, search: str, metric: str) -> float | None:
-        """What the search's most accurate feasible policy costs, of equals the first; None where it has none."""
+    def costs_of_best(self, search: str) -> Mapping[str, float]:
+        """What the search's most accurate feasible policy costs, of equals the first; empty where it has none."""
         which = "SELECT number FROM evaluations WHERE search = ? AND feasible ORDER BY accuracy DESC, number LIMIT 1"
         best = self._evaluations(f"WHERE search = ? AND number = ({which})", (search, search))
-        return next((row.evaluation.cost[metric] for row in best), None)
+        return next((row.evaluation.cost for row in best), {})
 
     def forget_failures(self, search: str, in_a_row: int) -> None:
         """Where a search has so many failures in a row, drop them and all that came of them: it may try again.

@@ -46,10 +46,10 @@ def test_quiet_means_nothing() -> None:
 def test_a_search_tells_its_best_feasible_policy() -> None:
     row = SearchProgress("ddpg-0", 120)
     assert search_note(row, BUDGET) == ""
-    row.count(Evaluation(0.9, {"macs": 150.0}, 0.5, 0.1), "macs")
+    row.count(Evaluation(0.9, {"macs": 150.0}, 0.5, 0.1))
     row.count_reward(0.9)
     assert search_note(row, BUDGET) == "nothing within the budget yet, reward 0.9000"
-    row.count(Evaluation(0.8, {"macs": 90.0}, 0.0, 0.1), "macs")
-    row.count(Evaluation(0.0, {"macs": 90.0}, 0.0, 0.1, "boom"), "macs")
+    row.count(Evaluation(0.8, {"macs": 90.0}, 0.0, 0.1))
+    row.count(Evaluation(0.0, {"macs": 90.0}, 0.0, 0.1, "boom"))
     assert search_note(row, BUDGET) == "best 0.8000 at 90.0% of the limit, reward 0.9000, 1 failed"
     assert row.done == 3

@@ -229,9 +229,9 @@ def test_what_the_best_costs_is_that_of_the_first_of_equals(store: Store) -> Non
     def one(number: int, accuracy: float, macs: float, violation: float = 0.0) -> EvaluationRow:
         return replace(row(number), evaluation=Evaluation(accuracy, {"macs": macs}, violation, 0.1))
 
-    assert store.cost_of_best("ddpg-0", "macs") is None
+    assert store.costs_of_best("ddpg-0") == {}
     store.add_all([one(0, 0.5, 1.0), one(1, 0.75, 2.0), one(2, 0.75, 3.0), one(3, 0.9, 4.0, 0.1)])
-    assert store.cost_of_best("ddpg-0", "macs") == 2.0
+    assert store.costs_of_best("ddpg-0")["macs"] == 2.0
 
 
 def test_a_damaged_policy_is_refused_where_it_is_read(store: Store, tmp_path: Path) -> None:

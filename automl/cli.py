@@ -128,6 +128,9 @@ def _parser() -> _Parser:
     report = add("report", _report, "write the report of a run again")
     report.add_argument("run", type=Path)
     report.add_argument("--picture", type=Path, metavar="FILE", help="also write its main chart as an SVG file")
+    report.add_argument(
+        "--optuna", type=Path, metavar="FILE", help="write its searches as studies for optuna-dashboard"
+    )
     compare = add("compare", cli_compare.compare, "search algorithms, ranked over the runs that tried them")
     cli_compare.takes_options(compare)
     add("export", _export, "export the best policy of a run again").add_argument("run", type=Path)
@@ -340,10 +343,12 @@ def _report(options: argparse.Namespace) -> int:
     from automl.run.directory import RunDirectory
 
     if SupernetDirectory.is_at(options.run):
-        return cli_supernet.report(options.run, options.picture)
+        return cli_supernet.report(options.run, options.picture or options.optuna)
     if cli_sweep.is_sweep(options.run):
-        return cli_sweep.report(options.run, options.picture)
+        return cli_sweep.report(options.run, options.picture or options.optuna)
     directory = RunDirectory.open(options.run)
+    if options.optuna is not None:
+        return cli_watch.study(directory, options.optuna)
 
     from automl.report import write_picture, write_report
 

@@ -86,7 +86,9 @@ def status(path: Path, as_json: bool) -> int:
 def report(path: Path, picture: Path | None) -> int:
     """Write the report of a supernet again."""
     if picture is not None:
-        raise InputError(f"--picture is of a run; give it the directory of a device in {str(path / 'devices')!r}")
+        raise InputError(
+            f"--picture and --optuna are of a run; give them the directory of a device in {str(path / 'devices')!r}"
+        )
 
     from automl.report.supernet import write_supernet_report
 

@@ -13,6 +13,8 @@ from automl.errors import InputError
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
+    from automl.run.directory import RunDirectory
+
 DASHBOARD = "start Ray's dashboard with it, on this machine alone (as search.dashboard: true does)"
 TRIES = 3
 """A file that cannot be read may be about to be replaced; a run that stays unreadable is given up."""
@@ -155,4 +157,12 @@ def dashboard(options: argparse.Namespace) -> int:
     if not webbrowser.open(where.dashboard):
         complain(f"no browser was found here; open {where.dashboard} in one")
         return FAILED
+    return DONE
+
+
+def study(directory: "RunDirectory", path: Path) -> int:
+    """Write the searches of a run for optuna-dashboard."""
+    from automl.run.study import write_study
+
+    print(write_study(directory, path))
     return DONE

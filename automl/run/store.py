@@ -276,7 +276,8 @@ class Store:
         """Evaluations by search and number, without their policies: of one search, from a number on, or of all."""
         where, values = ("", ()) if search is None else ("WHERE search = ? AND number >= ?", (search, since))
         rows = self._rows(
-            f"SELECT search, number, reward, thinking_s, finished_at, {_FIGURES} FROM evaluations {where} ORDER BY 1, 2",
+            f"SELECT search, number, reward, thinking_s, finished_at, {_FIGURES} FROM evaluations {where} "
+            "ORDER BY search, number",
             values,
         )
         for name, number, reward, thinking_s, finished_at, *found in rows:
@@ -316,7 +317,8 @@ class Store:
     def overview(self) -> list[dict[str, Any]]:
         """Each search with how far it is and what its best feasible accuracy was, JSON-ready.
 
-        Of its evaluations, `whole` are those on all images that did not fail, and `feasible` of these within the budgets.
+        Of its evaluations, `whole` are those on all images that did not fail, `feasible` of these those within the
+        budgets.
         """
         rows = self._rows(
             "SELECT s.name, s.evaluations, s.finished, s.error, coalesce(sum(e.share), 0), count(e.number), "

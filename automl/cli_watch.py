@@ -19,6 +19,7 @@ DASHBOARD = "start Ray's dashboard with it, on this machine alone (as search.das
 TRIES = 3
 """A file that cannot be read may be about to be replaced; a run that stays unreadable is given up."""
 
+AddCommand = Callable[[str, Callable[[argparse.Namespace], int], str], argparse.ArgumentParser]
 Look = Callable[[], tuple["RenderableType", bool]]
 """What is to be shown now, and whether it is the last."""
 
@@ -30,24 +31,30 @@ def takes_dashboard(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def takes_options(parser: argparse.ArgumentParser) -> None:
-    """The options of `trimtab watch`."""
-    parser.add_argument("run", type=Path, help="directory of a run or of a supernet")
-    parser.add_argument("--once", action="store_true", help="show it once, and leave")
-    parser.add_argument("--every", type=float, default=2.0, metavar="S", help="seconds between two looks (default: 2)")
-
-
-def takes_run(parser: argparse.ArgumentParser) -> None:
-    """The options of `trimtab dashboard`."""
-    parser.add_argument("run", type=Path, nargs="?", help="directory of a run; without one, what serves all runs")
-    parser.add_argument("--open", action="store_true", help="open Ray's dashboard of the run in the browser")
+def add_commands(add: AddCommand) -> None:
+    """Add the commands to the parser."""
+    looking = add("watch", watch, "look on while a run runs, here or as a job of a cluster")
+    looking.add_argument("run", type=Path, nargs="?", help="directory of a run or of a supernet")
+    looking.add_argument(
+        "--job", metavar="NAME", help="a job of a Ray cluster in its place, as `trimtab jobs` lists it"
+    )
+    looking.add_argument("--address", metavar="URL", help="of its dashboard (default: RAY_ADDRESS, or this machine's)")
+    looking.add_argument("--once", action="store_true", help="show it once, and leave")
+    looking.add_argument("--every", type=float, default=2.0, metavar="S", help="seconds between two looks (default: 2)")
+    places = add("dashboard", dashboard, "where a run's dashboard, metrics and logs are")
+    places.add_argument("run", type=Path, nargs="?", help="directory of a run; without one, what serves all runs")
+    places.add_argument("--open", action="store_true", help="open Ray's dashboard of the run in the browser")
 
 
 def watch(options: argparse.Namespace) -> int:
     """Show a run until nobody drives it any more."""
     if not 0.1 <= options.every <= 3600.0:
         raise InputError(f"--every is between 0.1 and 3600 seconds, got {options.every:g}")
-    look = _look(options.run)
+    if (options.run is None) == (options.job is None):
+        raise InputError("one of a run's directory and --job is given")
+    if options.address is not None and options.job is None:
+        raise InputError("--address is that of a cluster's dashboard; name the job there by --job")
+    look = _look(options.run) if options.job is None else _job_look(options.address, options.job)
     if options.once:
         show(look()[0])
         return DONE
@@ -129,6 +136,23 @@ def _supernet_look(directory: Any) -> Look:
         views = [runs.setdefault(name, RunWatch(directory.device(name))).look() for name in running]
         parts = [supernet_table(status), *([device_table(devices)] if devices else [])]
         return Group(*parts, *map(run_tables, views)), status["state"] != "running"
+
+    return look
+
+
+def _job_look(address: str | None, name: str) -> Look:
+    """A job of a cluster, by what it has written so far."""
+    from automl.orchestration.jobs import Cluster, address_of
+    from automl.progress import read_plain
+    from automl.watch_tables import job_tables
+
+    cluster = Cluster(address_of(address))
+
+    def look() -> tuple["RenderableType", bool]:
+        job = cluster.job(name)
+        stage, tasks = read_plain(cluster.logs(name))
+        title = f"{job.name}: {job.state.lower()}, driven for {job.seconds:.0f} s, run directory {job.run} there"
+        return job_tables(title, stage, tasks, job.message), job.ended
 
     return look
 

@@ -1,5 +1,6 @@
 """What a run shows while it works: bars in a terminal, a plain line now and then elsewhere. Written to stderr."""
 
+import re
 import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Self
@@ -17,6 +18,12 @@ if TYPE_CHECKING:
     from search_spaces.objective import Constraint
 
 PLAIN_EVERY_S = 5.0
+TASKS, SEPARATOR = "  ", " | "
+"""A line of tasks begins with the first, and the second stands between two."""
+
+TASK = re.compile(r"(?P<name>.+?) (?P<done>\d+)/(?P<total>\d+)(?: (?P<note>.*))?")
+STAGE = re.compile(r"[A-Z][\w ]*: ")
+"""How the line of a stage begins, and hardly any other."""
 
 
 class Progress:
@@ -72,7 +79,7 @@ class Progress:
     def update(self, task: str, done: int, total: int, note: str = "") -> None:
         """A task of the stage stands at `done` of `total`."""
         if self._bars is None:
-            self._plain[task] = f"{task} {done}/{total} {note}".rstrip()
+            self._plain[task] = f"{task} {done}/{total} {note}".rstrip()  # what `TASK` reads
             self._flush()
             return
         if task not in self._tasks:
@@ -98,7 +105,29 @@ class Progress:
             return
         self._last = time.monotonic()
         self._shown.update(self._plain)
-        self.say("  " + " | ".join(news))
+        self.say(TASKS + SEPARATOR.join(news))
+
+
+def read_plain(text: str) -> tuple[str, dict[str, tuple[int, int, str]]]:
+    """What `Progress` wrote where there is no terminal, read back.
+
+    Args:
+        text: all that was written so far, other lines among it.
+
+    Returns:
+        The line that the last stage began with, and done, total and note of each of its tasks, as last told.
+    """
+    stage = ""
+    tasks: dict[str, tuple[int, int, str]] = {}
+    for line in text.splitlines():
+        if not line.startswith(TASKS):
+            if STAGE.match(line):
+                stage, tasks = line, {}
+            continue
+        for told in line[len(TASKS) :].split(SEPARATOR):
+            if found := TASK.fullmatch(told):
+                tasks[found["name"]] = (int(found["done"]), int(found["total"]), found["note"] or "")
+    return stage, tasks
 
 
 def search_note(row: "SearchProgress", constraint: "Constraint") -> str:

@@ -29,6 +29,25 @@ def run_tables(view: RunView) -> RenderableType:
     return Group(*parts)
 
 
+def job_tables(title: str, stage: str, tasks: Mapping[str, tuple[int, int, str]], message: str) -> RenderableType:
+    """A job of a cluster at a glance.
+
+    Args:
+        title: which, and how far it is.
+        stage: the line that its stage began with.
+        tasks: done, total and note of each task of the stage.
+        message: of the cluster, where the job failed.
+    """
+    table = Table(show_header=bool(tasks))
+    table.add_column("task", no_wrap=True)
+    table.add_column("done", justify="right")
+    table.add_column("note", overflow="fold")
+    for name, (done, total, note) in tasks.items():
+        table.add_row(Text(name), f"{done}/{total}", Text(note))
+    lines = [line for line in (title, stage, message) if line]
+    return Group(*map(Text, lines), *([table] if tasks else []))
+
+
 def sparkline(curve: Sequence[float | None]) -> str:
     """A curve as a row of blocks between its least and its greatest value; blank where there is no value yet.
 

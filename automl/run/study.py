@@ -45,6 +45,7 @@ def write_study(directory: RunDirectory, path: Path) -> Path:
     from optuna.exceptions import ExperimentalWarning
     from optuna.storages import JournalStorage
     from optuna.storages.journal import JournalFileBackend
+    from optuna.study import StudyDirection
 
     if not directory.store_file.exists():
         raise InputError(f"{str(directory.path)!r} has no evaluations yet; try again when its search has begun")
@@ -61,7 +62,7 @@ def write_study(directory: RunDirectory, path: Path) -> Path:
                 study = optuna.create_study(
                     storage=storage,
                     study_name=f"{directory.path.resolve().name} {row.name}",
-                    directions=["maximize", *["minimize"] * len(trials.costs)],
+                    directions=[StudyDirection.MAXIMIZE, *[StudyDirection.MINIMIZE] * len(trials.costs)],
                 )
                 with warnings.catch_warnings():  # of what Optuna calls experimental
                     warnings.simplefilter("ignore", ExperimentalWarning)

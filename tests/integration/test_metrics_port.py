@@ -111,9 +111,10 @@ def check_metrics(run: RunDirectory, where: Whereabouts) -> None:
         run.store_file, run.searchers, [SEARCH], [evaluator.remote()], [BUDGET]
     )
     search = RemoteEvaluators(dispatcher, SEARCH.name, lambda policy: price(GRAPH, policy))
+    found = []
     for number, policy in enumerate(POLICIES):
         search.submit(number, policy, 1.0)
-    found = [search.result(number) for number in range(len(POLICIES))]
+        found.append(search.result(number))
     search.save({0: 0.25, 2: 0.75}, None)
     graph = cifar_resnet(8)
     with price_actor(partial(fake_prices, run.path / "table.sqlite"), run="mine") as (prices, _):

@@ -1,10 +1,11 @@
 import io
 import re
 
+import pytest
 from rich.console import Console
 
 from automl.orchestration.dispatcher import SearchProgress
-from automl.progress import Progress, search_note
+from automl.progress import Progress, read_plain, search_note
 from automl.training import EpochReport
 from search_spaces.objective import Constraint, Evaluation
 
@@ -53,3 +54,22 @@ def test_a_search_tells_its_best_feasible_policy() -> None:
     row.count(Evaluation(0.0, {"macs": 90.0}, 0.0, 0.1, "boom"))
     assert search_note(row, BUDGET) == "best 0.8000 at 90.0% of the limit, reward 0.9000, 1 failed"
     assert row.done == 3
+
+
+def test_what_is_written_without_a_terminal_is_read_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("automl.progress.PLAIN_EVERY_S", 0.0)
+    text = io.StringIO()
+    with Progress(Console(file=text, width=60)) as progress:
+        progress.stage("Baseline: training lenet5 on digits")
+        progress.update("baseline", 1, 2, "loss 2.2")
+        progress.stage("Search: at most 101,000 MACs (50.0%), 24 evaluations a search")
+        progress.say("a library says: something")
+        row = SearchProgress("ddpg-0", 120)
+        row.count(Evaluation(0.8, {"macs": 90.0}, 0.0, 0.1))
+        progress.searches([row, SearchProgress("uniform", 1)], BUDGET)
+        progress.update("uniform", 1, 1)
+    stage, tasks = read_plain(text.getvalue())
+    assert stage == "Search: at most 101,000 MACs (50.0%), 24 evaluations a search"
+    assert tasks == {"ddpg-0": (1, 120, "best 0.8000 at 90.0% of the limit"), "uniform": (1, 1, "")}
+    assert read_plain("") == ("", {})
+    assert read_plain("Traceback:\n  what 1/x y\n") == ("", {})

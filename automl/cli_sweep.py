@@ -127,7 +127,7 @@ def status(path: Path, as_json: bool) -> int:
 def report(path: Path, picture: Path | None) -> int:
     """Write the report of a sweep again."""
     if picture is not None:
-        raise InputError("--picture and --optuna are of a run: give a cell's directory, or draw all by `trimtab compare`")
+        raise InputError("--picture and --optuna are of a run: give the directory of a cell, or use `trimtab compare`")
 
     from automl.report.sweep import write_sweep_report
 

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 RUNS = "~/trimtab-runs"
 """On the head node, where TRIMTAB_RUNS of whoever submits names no other place."""
 AddCommand = Callable[[str, Callable[[argparse.Namespace], int], str], argparse.ArgumentParser]
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
 def add_commands(add: AddCommand) -> None:
@@ -108,9 +107,11 @@ def _submitted(
 
 def _name(given: str | None, path: Path) -> str:
     """That of a job: as given, or after a path with an ending that makes it another's."""
+    from automl.orchestration.jobs import NAME, NAMED
+
     name = given or f"{re.sub(r'[^A-Za-z0-9._-]+', '-', path.stem).strip('-._') or 'run'}-{secrets.token_hex(3)}"
     if not NAME.fullmatch(name):
-        raise InputError(f"the name of a job is of at most 100 letters, digits and . _ -, got {name!r}; give --name")
+        raise InputError(f"{NAMED}, got {name!r}; give another --name")
     return name
 
 

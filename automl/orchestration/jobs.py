@@ -7,6 +7,7 @@ Ray runs a job's command on the head node; it outlives the connection of whoever
 import asyncio
 import logging
 import os
+import re
 import shlex
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -30,6 +31,8 @@ ANSWER_S = 15.0
 STOP_S = 300
 """For a job that is told to stop: it ends at the next point that it can be resumed from, then it is killed."""
 POLL_S = 0.5
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+NAMED = "the name of a job is of at most 100 letters, digits and . _ -"
 ENDED = ("STOPPED", "SUCCEEDED", "FAILED")
 
 
@@ -144,6 +147,8 @@ class Cluster:
         Raises:
             InputError: the cluster has no such job.
         """
+        if not NAME.fullmatch(name):
+            raise InputError(f"{NAMED}, got {name!r}; `trimtab jobs --address {self.address}` lists them")
         with self._said_in_one_line(name):
             return _job(self._client.get_job_info(name))
 
@@ -189,8 +194,10 @@ class Cluster:
 
         try:
             yield
+        except BrokenPipeError:  # whoever read our output went away
+            raise
         except AuthenticationError as error:
-            missing = "required" in str(error) or "couldn't find" in str(error)
+            missing = any(text in str(error) for text in ("required", "couldn't find", "cannot be opened"))
             raise TrimtabError(
                 f"the cluster at {self.address} {'wants a token' if missing else 'refuses the token'}; give its own as "
                 "RAY_AUTH_TOKEN, in the file RAY_AUTH_TOKEN_PATH or in ~/.ray/auth_token"

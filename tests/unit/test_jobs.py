@@ -116,6 +116,13 @@ def test_a_job_that_is_not_there(command: tuple[str, ...], said: Callable[..., t
     assert f"has no job 'some'; `trimtab jobs --address {address}` lists them" in line
 
 
+def test_a_name_cannot_lead_elsewhere(said: Callable[..., tuple[int, str]]) -> None:
+    with dashboard(VERSION) as address:
+        code, line = said("logs", "../version", "--address", address)
+    assert code == BAD_INPUT
+    assert "letters, digits and . _ -, got '../version'" in line
+
+
 def test_jobs_of_others_are_not_listed(capsys: pytest.CaptureFixture[str]) -> None:
     theirs = {"type": "SUBMISSION", "status": "RUNNING", "entrypoint": "x", "submission_id": "theirs"}
     about = {"trimtab": "0.1.0", "command": "search", "config": "digits", "run": "~/trimtab-runs/ours"}

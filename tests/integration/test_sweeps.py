@@ -32,6 +32,7 @@ TINY: dict[str, Any] = {
     "fine_tune": {"epochs": 0},
     "measure": {"backend": "none"},
 }
+LONG_S = 900
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -95,14 +96,15 @@ def test_a_cell_whose_config_cannot_work_stops_everything_at_once(home: Path) ->
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1800)
+@pytest.mark.timeout(3000)
 def test_a_killed_sweep_goes_on_and_ends_as_if_it_had_not_been(home: Path, families: list[psutil.Process]) -> None:
     chance = random.Random(seed := random.SystemRandom().randrange(2**32))
     axes = {"search.algorithm": ["evolution", "auto"], "budget.ratio": [0.4, 0.6]}
     document = {**TINY, "search": {"evaluations": 12, "evaluators": 1}, "fine_tune": {"epochs": 1}, "sweep": axes}
     (home / "config.yaml").write_text(yaml.safe_dump(document))
-    code, out, err = trimtab(home, "search", "config.yaml", "--out", "whole", "--parallel", "2")
-    assert code == DONE, err
+    process = start(home, "search", "config.yaml", "--out", "whole", "--parallel", "2")
+    out, err = process.communicate(timeout=LONG_S)
+    assert process.returncode == DONE, err
     assert "4 of 4 cells are done" in out
     whole, killed = (SweepDirectory(home / name) for name in ("whole", "killed"))
     assert len(list((home / "cache" / "baselines").iterdir())) == 1
@@ -124,8 +126,9 @@ def test_a_killed_sweep_goes_on_and_ends_as_if_it_had_not_been(home: Path, famil
     assert killed.info().state == "unfinished"
     assert not any(run.driven() for run in killed.runs())
 
-    code, _, err = trimtab(home, "resume", "killed", "--parallel", "2")
-    assert code == DONE, err
+    process = start(home, "resume", "killed", "--parallel", "2")
+    _, err = process.communicate(timeout=LONG_S)
+    assert process.returncode == DONE, err
     assert {path: when for path, when in files(killed.path).items() if path in done} == done
     for name in whole.cells():
         assert record(killed.cell(name).path) == record(whole.cell(name).path), f"{name}, seed {seed}"

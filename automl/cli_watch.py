@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from automl import cli_sweep
 from automl.cli_output import DONE, FAILED, complain, show
 from automl.errors import InputError
 
@@ -107,6 +108,8 @@ def _look(path: Path) -> Look:
     from automl.run.watching import RunWatch
     from automl.watch_tables import run_tables
 
+    if cli_sweep.is_sweep(path):
+        raise InputError(f"{str(path)!r} is a sweep: `trimtab status {path}` shows it whole, watch one of its cells")
     if SupernetDirectory.is_at(path):
         return _supernet_look(SupernetDirectory.open(path))
     watched = RunWatch(RunDirectory.open(path))

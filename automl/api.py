@@ -14,7 +14,8 @@ from automl.costs.latency import local_prices
 from automl.costs.latency_budget import LatencyBudget
 from automl.errors import InputError, RunStoppedError, TrimtabError
 from automl.loggers import logged, require_loggers
-from automl.orchestration.ray_session import at_address
+from automl.orchestration.address import at_address
+from automl.orchestration.ray_session import cpus_of, modules_of, ray_session
 from automl.progress import Progress
 from automl.run.directory import RunClock, RunDirectory, State, make_importable, next_free, write_atomically
 from automl.run.known import known_samples
@@ -241,7 +242,6 @@ def make_vec_env(
         TrimtabError: Ray does not start.
     """
     from automl.environments import check_elsewhere, find_environment
-    from automl.orchestration.ray_session import ray_session
     from automl.problem import Problem
 
     if count < 1:
@@ -251,7 +251,8 @@ def make_vec_env(
     problem = Problem.build(checked, prices=local_prices(checked))
     check_elsewhere(problem, name, options)
     with ExitStack() as stack:
-        scratch = stack.enter_context(ray_session(checked.search.evaluators))
+        modules = modules_of(checked, str(Path.cwd()))
+        scratch = stack.enter_context(ray_session(cpus_of(checked.search), modules=modules))
         from automl.orchestration.vec_env import pooled_vec_env  # Ray reads its environment when it is imported
 
         return pooled_vec_env(problem, name, count, options, scratch / "baseline.safetensors", stack)

@@ -15,7 +15,7 @@ from automl.cli_cluster import takes_address
 from automl.cli_output import BAD_INPUT, DONE, FAILED, complain, show
 from automl.errors import InputError, TrimtabError
 from automl.listing import LISTS
-from automl.orchestration.ray_session import at_address
+from automl.orchestration.address import at_address
 
 if TYPE_CHECKING:
     from automl.api import RunResult

@@ -2,12 +2,14 @@
 `automl.config.Config`'s."""
 
 from collections.abc import Mapping
+from math import ceil
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from automl.engines import ENGINES
 from automl.errors import InputError, did_you_mean
+from backends.accelerators.quantities import parse_bits
 from backends.remote.device import RemoteDevice
 from backends.remote.tracker import split_address
 from search_spaces.channel_space import LOWER_BOUND
@@ -186,12 +188,34 @@ def agent_is_meant(search: Mapping[str, Any]) -> bool:
     return search.get("mode") == "accuracy" or search.get("faithful") is True
 
 
+AUTO: Literal["auto"] = "auto"
+
+
+def _memory(value: Any) -> Any:
+    """Bytes, of a number or of a quantity such as "2 GiB"."""
+    return ceil(parse_bits(value) / 8) if isinstance(value, str) else value
+
+
+class EvaluatorSection(Section):
+    """What Ray reserves for an evaluator: parts of CPUs and of GPUs, and memory, as "2 GiB" or in bytes.
+
+    `gpus`: null for none, or, where `search.device` is "cuda", for an equal part of those there are. An evaluator
+    computes on one thread whatever it reserves: results do not depend on it.
+    """
+
+    cpus: float = Field(default=1.0, ge=0, le=1024)
+    gpus: float | None = Field(default=None, ge=0, le=1024)
+    memory: Annotated[int, BeforeValidator(_memory)] | None = Field(default=None, ge=1)
+
+
 class SearchSection(Section):
     """Which algorithm searches, how long, and with how many evaluators, on which device.
 
     `lag`: asked for proposal n, the searcher knows the results of the proposals before n - lag. It changes what is
     found, the number of evaluators does not; about twice to four times their number keeps them busy.
     `init_from`: a run directory, or the snapshot of one of its searches, whose agent this one's begins with.
+    `evaluators`: "auto" for as many as there is room for, also on nodes that join later, while they have work.
+    `evaluator`: what each of them reserves.
     `device`: where compressed networks are run on the validation images; evaluators share the GPUs there are.
     `objectives`: costs that are minimised beside the accuracy, by the algorithms that look for a whole front (nsga2,
     optuna_nsga2); by default the first budget's. The others are shown them, and look for accuracy.
@@ -208,7 +232,8 @@ class SearchSection(Section):
     evaluations: int = Field(default=400, ge=1, le=10_000_000)
     seeds: list[int] = Field(default_factory=lambda: [0], min_length=1, max_length=1000)
     init_from: str | None = None
-    evaluators: int = Field(default=2, ge=1, le=1024)
+    evaluators: Annotated[int, Field(ge=1, le=100_000)] | Literal["auto"] = 2
+    evaluator: EvaluatorSection = Field(default_factory=EvaluatorSection)
     lag: int = Field(default=4, ge=0, le=100_000)
     device: Literal["cpu", "cuda"] = "cpu"
     objectives: list[str] = Field(default_factory=list, max_length=len(UNITS))

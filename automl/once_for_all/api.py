@@ -14,7 +14,8 @@ from automl.once_for_all.config import SupernetConfig
 from automl.once_for_all.directory import SupernetDirectory
 from automl.once_for_all.results import DeviceResult, device_results
 from automl.once_for_all.tables import predictor_text
-from automl.orchestration.ray_session import at_address, ray_session
+from automl.orchestration.address import at_address
+from automl.orchestration.ray_session import cpus_of, modules_of, ray_session
 from automl.predictors.samples import read_samples, write_samples
 from automl.progress import Progress
 from automl.run.directory import RunClock, RunDirectory, make_importable, next_free, write_atomically, write_json
@@ -210,13 +211,15 @@ class _Driver:
         policies = drawn(self.problem.space, how.samples, how.held_out, self.config.search.seeds[0])
         count = sum(map(len, policies.values()))
         self._stage("samples", f"Samples: {count} sub-networks, evaluated")
-        with self.directory.timed("samples"), ray_session(self.config.search.evaluators) as _:
-            from automl.orchestration.tune import evaluators  # Ray reads its environment when it is imported
+        imports_from = self.directory.info().working_directory
+        session = ray_session(cpus_of(self.config.search), modules=modules_of(self.config, imports_from))
+        with self.directory.timed("samples"), session as _:
+            from automl.orchestration.crew import evaluators  # Ray reads its environment when it is imported
 
             self.stop.install()  # Ray takes SIGTERM for itself when it starts
-            of = (self.problem.config, self.directory.baseline_file, self.directory.info().working_directory)
-            with evaluators(*of, self.problem.constraints) as workers:
-                evaluate_samples(self.problem, policies, workers, self.directory.store_file, self._sampled)
+            of = (self.problem.config, self.directory.baseline_file, imports_from)
+            with evaluators(*of, self.problem.constraints) as crew:
+                evaluate_samples(self.problem, policies, crew, self.directory.store_file, self._sampled)
         write_samples(self.directory.samples_file, model, samples_of(self.directory.store_file))
 
     def _sampled(self, done: int, total: int) -> None:

@@ -60,7 +60,7 @@ def _points(space: SearchSpace, generator: np.random.Generator) -> Iterator[Poin
 def evaluate_samples(
     problem: Problem,
     policies: Mapping[str, Sequence[CompressionPolicy]],
-    workers: Sequence[Any],
+    crew: Any,
     file: Path,
     watch: Watch,
 ) -> None:
@@ -69,14 +69,14 @@ def evaluate_samples(
     Args:
         problem: whose supernet it is.
         policies: by split.
-        workers: see `automl.orchestration.tune.evaluators`.
+        crew: see `automl.orchestration.crew.evaluators`.
         file: of the record.
         watch: told how many of how many are evaluated, several times a second.
 
     Raises:
         TrimtabError: an evaluator died of a sub-network, twice.
     """
-    from automl.orchestration.tune import spread
+    from automl.orchestration.crew import spread
 
     with closing(Store(file)) as store:
         store.add_searches([SearchRow(split, "sample", 0, len(each)) for split, each in policies.items()])
@@ -102,7 +102,7 @@ def evaluate_samples(
             )
             for name, (_, _, policy) in todo.items()
         }
-        spread(jobs, workers, keep)
+        spread(jobs, crew, keep)
         for split in policies:
             store.finish(split)
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from automl.errors import TrimtabError
 from automl.orchestration.metrics import SearchMeters
-from automl.orchestration.pool import EvaluatorPool, ray_get
+from automl.orchestration.pool import Evaluator, EvaluatorPool, ray_get
 from automl.orchestration.search_loop import FAILURES_IN_A_ROW
 from automl.run.directory import write_atomically
 from automl.run.store import EvaluationRow, SearchRow, Store
@@ -72,7 +72,6 @@ class DispatcherActor:
         store: the run's SQLite file; this actor is its only writer.
         snapshots: directory of the searchers' snapshots.
         searches: the searches of the run.
-        evaluators: handles of the evaluators (`automl.orchestration.worker.Worker`).
         constraints: the budgets, that of progress first.
     """
 
@@ -81,13 +80,12 @@ class DispatcherActor:
         store: Path,
         snapshots: Path,
         searches: list[SearchRow],
-        evaluators: list[Any],
         constraints: Sequence[Constraint],
     ) -> None:
         self._store = Store(store)
         self._store.add_searches(searches)
         self._snapshots = snapshots
-        self._pool = EvaluatorPool(evaluators, constraints)
+        self._pool = EvaluatorPool(constraints)
         self._constraints = constraints
         self._meters = SearchMeters(store.resolve().parent.name, constraints)
         for row in self._store.searches():
@@ -188,6 +186,14 @@ class DispatcherActor:
         """How far every search is; the metrics are set to it, so that they cost an evaluation nothing."""
         self._meters.show(self._progress.values(), self._pool.up)
         return list(self._progress.values())
+
+    async def exchange(self, up: Sequence[Evaluator]) -> list[Evaluator]:
+        """See `EvaluatorPool`."""
+        return await self._pool.exchange(up)
+
+    async def fail(self, reason: str) -> None:
+        """See `EvaluatorPool`."""
+        await self._pool.fail(reason)
 
     async def stop(self) -> None:
         """Stop the evaluators, and answer what is or will be asked with `RunStoppedError`."""

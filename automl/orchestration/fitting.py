@@ -1,5 +1,6 @@
 """Running a tuner of Ray Tune to its end, watched and stoppable."""
 
+import os
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -8,8 +9,10 @@ from typing import Any
 import ray
 from ray import tune
 from ray.exceptions import RayError
+from ray.util.placement_group import NODE_ID_LABEL_KEY
 
 from automl.errors import RunStoppedError, TrimtabError
+from automl.orchestration.placement import this_node
 from automl.orchestration.pool import last_line
 from automl.signals import StopSignal
 
@@ -17,6 +20,17 @@ POLL_S = 0.25
 STOP_S = 15.0
 SEARCHER_BYTES = 64 * 2**20
 """Memory that Ray sets aside for a searcher. It takes no CPU slot: those belong to the evaluators."""
+
+
+def searcher_resources() -> tune.PlacementGroupFactory:
+    """What Ray sets aside for a searcher: on the driver's node, whose directories it works in."""
+    here = [{NODE_ID_LABEL_KEY: this_node()}]
+    return tune.PlacementGroupFactory([{"memory": SEARCHER_BYTES}], bundle_label_selector=here)
+
+
+def searches_at_once(evaluators: int | str) -> int:
+    """How many searches go on side by side, so that evaluators are busy and processes are few."""
+    return (evaluators if isinstance(evaluators, int) else os.cpu_count() or 1) + 1
 
 
 def fit(tuner: tune.Tuner, look: Callable[[], None], stop: StopSignal, actors: Sequence[Any]) -> None:

@@ -4,7 +4,6 @@ import asyncio
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from pathlib import Path
-from time import time_ns
 from typing import Any
 
 import ray
@@ -13,6 +12,7 @@ from ray.exceptions import RayActorError, RayError
 from automl.costs.latency import EstimatedPrices
 from automl.errors import RunStoppedError, TrimtabError
 from automl.orchestration.metrics import Meters
+from automl.orchestration.placement import free_name, on_this_node
 from automl.orchestration.pool import last_line, ray_get
 from backends.operator_prices import OperatorPrices
 from backends.recipes import Recipe
@@ -126,8 +126,13 @@ def price_actor(
     """
     remote: Any = ray.remote(PriceActor)
     actor = remote.options(
-        name=f"prices-{time_ns()}", num_cpus=0, max_concurrency=1000, max_restarts=-1, max_task_retries=RETRIES
-    ).remote(opened, estimates, run)
+        name=free_name("prices"),
+        num_cpus=0,
+        max_concurrency=1000,
+        max_restarts=-1,
+        max_task_retries=RETRIES,
+        scheduling_strategy=on_this_node(),
+    ).remote(opened, None if estimates is None else estimates.resolve(), run)
     try:
         yield actor, _answer(actor.estimation_error.remote(), get)
     finally:

@@ -11,25 +11,29 @@ import shutil
 import socket
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from math import ceil
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from automl.config import Config
+from automl.config_sections import AUTO, SearchSection
 from automl.errors import InputError, TrimtabError
+from automl.orchestration.address import LOCAL, cluster_address, environment
+from automl.plugins import is_reference
 
 OBJECT_STORE_BYTES = 256 * 2**20
 PREFIX = "trimtab-ray-"
 ALIVE = ".alive"
 TOKEN = "token"
 ORPHAN_S = 120.0
-ADDRESS = "RAY_ADDRESS"
-LOCAL = "local"
 ANSWER_S = 10.0
 """How long a cluster's head may take to answer."""
 EXCLUDED = [".git", ".venv", "venv", "runs", "__pycache__", ".cache", ".mypy_cache", ".ruff_cache", ".pytest_cache"]
 """What stays behind when a directory of a user's own modules is sent to a cluster's nodes."""
+LIBRARIES = ("torchvision:", "timm:")
 
 _TOKEN = secrets.token_hex(32)
 """Guards a local Ray's ports; random, so nothing has to lie in the user's home. A process reads its token once, so all
@@ -53,33 +57,18 @@ _OWN = {
 }
 
 
-def cluster_address() -> str | None:
-    """The cluster that runs here are to use; None for a local Ray of their own."""
-    address = os.environ.get(ADDRESS, "").strip()
-    return None if address in ("", LOCAL) else address
+def cpus_of(how: SearchSection) -> int:
+    """CPU slots that a local Ray needs for the evaluators of a config."""
+    if how.evaluators == AUTO:
+        return max(len(os.sched_getaffinity(0)), ceil(how.evaluator.cpus))
+    return max(1, ceil(int(how.evaluators) * how.evaluator.cpus))
 
 
-@contextmanager
-def at_address(address: str | None) -> Iterator[None]:
-    """Have sessions, those of child processes too, use a cluster for as long as the block lasts.
-
-    Args:
-        address: "host:port" of its head, "auto" for the cluster that this machine is a node of, "local" for none; None
-            for what `RAY_ADDRESS` says.
-
-    Raises:
-        InputError: the address of a Ray client, whose driver would not run on a node.
-    """
-    if address is not None and "://" in address:
-        raise InputError(
-            f"an address is host:port or 'auto', got {address!r}; a run is driven on a node of the cluster: submit it "
-            "as a job from elsewhere"
-        )
-    if address is None or (address == "auto" and cluster_address() is not None):
-        yield
-        return
-    with environment({ADDRESS: address}):
-        yield
+def modules_of(config: Config, folder: str) -> str | None:
+    """The directory of a user's own modules where a config names some; None where it names none."""
+    names = (config.model.name, config.data.name, config.metric or "")
+    own = any(is_reference(name) and not name.startswith(LIBRARIES) for name in names)
+    return str(Path(folder).resolve()) if own else None
 
 
 @contextmanager
@@ -242,18 +231,3 @@ def _remove_dead(directory: Path) -> None:
             shutil.rmtree(directory, ignore_errors=True)
     elif time.time() - status.st_mtime > ORPHAN_S:  # removed, then made again by processes of Ray that were dying
         shutil.rmtree(directory, ignore_errors=True)
-
-
-@contextmanager
-def environment(values: Mapping[str, str]) -> Iterator[None]:
-    """Environment variables, for Ray and its processes; ours are as before when it ends."""
-    before = {name: os.environ.get(name) for name in values}
-    os.environ.update(values)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value

@@ -22,6 +22,7 @@ from automl.data.bundle import DataBundle
 from automl.errors import TrimtabError
 from automl.metrics import Metric, accuracy
 from automl.orchestration.fitting import POLL_S, STOP_S
+from automl.orchestration.placement import free_name, on_this_node
 from automl.orchestration.pool import last_line
 from automl.orchestration.ray_session import ray_session
 from automl.supernet.network import Supernet
@@ -59,7 +60,9 @@ def train_in_parallel(
         # a captured network cannot be sent: the processes capture their own, of the teacher
         parts = ray.put((teacher, supernet.space, supernet.state_dict(), data, section, rank, metric))
         actor: Any = ray.remote(_Keeper)
-        keeper = actor.options(num_cpus=0).remote(state.path, state.about)
+        keeper = actor.options(name=free_name("training"), num_cpus=0, scheduling_strategy=on_this_node()).remote(
+            None if state.path is None else state.path.resolve(), state.about
+        )
         cuda = section.training.device != "cpu"
         trainer = TorchTrainer(
             _work,

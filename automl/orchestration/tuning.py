@@ -16,7 +16,7 @@ from ray.tune.schedulers import ASHAScheduler, PopulationBasedTraining, TrialSch
 
 from automl.costs.pricing import price, pricing_backend
 from automl.errors import RunStoppedError
-from automl.orchestration.fitting import SEARCHER_BYTES, fit
+from automl.orchestration.fitting import fit, searcher_resources, searches_at_once
 from automl.orchestration.pool import ray_get
 from automl.orchestration.search_loop import SearchFailedError, run_search
 from automl.orchestration.searches import make_search
@@ -78,18 +78,20 @@ def run_tuning(
         space=problem.space,
         constraints=problem.constraints,
         pool=pool,
-        path=directory.path,
+        path=directory.path.resolve(),
     )
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # errors are raised below, in one line
     tuner = tune.Tuner(
-        tune.with_resources(trial, tune.PlacementGroupFactory([{"memory": SEARCHER_BYTES}])),
+        tune.with_resources(trial, searcher_resources()),
         param_space={"start": tune.grid_search([{"name": each.name, "options": each.options} for each in joining])},
         tune_config=tune.TuneConfig(
             metric=SCORE,
             mode="max",
             scheduler=scheduler_of(how, config.search.evaluations),
             # a population lives at once
-            max_concurrent_trials=len(joining) if how.scheduler == "pbt" else config.search.evaluators + 1,
+            max_concurrent_trials=len(joining)
+            if how.scheduler == "pbt"
+            else searches_at_once(config.search.evaluators),
             reuse_actors=True,  # a process for the next trial, not the next process
             trial_name_creator=_name,
             trial_dirname_creator=_name,

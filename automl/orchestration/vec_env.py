@@ -13,8 +13,8 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 import envs  # noqa: F401  (registers the environments)
 from automl.costs.pricing import price
 from automl.environments import ENVIRONMENTS
+from automl.orchestration.crew import evaluator_pool
 from automl.orchestration.pool import ray_get
-from automl.orchestration.tune import evaluator_pool
 from automl.problem import Problem
 from envs.layerwise import LayerwiseEnv
 from search_spaces.objective import Evaluation

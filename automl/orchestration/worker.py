@@ -1,8 +1,10 @@
 """What a worker process of a run does: evaluate policies, then finish the networks that are compared in the end."""
 
-import json
+import socket
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Protocol
 
 import torch
 from torch import nn
@@ -13,12 +15,13 @@ from automl.config import Config
 from automl.configured import example_input
 from automl.costs.expected import ExpectedCosts
 from automl.data.resized import resized
-from automl.errors import TrimtabError
+from automl.errors import InputError, TrimtabError
 from automl.export.manifest import WEIGHTS, open_regular
 from automl.problem import Problem
 from automl.run.artefacts import Made, make_artefact
-from automl.run.directory import make_importable, write_atomically, write_json
-from automl.run.finalists import Compiled, Finalist, read_result, training_of
+from automl.run.directory import make_importable, trimtab_version
+from automl.run.finalist_folder import Trained
+from automl.run.finalists import Compiled, Finalist, training_of
 from automl.run.priors import compute_prior
 from automl.searchers.prior import Prior
 from automl.training import EpochReport, evaluate, step_count, train
@@ -31,26 +34,59 @@ from search_spaces.resolution import Resolution
 RUNTIME = "onnxruntime"
 
 
+class Told(Protocol):
+    """Whoever keeps where a training stands; see `automl.run.finalist_folder.FinalistFolder`."""
+
+    def epoch(self, state: bytes, report: EpochReport) -> None:
+        """Another epoch is done."""
+
+
 class Worker:
     """One process, one thread, one thing at a time; knows the problem and nothing of searches.
 
     Args:
         config: of the run.
-        baseline: file of the baseline's weights.
-        imports_from: directory of a user's own modules.
+        baseline: content of the file of the baseline's weights.
+        imports_from: directory of a user's own modules, where this machine has it.
         constraints: the budgets.
+        version: of Trimtab, that the others have.
+
+    Raises:
+        TrimtabError: this machine has another version.
+        InputError: it lacks what the config names.
     """
 
-    def __init__(self, config: Config, baseline: Path, imports_from: str, constraints: Sequence[Constraint]) -> None:
+    def __init__(
+        self,
+        config: Config,
+        baseline: bytes,
+        imports_from: str,
+        constraints: Sequence[Constraint],
+        version: str | None = None,
+    ) -> None:
         torch.set_num_threads(1)
+        if version not in (None, trimtab_version()):
+            raise TrimtabError(
+                f"node {socket.gethostname()} has Trimtab {trimtab_version()}, the run was started with {version}; "
+                "install the same on every node"
+            )
         make_importable(imports_from)
         self._constraints = constraints
-        self._problem = Problem.load(config, baseline, constraints)
+        with tempfile.TemporaryDirectory() as folder:
+            weights = Path(folder) / "baseline.safetensors"
+            weights.write_bytes(baseline)
+            try:
+                self._problem = Problem.load(config, weights, constraints)
+            except InputError as error:
+                raise InputError(f"on node {socket.gethostname()}: {error}") from error
         self._compressor = self._problem.compressor()
         self._evaluator = self._problem.evaluator(self._compressor)
 
-    def ready(self) -> None:
-        """Answer when there is a worker."""
+    def ready(self) -> str:
+        """Answer when there is a worker: with the node that it is on."""
+        from automl.orchestration.placement import this_node  # Ray reads its environment when it is imported
+
+        return this_node()
 
     def evaluate(self, policy: CompressionPolicy, cost: Mapping[str, float], share: float = 1.0) -> Evaluation:
         """The evaluation of a policy of that cost on that share of the images; what goes wrong is part of the answer.
@@ -81,30 +117,41 @@ class Worker:
             raise TrimtabError(error)
         return compiled
 
-    def finish(self, finalist: Finalist, folder: Path, scratch: Path | None) -> tuple[Compiled | None, str | None]:
-        """Prune, train and test a network, and compile it where there is a `scratch` directory.
+    def train(self, finalist: Finalist, unfinished: bytes | None, folder: Told) -> Trained:
+        """Prune, train and test a network.
 
-        The weights and the result stand in `folder`, the result written last; a folder that holds a result for the
-        same policy is left as it is.
-
-        Returns:
-            What engines run, and why there is nothing for the config's own.
+        Args:
+            finalist: the network.
+            unfinished: where its training stands, as `folder` was told; None where it is to begin.
+            folder: told of every epoch.
 
         Raises:
             TrimtabError: training diverged.
         """
-        if read_result(folder, finalist) is None:
-            folder.mkdir(parents=True, exist_ok=True)
-            self._train_and_test(finalist, folder)
-        try:
-            return (None, None) if scratch is None else self._compile(finalist, folder, scratch)
-        finally:
-            (folder / "progress.json").unlink(missing_ok=True)
+        with tempfile.TemporaryDirectory() as temporary:
+            file = Path(temporary) / "training.pt"
+            if unfinished is not None:
+                file.write_bytes(unfinished)
+            state = TrainingState(file, f"{finalist.name} {finalist.policy.digest}")
+            return self._train_and_test(finalist, state, lambda report: folder.epoch(file.read_bytes(), report))
 
-    def _train_and_test(self, finalist: Finalist, folder: Path) -> None:
+    def compile_finalist(self, finalist: Finalist, folder: Path, scratch: Path) -> tuple[Compiled, str | None]:
+        """A finished network as files in `scratch`, for all engines that it is measured in.
+
+        Returns:
+            What engines run, and why there is nothing for the config's own.
+        """
+        measure = self._problem.config.measure
+        alone = measure.backend == RUNTIME or measure.device is not None or finalist.name not in ("baseline", "best")
+        engines = [measure.backend] if alone else [measure.backend, RUNTIME]  # beside the config's, where it tells most
+        network = load_finalist(self._problem, finalist, folder)
+        return self._compiled(finalist.name, network, finalist.policy.resolution, scratch, engines)
+
+    def _train_and_test(
+        self, finalist: Finalist, state: TrainingState, on_epoch: Callable[[EpochReport], None]
+    ) -> Trained:
         data, metric = resized(self._problem.data, finalist.policy.resolution), self._problem.metric
-        unfinished = TrainingState(folder / "training.pt", f"{finalist.name} {finalist.policy.digest}")
-        trained = self._trained(finalist, unfinished, _notes(folder))
+        trained = self._trained(finalist, state, on_epoch)
         found = finalist.search_accuracy
         if found is None:
             found = evaluate(trained.module, data.val, metric)
@@ -118,9 +165,7 @@ class Worker:
         }
         if self._problem.supernet is not None and finalist.name not in ("baseline", "from_scratch"):
             result["accuracy_before"] = evaluate(self._compressor.apply(finalist.policy), data.test, metric)
-        write_atomically(folder / WEIGHTS, to_bytes(trained))
-        write_json(folder / "result.json", result)
-        unfinished.forget()
+        return Trained(to_bytes(trained), result)
 
     def _trained(self, finalist: Finalist, state: TrainingState, on_epoch: Callable[[EpochReport], None]) -> Compressed:
         """The finalist's network, trained. After a kill it goes on from its last epoch."""
@@ -140,14 +185,6 @@ class Worker:
             lambda module: train(module, data, options, teacher=teacher, state=state, on_epoch=on_epoch),
             gradual=GradualSparsity(growing, criterion=sparsity.criterion) if growing else None,
         )
-
-    def _compile(self, finalist: Finalist, folder: Path, scratch: Path) -> tuple[Compiled, str | None]:
-        """What is measured in the end, in `scratch`: for the config's backend, and where it tells most ONNX Runtime."""
-        measure = self._problem.config.measure
-        alone = measure.backend == RUNTIME or measure.device is not None or finalist.name not in ("baseline", "best")
-        engines = [measure.backend] if alone else [measure.backend, RUNTIME]
-        network = load_finalist(self._problem, finalist, folder)
-        return self._compiled(finalist.name, network, finalist.policy.resolution, scratch, engines)
 
     def _compiled(
         self,
@@ -195,14 +232,3 @@ def reinitialise(module: nn.Module, seed: int) -> None:
             reset = getattr(child, "reset_parameters", None)
             if callable(reset):
                 reset()
-
-
-def _notes(folder: Path) -> Callable[[EpochReport], None]:
-    """Leaves a note of every epoch in the folder, for whoever shows progress."""
-
-    def note(report: EpochReport) -> None:
-        temporary = folder / ".progress.json"
-        temporary.write_text(json.dumps({"epoch": report.epoch, "epochs": report.epochs}), encoding="utf-8")
-        temporary.replace(folder / "progress.json")
-
-    return note

@@ -1,6 +1,6 @@
 """How the best policy is explained: losses by the run's evaluators, side by side, costs by what priced its searches."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -18,7 +18,7 @@ Watch = Callable[[int, int], None]
 
 
 def explain_best(
-    problem: Problem, directory: RunDirectory, best: CompressionPolicy, workers: Sequence[Any], watch: Watch
+    problem: Problem, directory: RunDirectory, best: CompressionPolicy, crew: Any, watch: Watch
 ) -> Explanation:
     """Find out what each layer of the best policy loses alone, and what it costs.
 
@@ -26,13 +26,13 @@ def explain_best(
         problem: that was searched.
         directory: of the run.
         best: the policy.
-        workers: see `automl.orchestration.tune.evaluators`.
+        crew: see `automl.orchestration.crew.evaluators`.
         watch: told how many of how many networks are evaluated, several times a second.
 
     Raises:
         TrimtabError: an evaluator died of a layer, twice.
     """
-    from automl.orchestration.tune import spread
+    from automl.orchestration.crew import spread
 
     images = len(problem.data.val)  # type: ignore[arg-type]  # torch's Dataset declares no length
     share = min(1.0, IMAGES / images)
@@ -41,7 +41,7 @@ def explain_best(
         name: lambda worker, policy=policy: worker.evaluate.remote(policy, free, share)
         for name, policy in policies_to_try(problem.graph, best).items()
     }
-    found: dict[str, Evaluation] = spread(jobs, workers, lambda _, finished: watch(len(finished), len(jobs)))
+    found: dict[str, Evaluation] = spread(jobs, crew, lambda _, finished: watch(len(finished), len(jobs)))
     bound = problem.config.budget is not None and not problem.config.search.given
     limits = {constraint.metric: constraint.limit if bound else None for constraint in problem.constraints}
     before, after = problem.graph, problem.graph.apply(best)

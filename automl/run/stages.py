@@ -15,7 +15,7 @@ from automl.costs.probes import Timed, remembered
 from automl.costs.table_error import check_code, with_chosen_limit, with_margin
 from automl.errors import TrimtabError
 from automl.orchestration.announcing import announced
-from automl.orchestration.ray_session import ray_session
+from automl.orchestration.ray_session import cpus_of, modules_of, ray_session
 from automl.orchestration.searches import searches, wants_prior
 from automl.problem import Problem
 from automl.progress import Progress
@@ -97,24 +97,24 @@ class Run:
     def _search_and_finish(self) -> dict[str, Any]:
         """The stages that need workers; returns the latencies."""
         config = self.problem.config
-        with (
-            ray_session(config.search.evaluators, dashboard=config.search.dashboard) as scratch,
-            announced(self.directory, self.progress, scratch),
-        ):
-            from automl.orchestration.tune import (
+        imports_from = self.directory.info().working_directory
+        session = ray_session(
+            cpus_of(config.search), dashboard=config.search.dashboard, modules=modules_of(config, imports_from)
+        )
+        with session as scratch, announced(self.directory, self.progress, scratch):
+            from automl.orchestration.crew import (
                 evaluators,  # Ray reads its environment when it is imported: not earlier
             )
 
             self.stop.install()  # Ray takes SIGTERM for itself when it starts
-            baseline, imports_from = self.directory.baseline_file, self.directory.info().working_directory
-            with evaluators(config, baseline, imports_from, self.problem.constraints) as workers:
+            with evaluators(config, self.directory.baseline_file, imports_from, self.problem.constraints) as crew:
                 with self._prices() as prices:
-                    self._hold_back(workers, prices, scratch)
-                    self._search(workers, prices, scratch)
-                self._check_best(workers, scratch)
+                    self._hold_back(crew, prices, scratch)
+                    self._search(crew, prices, scratch)
+                self._check_best(crew, scratch)
                 finalists = self._choose()
-                self._explain(finalists, workers)
-                compiled, errors = self._finish(finalists, workers, scratch)
+                self._explain(finalists, crew)
+                compiled, errors = self._finish(finalists, crew, scratch)
                 self._check_code([network for network in compiled if network.name not in errors], finalists)
             return self._measure(compiled, errors)
 
@@ -153,7 +153,7 @@ class Run:
         if self.problem.latency is not None:
             self.problem.latency.write(self.directory.budget_file)
 
-    def _hold_back(self, workers: Sequence[Any], prices: Any, scratch: Path) -> None:
+    def _hold_back(self, crew: Any, prices: Any, scratch: Path) -> None:
         """Find out what must be held back of a latency budget, where the config does not say."""
         from automl.orchestration.price_actor import RemotePrices
         from automl.orchestration.tune import ask
@@ -164,11 +164,11 @@ class Run:
         self._stage("table error", "Latency table: its error against a few networks, compiled and measured")
         remote = RemotePrices(prices, partial(ask, stop=self.stop))
         backend = priced_by_table(config.measure, problem.graph, remote)
-        latency = with_margin(latency, problem.space, backend, self._timed(workers, scratch))
+        latency = with_margin(latency, problem.space, backend, self._timed(crew, scratch))
         self.problem = replace(problem, latency=latency)
         self._keep_latency()
 
-    def _check_best(self, workers: Sequence[Any], scratch: Path) -> None:
+    def _check_best(self, crew: Any, scratch: Path) -> None:
         """See that the best policy keeps a latency budget by the clock, before time goes into fine-tuning it."""
         latency, config = self.problem.latency, self.problem.config
         if latency is None or latency.chosen_limit_s is not None or config.search.mode == "accuracy":
@@ -180,7 +180,7 @@ class Run:
             finalists = choose_finalists(self.problem, self.directory, limit)
             return next((finalist for finalist in finalists if finalist.name == "best"), None)
 
-        latency = with_chosen_limit(latency, best, self._timed(workers, scratch))
+        latency = with_chosen_limit(latency, best, self._timed(crew, scratch))
         self.problem = replace(self.problem, latency=latency)
         self._keep_latency()
 
@@ -198,9 +198,9 @@ class Run:
                 known = prices.table.get(set(recipes))
                 check_code(network, recipes, {recipe: entry.structure for recipe, entry in known.items()})
 
-    def _timed(self, workers: Sequence[Any], scratch: Path) -> Timed:
+    def _timed(self, crew: Any, scratch: Path) -> Timed:
         """What compiles the networks of policies and measures them side by side."""
-        from automl.orchestration.tune import spread
+        from automl.orchestration.crew import spread
 
         config = self.problem.config
 
@@ -212,7 +212,7 @@ class Run:
                 for name, policy in policies.items()
                 if policy.digest not in self.compiled
             }
-            made = spread(jobs, workers, lambda _, finished: watch(len(finished), len(jobs)))
+            made = spread(jobs, crew, lambda _, finished: watch(len(finished), len(jobs)), here=True)
             for name, compiled in made.items():
                 self.compiled[policies[name].digest] = compiled
             networks = [self.compiled[policy.digest] for policy in policies.values()]
@@ -225,14 +225,14 @@ class Run:
 
         return remembered(timed, self.problem.graph.digest, table_key(config.measure))
 
-    def _search(self, workers: Sequence[Any], prices: Any, scratch: Path) -> None:
+    def _search(self, crew: Any, prices: Any, scratch: Path) -> None:
         from automl.orchestration.tune import run_searches
 
         if self._searched():
             return
         problem, config = self.problem, self.problem.config
         rows, given = searches(config), config.search.given
-        prior = self._prior(workers, prices)
+        prior = self._prior(crew, prices)
         known = known_samples(config, problem.graph.digest, self.directory.samples_file)
         write_limits(self.directory.path, problem.constraints)
         text = f"Search: {budget_text(problem)}, {config.search.evaluations} evaluations a search"
@@ -242,7 +242,7 @@ class Run:
             run_searches(
                 problem,
                 rows,
-                workers,
+                crew,
                 self.directory,
                 self.progress,
                 self.clock,
@@ -266,8 +266,9 @@ class Run:
             cost = max(cost, price(problem.graph, problem.space.cheapest(), problem.backend)[metric])
         run([row for row in rows if row.algorithm == "uniform"], [Constraint(metric, cost)])
 
-    def _prior(self, workers: Sequence[Any], prices: Any) -> Prior | None:
+    def _prior(self, crew: Any, prices: Any) -> Prior | None:
         """What the searches want to know before they start; kept in the run directory."""
+        from automl.orchestration.crew import spread
         from automl.orchestration.price_actor import RemotePrices
         from automl.orchestration.tune import ask
 
@@ -280,8 +281,11 @@ class Run:
             backend: Any = problem.backend
             if problem.latency is not None:
                 backend = priced_by_table(measure, problem.graph, RemotePrices(prices, partial(ask, stop=self.stop)))
-            found: Prior = ask(workers[0].prior.remote(costs_for_prior(problem, backend)), self.stop)
-            return found
+            costs = costs_for_prior(problem, backend)
+            found: dict[str, Prior] = spread(
+                {"prior": lambda worker: worker.prior.remote(costs)}, crew, lambda *_: self.stop.check()
+            )
+            return found["prior"]
 
         return kept_prior(self.directory.prior_file, compute)
 
@@ -296,13 +300,13 @@ class Run:
             )
         return finalists
 
-    def _explain(self, finalists: Sequence[Finalist], workers: Sequence[Any]) -> None:
+    def _explain(self, finalists: Sequence[Finalist], crew: Any) -> None:
         """Find out what each layer of the best policy loses and costs, unless that is known."""
         best = next(finalist for finalist in finalists if finalist.name == "best")
         known = Explanation.read(self.directory.explanation_file)
         if known is None or known.policy != best.policy.digest:
             self._stage("explanation", "Explanation: each layer compressed as in the best policy, alone")
-            found = explain_best(self.problem, self.directory, best.policy, workers, self._counts("networks evaluated"))
+            found = explain_best(self.problem, self.directory, best.policy, crew, self._counts("networks evaluated"))
             write_json(self.directory.explanation_file, found.to_json())
 
     def _counts(self, what: str) -> Callable[[int, int], None]:
@@ -315,13 +319,11 @@ class Run:
 
         return watch
 
-    def _finish(
-        self, finalists: Sequence[Finalist], workers: Sequence[Any], scratch: Path
-    ) -> tuple[list[Compiled], dict[str, str]]:
+    def _finish(self, finalists: Sequence[Finalist], crew: Any, scratch: Path) -> tuple[list[Compiled], dict[str, str]]:
         """Fine-tune, test and compile; returns what can be measured, and why some cannot be in the config's backend."""
-        from automl.orchestration.tune import spread
+        from automl.orchestration.finishing import compile_finalists, train_finalists
 
-        config = self.problem.config
+        config, folder = self.problem.config, self.directory.finalists
         epochs = {finalist.name: training_of(finalist.name, config).epochs for finalist in finalists}
         text = f"Finalists: {config.fine_tune.epochs} epochs of fine-tuning each, test accuracy, machine code"
         self._stage("finalists", text)
@@ -330,20 +332,17 @@ class Run:
             for name in finished:
                 self.progress.update(name, epochs[name], epochs[name], "finished")
             for name in running:
-                self.progress.update(name, read_progress(self.directory.finalists / name) or 0, epochs[name])
+                self.progress.update(name, read_progress(folder / name) or 0, epochs[name])
             self.clock.beat()
             self.stop.check()
 
-        folder = scratch if self.problem.config.measure.backend != "none" else None
-        jobs = {
-            finalist.name: lambda worker, finalist=finalist: worker.finish.remote(
-                finalist, self.directory.finalists / finalist.name, folder
-            )
-            for finalist in finalists
-        }
-        results = spread(jobs, workers, watch)
-        compiled = [code for code, _ in results.values() if code is not None and code.artefacts]
-        return compiled, {name: error for name, (_, error) in results.items() if error is not None}
+        train_finalists(finalists, folder, crew, watch)
+        if config.measure.backend == "none":
+            return [], {}
+        compiles = self._counts("networks compiled")
+        made = compile_finalists(finalists, folder, crew, scratch, lambda _, done: compiles(len(done), len(finalists)))
+        compiled = [code for code, _ in made.values() if code.artefacts]
+        return compiled, {name: error for name, (_, error) in made.items() if error is not None}
 
     def _read_latencies(self) -> dict[str, Any] | None:
         """What an earlier session measured; None where nothing was."""

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from automl.errors import InputError, RunStoppedError, TrimtabError
-from automl.orchestration.ray_session import ray_session
+from automl.orchestration.ray_session import cpus_of, modules_of, ray_session
 from automl.orchestration.searches import make_search, wants_prior
 from automl.problem import Problem
 from automl.progress import Progress
@@ -137,11 +137,11 @@ def _trials(
         write_atomically(directory.baseline_file, problem.saved())
     clock.set("running", "trials")
     progress.stage(f"Tuning {config.search.algorithm}: {config.tune.trials} trials")
-    with ray_session(config.search.evaluators) as scratch:
-        from automl.orchestration.tune import evaluator_pool  # Ray reads its environment when it is imported
+    imports_from = directory.info().working_directory
+    with ray_session(cpus_of(config.search), modules=modules_of(config, imports_from)) as scratch:
+        from automl.orchestration.crew import evaluator_pool  # Ray reads its environment when it is imported
         from automl.orchestration.tuning import run_tuning
 
         stop.install()  # Ray takes SIGTERM for itself when it starts
-        imports_from = directory.info().working_directory
         with evaluator_pool(config, directory.baseline_file, imports_from, problem.constraints) as pool:
             return run_tuning(config, problem, pool, directory, progress, clock, stop, scratch)

@@ -92,11 +92,14 @@ def _bandwidth(value: object) -> Bandwidth:
     return Bandwidth(_quantity(units, "bandwidth")(value), _split(value, units, "bandwidth")[1] in _PER_CYCLE)
 
 
+parse_bits = _quantity(_BITS, "size")
+"""Bits of a size such as "2 GiB"; ValueError where it is none."""
+
 Hertz = Annotated[float, BeforeValidator(_quantity(FREQUENCY, "frequency"))]
 Watts = Annotated[float, BeforeValidator(_quantity(POWER, "power", zero=True))]
 Seconds = Annotated[float, BeforeValidator(_quantity(TIME, "time", zero=True))]
 Joules = Annotated[float, BeforeValidator(_quantity(ENERGY, "energy", zero=True))]
 JoulesPerBit = Annotated[float, BeforeValidator(_quantity(ENERGY_PER_BIT, "energy per data", zero=True))]
-Bits = Annotated[float, BeforeValidator(_quantity(_BITS, "size"))]
+Bits = Annotated[float, BeforeValidator(parse_bits)]
 MacsPerSecond = Annotated[float, BeforeValidator(_quantity(RATE, "rate"))]
 PerCycle = Annotated[Bandwidth, BeforeValidator(_bandwidth)]

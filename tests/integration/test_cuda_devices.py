@@ -1,7 +1,6 @@
 """Networks timed, trained and evaluated on a CUDA device; and evaluators that share one, which takes none to test."""
 
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,7 +13,6 @@ from automl.data import DataBundle, load_data
 from automl.evaluation import PolicyEvaluator
 from automl.metrics import Metric, accuracy
 from automl.models import build_model
-from automl.orchestration import tune
 from automl.orchestration.ray_session import ray_session
 from automl.testing.backends import Measuring, MeasuringConformance
 from automl.training import TrainingOptions, evaluate, train
@@ -117,7 +115,7 @@ def test_a_run_searches_and_trains_on_the_device(tmp_path: Path) -> None:
     assert automl.search(config, tmp_path / "run").state == "done"
 
 
-def test_evaluators_find_room_on_one_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_evaluators_find_room_on_one_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Ray only counts: that the GPU is made up is not seen before somebody uses it."""
 
     class Worker:
@@ -127,17 +125,31 @@ def test_evaluators_find_room_on_one_gpu(monkeypatch: pytest.MonkeyPatch) -> Non
             self.gpus = ray.get_gpu_ids()
 
         def ready(self) -> Any:
-            return self.gpus
+            return tuple(self.gpus)
+
+    (tmp_path / "baseline").touch()
+
+    def gpus(device: str) -> list[Any]:
+        from automl.orchestration import crew
+
+        config = automl.load_config(
+            {
+                "model": {"name": "lenet5"},
+                "data": {"name": "digits", "args": {"size": 16}},
+                "budget": {"metric": "macs", "ratio": 0.5},
+                "search": {"evaluators": 3, "device": device},
+            }
+        )
+        monkeypatch.setattr(crew, "Worker", Worker)
+        with crew.evaluators(config, tmp_path / "baseline", "", [Constraint("macs", 1.0)]) as found:
+            while found.starting:
+                ray.wait(found.starting, num_returns=len(found.starting), timeout=120)
+                found.look()
+            return [each.node for each in found.look()]
 
     monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
-    monkeypatch.setattr(tune, "Worker", Worker)
-    config: Any = SimpleNamespace(search=SimpleNamespace(evaluators=3, device="cuda"))
     with ray_session(3):
         import ray
 
-        with tune.evaluators(config, Path(), "", [Constraint("macs", 1.0)]) as workers:
-            found = ray.get([worker.ready.remote() for worker in workers], timeout=120)
-        assert found == [[0], [0], [0]]
-        config.search.device = "cpu"
-        with tune.evaluators(config, Path(), "", [Constraint("macs", 1.0)]) as workers:
-            assert ray.get([worker.ready.remote() for worker in workers], timeout=120) == [[], [], []]
+        assert gpus("cuda") == [(0,), (0,), (0,)]
+        assert gpus("cpu") == [(), (), ()]

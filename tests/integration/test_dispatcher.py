@@ -12,7 +12,9 @@ import ray
 
 from automl.costs.pricing import price
 from automl.errors import RunStoppedError, TrimtabError
+from automl.orchestration.crew import Crew, serving
 from automl.orchestration.dispatcher import DispatcherActor, RemoteEvaluators
+from automl.orchestration.placement import this_node
 from automl.orchestration.pool import ray_get
 from automl.orchestration.ray_session import ray_session
 from automl.run.store import EvaluationRow, SearchRow, Store
@@ -37,8 +39,8 @@ class Frail:
         self.mark = mark
         self.evaluate_well = AdditiveEvaluator(GRAPH, BUDGET)
 
-    def ready(self) -> None:
-        pass
+    def ready(self) -> str:
+        return this_node()
 
     def evaluate(self, policy: CompressionPolicy, cost: Mapping[str, float], share: float) -> Evaluation:
         if policy.digest == POLICIES[DEADLY].digest and not (self.mark and self.mark.exists()):
@@ -64,12 +66,11 @@ class Fixture:
     def __init__(self, folder: Path, **evaluator: Any) -> None:
         self.file = folder / "trials.sqlite"
         remote: Any = ray.remote(Frail)
-        options = {"num_cpus": 1, "max_restarts": -1}
-        self.evaluators = [remote.options(**options).remote(**evaluator) for _ in range(2)]
+        self.crew = Crew(lambda name, options: remote.options(name=name, **options).remote(**evaluator), 2, {"CPU": 1})
         actor: Any = ray.remote(DispatcherActor)
-        self.dispatcher = actor.options(num_cpus=0).remote(
-            self.file, folder / "searchers", [SEARCH], self.evaluators, [BUDGET]
-        )
+        self.dispatcher = actor.options(num_cpus=0).remote(self.file, folder / "searchers", [SEARCH], [BUDGET])
+        self.serving = serving(self.crew, self.dispatcher)
+        self.serving.__enter__()
         self.remote = RemoteEvaluators(self.dispatcher, SEARCH.name, lambda policy: price(GRAPH, policy))
 
     def evaluate_all(self) -> list[Evaluation]:
@@ -79,8 +80,9 @@ class Fixture:
 
     def close(self) -> list[EvaluationRow]:
         ray_get(self.dispatcher.close.remote())
-        for actor in (*self.evaluators, self.dispatcher):
-            ray.kill(actor)
+        self.serving.__exit__(None, None, None)
+        self.crew.close()
+        ray.kill(self.dispatcher)
         store = Store.read(self.file)
         rows = list(store.evaluations())
         store.close()

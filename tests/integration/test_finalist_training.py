@@ -18,6 +18,7 @@ from automl.compression.reconstruction import LayerReconstruction
 from automl.orchestration import worker
 from automl.orchestration.worker import Worker, load_finalist, reinitialise
 from automl.problem import Problem
+from automl.run.finalist_folder import FinalistFolder
 from automl.run.finalists import Finalist, training_of
 from automl.supernet.checkpoint import to_bytes as supernet_to_bytes
 from automl.supernet.network import Supernet
@@ -50,17 +51,21 @@ def workers(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Worker]:
             }
         )
         problem = Problem.build(config)
-        safetensors.torch.save_file(problem.model.state_dict(), folder / "baseline.safetensors")
-        return Worker(config, folder / "baseline.safetensors", "", problem.constraints)
+        return Worker(config, safetensors.torch.save(problem.model.state_dict()), "", problem.constraints)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TRIMTAB_CACHE", str(folder / "cache"))
         yield make
 
 
+def train(made: Worker, finalist: Finalist, path: Path) -> None:
+    folder = FinalistFolder(path)
+    folder.finish(made.train(finalist, folder.unfinished(), folder))
+
+
 def finished(made: Worker, folder: Path, name: str = "best") -> dict[str, Tensor]:
     finalist = Finalist(name, POLICY, search_accuracy=0.5)
-    made.finish(finalist, folder, None)
+    train(made, finalist, folder)
     return load_finalist(made._problem, finalist, folder).module.state_dict()
 
 
@@ -84,7 +89,7 @@ def test_a_network_ends_as_sparse_as_its_policy_says(
 
 def test_a_network_is_kept_with_its_masks_and_codes(workers: Callable[..., Worker], tmp_path: Path) -> None:
     made, finalist = workers(), Finalist("best", POLICY, search_accuracy=0.5)
-    made.finish(finalist, tmp_path, None)
+    train(made, finalist, tmp_path)
     found = load_finalist(made._problem, finalist, tmp_path)
     assert found.graph == made._problem.graph.apply(POLICY)
     for layer in ("conv2", "fc1"):
@@ -105,12 +110,15 @@ def test_growing_zeros_survive_a_kill(
 ) -> None:
     expected = finished(workers(gradual=0.8), tmp_path / "whole")
 
-    def note(report: EpochReport) -> None:
+    epoch = FinalistFolder.epoch
+
+    def told(self: FinalistFolder, state: bytes, report: EpochReport) -> None:
+        epoch(self, state, report)
         if report.epoch == 2:
             raise Killed
 
     with monkeypatch.context() as patch, contextlib.suppress(Killed):
-        patch.setattr(worker, "_notes", lambda folder: note)
+        patch.setattr(FinalistFolder, "epoch", told)
         finished(workers(gradual=0.8), tmp_path / "killed")
     assert (tmp_path / "killed" / "training.pt").is_file()
     again = finished(workers(gradual=0.8), tmp_path / "killed")
@@ -154,13 +162,12 @@ def test_a_network_of_a_supernet_is_tested_before_it_is_fine_tuned(
     assert training_of("from_scratch", config) == replace(training_of("best", config), epochs=3, lr=0.02)
     problem = Problem.outline(config)
     supernet = Supernet(problem.network, problem.space, Elastic({}))
-    (tmp_path / "supernet.safetensors").write_bytes(supernet_to_bytes(supernet))
-    made = Worker(config, tmp_path / "supernet.safetensors", "", problem.constraints)
+    made = Worker(config, supernet_to_bytes(supernet), "", problem.constraints)
     policy = problem.space.decode(problem.space.least)
     monkeypatch.setattr(worker, "train", lambda module, *_, **__: reinitialise(module, 0))
     results = {}
     for name in ("baseline", "best", "from_scratch"):
-        made.finish(Finalist(name, policy if name != "baseline" else CompressionPolicy()), tmp_path / name, None)
+        train(made, Finalist(name, policy if name != "baseline" else CompressionPolicy()), tmp_path / name)
         results[name] = json.loads((tmp_path / name / "result.json").read_text())
     network = made._compressor.apply(policy)
     assert results["best"]["accuracy_before"] == evaluate(network, problem.data.test, problem.metric)

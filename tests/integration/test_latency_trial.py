@@ -12,7 +12,7 @@ import ray
 from latency_fakes import ArithmeticTimer, LayerBackend, fake_prices
 
 from automl.config import Config, load_config
-from automl.orchestration import trial
+from automl.orchestration import pool, trial
 from automl.orchestration.dispatcher import DispatcherActor
 from automl.orchestration.pool import ray_get
 from automl.orchestration.price_actor import price_actor
@@ -82,8 +82,9 @@ def search(
     with price_actor(opened) as (prices, _):
         evaluators = [evaluator.options(num_cpus=0).remote()]
         dispatcher = actor.options(num_cpus=0).remote(
-            folder / "trials.sqlite", folder / "searchers", [row], evaluators, [constraint]
+            folder / "trials.sqlite", folder / "searchers", [row], [constraint]
         )
+        ray_get(dispatcher.exchange.remote([pool.Evaluator(n, "", each) for n, each in enumerate(evaluators)]))
         trial.run_trial(
             {"search": row.name},
             searches={row.name: row},

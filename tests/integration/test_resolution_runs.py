@@ -18,6 +18,7 @@ from automl.export.rebuild import rebuild_network
 from automl.export.verify import verify
 from automl.orchestration.worker import Worker, load_finalist
 from automl.problem import Problem
+from automl.run.finalist_folder import FinalistFolder
 from automl.run.finalists import Finalist, measure_all
 from automl.training import evaluate
 from search_spaces.policy import CompressionPolicy, LayerPolicy
@@ -56,8 +57,7 @@ def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_network_is_finished_and_measured_at_its_resolution(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = load_config(CONFIG)
     problem = Problem.build(config)
-    safetensors.torch.save_file(problem.model.state_dict(), tmp_path / "baseline.safetensors")
-    worker = Worker(config, tmp_path / "baseline.safetensors", "", problem.constraints)
+    worker = Worker(config, safetensors.torch.save(problem.model.state_dict()), "", problem.constraints)
     layers = {"one": LayerPolicy(keep=0.5), "two": LayerPolicy(weight_bits=8, activation_bits=8)}
     finalists = [  # by names of networks that are measured in the config's backend alone
         Finalist("uniform", CompressionPolicy()),
@@ -65,9 +65,10 @@ def test_a_network_is_finished_and_measured_at_its_resolution(tmp_path: Path, mo
     ]
     compiled = []
     for finalist in finalists:
-        found, error = worker.finish(finalist, tmp_path / finalist.name, tmp_path)
+        folder = FinalistFolder(tmp_path / finalist.name)
+        folder.finish(worker.train(finalist, None, folder))
+        found, error = worker.compile_finalist(finalist, folder.path, tmp_path)
         assert error is None
-        assert found is not None
         compiled.append(found)
     smaller = load_finalist(problem, finalists[1], tmp_path / "random")
     result = json.loads((tmp_path / "random" / "result.json").read_text())

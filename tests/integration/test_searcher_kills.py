@@ -28,6 +28,7 @@ import pytest
 
 from automl.costs.pricing import price
 from automl.orchestration.dispatcher import DispatcherActor
+from automl.orchestration.pool import Evaluator
 from automl.orchestration.search_loop import run_search
 from automl.run.store import SearchRow
 from automl.searchers import make_searcher, searcher_names
@@ -113,8 +114,9 @@ def drive(name: str, total: int, folder: Path, evaluators: int, kill_after: int 
     with ThreadPoolExecutor(evaluators) as threads:
         row = SearchRow(name, name, 0, total)
         near = [_Evaluator(threads, space, kill) for _ in range(evaluators)]
-        dispatcher = DispatcherActor(folder / "trials.sqlite", folder, [row], near, [constraint])
+        dispatcher = DispatcherActor(folder / "trials.sqlite", folder, [row], [constraint])
         here = _Evaluators(dispatcher, name, space)
+        here.wait(dispatcher.exchange([Evaluator(number, "", each) for number, each in enumerate(near)]))
         run_search(
             searcher, here, evaluations=total, lag=LAG, snapshot=here.wait(dispatcher.snapshot(name)), snapshot_every=5
         )

@@ -20,7 +20,7 @@ from automl.cli import main
 from automl.errors import InputError, TrimtabError
 from automl.evaluation import _reproducible
 from automl.models import build_model
-from automl.orchestration.tune import gpu_share
+from automl.orchestration.crew import gpu_share
 from backends.measuring import TvmBackend, relative_error
 from backends.table_backend import open_prices
 from backends.torch_reference import reference_output

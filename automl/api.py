@@ -17,6 +17,7 @@ from automl.loggers import logged, require_loggers
 from automl.orchestration.address import at_address
 from automl.orchestration.ray_session import cpus_of, modules_of, ray_session
 from automl.progress import Progress
+from automl.run.copying import copied
 from automl.run.directory import RunClock, RunDirectory, State, make_importable, next_free, write_atomically
 from automl.run.known import known_samples
 from automl.run.remote import check_devices, require_devices
@@ -180,6 +181,9 @@ def resume(
     if info.state == "done" and run.report_file.exists():
         return RunResult(run.path, run.summary(), "done")
     require_loggers(config.loggers)
+    if not Path(info.working_directory).is_dir():  # it was started on another machine
+        info = replace(info, working_directory=str(Path.cwd()))
+        run.write_info(info)
     make_importable(info.working_directory)
 
     def outline() -> "Problem":
@@ -292,9 +296,11 @@ def _require_devices(**sections: SearchSection | TrainingSection) -> None:
 
 def _drive(directory: RunDirectory, outline: Callable[[], "Problem"], progress: Progress) -> RunResult:
     """Drive a run to its end, and keep its state true whatever happens."""
+    config = directory.config()
     with (
         directory.drive() as clock,
-        logged(directory, directory.config(), progress.say),
+        copied(directory, config.storage, clock, progress),
+        logged(directory, config, progress.say),
         StopSignal() as stop,
     ):
         try:

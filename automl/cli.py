@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from automl import cli_compare, cli_jobs, cli_supernet, cli_sweep, cli_watch
-from automl.cli_cluster import takes_address
+from automl.cli_cluster import here, takes_address, takes_copy
 from automl.cli_output import BAD_INPUT, DONE, FAILED, complain, show
 from automl.errors import InputError, TrimtabError
 from automl.listing import LISTS
@@ -102,7 +102,7 @@ def _parser() -> _Parser:
     compress.add_argument("--out", type=Path, metavar="DIR", help="run directory (default: runs/<policy>-<n>)")
     takes_address(compress)
     resume = add("resume", _resume, "go on with a run or a sweep that was stopped or killed")
-    resume.add_argument("run", type=Path)
+    takes_copy(resume)
     cli_sweep.resumes(resume)
     takes_address(resume)
     resume.add_argument("--dashboard", action="store_true", help=cli_watch.DASHBOARD)
@@ -216,13 +216,14 @@ def _started(config: "Config", out: Path) -> int:
 def _resume(options: argparse.Namespace) -> int:
     from automl.run.directory import RunDirectory
 
+    run = here(options.run, options.out)
     if options.take_over:
-        cli_sweep.take_over(options.run)
-    cli_supernet.refuse(options.run)
-    if cli_sweep.is_sweep(options.run):
-        return cli_sweep.resume(options.run, options.parallel)
+        cli_sweep.take_over(run)
+    cli_supernet.refuse(run)
+    if cli_sweep.is_sweep(run):
+        return cli_sweep.resume(run, options.parallel)
     cli_sweep.refuse_parallel(options)
-    directory = RunDirectory.open(options.run)
+    directory = RunDirectory.open(run)
 
     from automl.api import resume
     from automl.progress import Progress

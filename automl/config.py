@@ -22,6 +22,7 @@ from automl.config_sections import (
     ModelSection,
     SearchSection,
     SpaceSection,
+    StorageSection,
     SupernetSection,
     TrainingSection,
     agent_is_meant,
@@ -62,6 +63,7 @@ class Config(Section):
     fine_tune: TrainingSection = Field(default_factory=lambda: TrainingSection(lr=0.02))
     measure: MeasureSection = Field(default_factory=MeasureSection)
     loggers: LoggersSection = Field(default_factory=LoggersSection)
+    storage: StorageSection | None = None
 
     @model_validator(mode="before")
     @classmethod

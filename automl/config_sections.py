@@ -4,6 +4,7 @@
 from collections.abc import Mapping
 from math import ceil
 from typing import Annotated, Any, Literal, Self
+from urllib.parse import urlsplit
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
@@ -324,6 +325,24 @@ class DeviceSection(Section):
         except InputError as error:
             raise ValueError(str(error)) from None
         return tracker
+
+
+class StorageSection(Section):
+    """Where copies of the run directory are kept: "s3://bucket/folder", "file:///nfs/folder" or an absolute path.
+
+    The run itself stays on the local disk of the machine that drives it. `every_s`: seconds between two copies while a
+    stage goes on; there is one at the end of every stage, too.
+    """
+
+    uri: str = Field(min_length=1)
+    every_s: float = Field(default=180.0, ge=1.0, le=86_400)
+
+    @field_validator("uri")
+    @classmethod
+    def _no_password(cls, uri: str) -> str:
+        if urlsplit(uri).password is not None:
+            raise ValueError("holds no password, for it is written down; the storage's own settings do")
+        return uri
 
 
 class MeasureSection(Section):

@@ -29,7 +29,7 @@ import ray
 
 from automl.costs.pricing import price
 from automl.orchestration.dispatcher import DispatcherActor, RemoteEvaluators
-from automl.orchestration.pool import ray_get
+from automl.orchestration.pool import Evaluator, ray_get
 from automl.orchestration.ray_session import ray_session
 from automl.orchestration.search_loop import run_search
 from automl.run.store import EvaluationRow, SearchRow, Store
@@ -85,6 +85,11 @@ class Timed(RemoteEvaluators):
         return found
 
 
+def members(sleepers: Sequence[Any]) -> list[Evaluator]:
+    """What a dispatcher is told of evaluators that are up."""
+    return [Evaluator(number, "", sleeper) for number, sleeper in enumerate(sleepers)]
+
+
 @dataclass(frozen=True)
 class Engine:
     """Everything but the search: dispatcher, store and evaluators."""
@@ -101,9 +106,10 @@ class Engine:
         row = SearchRow("random-0", "random", 0, count)
         sleepers = [remote(Sleeper).remote(mean_s, sigma, seed) for seed in range(actors)]
         with tempfile.TemporaryDirectory() as folder:
-            arguments = (Path(folder) / "trials.sqlite", Path(folder), [row], sleepers, [BUDGET])
+            arguments = (Path(folder) / "trials.sqlite", Path(folder), [row], [BUDGET])
             dispatcher = remote(DispatcherActor, max_concurrency=10_000).remote(*arguments)
             ray_get([sleeper.ready.remote() for sleeper in sleepers] + [dispatcher.unfinished.remote()])
+            ray_get(dispatcher.exchange.remote(members(sleepers)))
             try:
                 evaluators = Timed(dispatcher, row.name, lambda policy: price(SPACE.graph, policy))
                 yield cls(Path(folder), count, dispatcher, evaluators, sleepers)
@@ -247,8 +253,9 @@ def store(count: int) -> None:
         assert found == count
         with ray_session(1), seconds("the search resumed, to its next new evaluation"):
             sleepers = [remote(Sleeper).remote(0.0, 0.0, 0)]
-            arguments = (file, Path(folder), [row], sleepers, [BUDGET])
+            arguments = (file, Path(folder), [row], [BUDGET])
             dispatcher = remote(DispatcherActor, max_concurrency=10_000).remote(*arguments)
+            ray_get(dispatcher.exchange.remote(members(sleepers)))
             timed = Timed(dispatcher, row.name, lambda policy: price(SPACE.graph, policy))
 
             def watch(told: int) -> None:

@@ -18,6 +18,7 @@ from automl.orchestration.address import at_address
 from automl.orchestration.ray_session import cpus_of, modules_of, ray_session
 from automl.predictors.samples import read_samples, write_samples
 from automl.progress import Progress
+from automl.run.copying import copied
 from automl.run.directory import RunClock, RunDirectory, make_importable, next_free, write_atomically, write_json
 from automl.run.processes import drive, fitting
 from automl.run.status import search_overview
@@ -122,7 +123,8 @@ def _drive(
     directory: SupernetDirectory, problem: "Problem", progress: Progress, parallel: int | None
 ) -> SupernetResult:
     """Drive a supernet to its end, and keep its state true whatever happens."""
-    with directory.drive() as clock, StopSignal() as stop:
+    storage = directory.config().storage
+    with directory.drive() as clock, copied(directory, storage, clock, progress), StopSignal() as stop:
         try:
             _Driver(directory, directory.config(), problem, progress, clock, stop).drive(parallel)
         except KeyboardInterrupt:

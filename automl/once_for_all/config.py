@@ -64,7 +64,7 @@ class SupernetConfig(Config):
             InputError: sections of the device do not make a config.
         """
         device = self.devices[name]
-        document = self.model_dump(exclude={"devices"})
+        document = self.model_dump(exclude={"devices", "storage"})  # copied with the supernet's directory
         if device.search.get("algorithm", self.search.algorithm) != self.search.algorithm:
             document["search"]["options"] = {}  # those of another algorithm
         for section in ("space", "measure", "search", "compression", "fine_tune"):

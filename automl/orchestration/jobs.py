@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from automl.errors import InputError, TrimtabError
-from automl.orchestration.ray_session import environment
+from automl.orchestration.address import environment
 
 if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient

@@ -5,7 +5,7 @@ import os
 import secrets
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
@@ -199,11 +199,16 @@ class RunDirectory:
 
 
 class RunClock:
-    """Keeps `run.json` true while the run is driven: its state, its stage, and the seconds spent on it."""
+    """Keeps `run.json` true while the run is driven: its state, its stage, and the seconds spent on it.
+
+    Attributes:
+        on_stage: called when a stage has ended; None where nobody asks.
+    """
 
     def __init__(self, directory: RunDirectory) -> None:
         self._directory = directory
         self._info = directory.info()
+        self.on_stage: Callable[[], None] | None = None
         self._before_s = self._info.wall_s
         self._started = self._written = time.monotonic()
         self.set("running", "starting")
@@ -216,10 +221,13 @@ class RunClock:
     def set(self, state: State, stage: str | None = None, reason: str | None = None) -> None:
         """Write the state down; TrimtabError where another process has taken the run over."""
         self._directory.driver.check()
+        changed = stage is not None or state != self._info.state
         stage = self._info.stage if stage is None else stage
         self._info = replace(self._info, state=state, stage=stage, reason=reason, wall_s=round(self.wall_s, 3))
         self._written = time.monotonic()
         self._directory.write_info(self._info)
+        if self.on_stage is not None and changed:
+            self.on_stage()
 
     def beat(self, every_s: float = 5.0) -> None:
         """Note the time spent, now and then, so that a kill loses little of it."""

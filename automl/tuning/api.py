@@ -11,6 +11,7 @@ from automl.orchestration.ray_session import cpus_of, modules_of, ray_session
 from automl.orchestration.searches import make_search, wants_prior
 from automl.problem import Problem
 from automl.progress import Progress
+from automl.run.copying import copied
 from automl.run.directory import RunClock, make_importable, write_atomically
 from automl.run.store import SearchRow
 from automl.searchers.base import Searcher
@@ -99,7 +100,8 @@ def check_options(config: TuningConfig, problem: Problem) -> None:
 
 def _drive(directory: TuningDirectory, problem: Problem, progress: Progress) -> TuningResult:
     """Drive a tuning to its end, and keep its state true whatever happens."""
-    with directory.drive() as clock, StopSignal() as stop:
+    storage = directory.config().storage
+    with directory.drive() as clock, copied(directory, storage, clock, progress), StopSignal() as stop:
         try:
             trials = ranked(_trials(directory, problem, progress, clock, stop))
         except KeyboardInterrupt:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from automl.config import Config
 from automl.errors import RunStoppedError
+from automl.orchestration.ray_session import cpus_of
 from automl.run.directory import RunDirectory
 from automl.signals import StopSignal
 
@@ -23,7 +24,7 @@ Watch = Callable[[Sequence[RunDirectory]], None]
 
 def fitting(configs: Iterable[Config]) -> int:
     """How many of the runs with these configs have CPUs for their evaluators, at once; at least 1."""
-    return max(1, (os.cpu_count() or 1) // max(config.search.evaluators for config in configs))
+    return max(1, (os.cpu_count() or 1) // max(cpus_of(config.search) for config in configs))
 
 
 def drive(runs: Sequence[RunDirectory], parallel: int, stop: StopSignal, watch: Watch) -> None:

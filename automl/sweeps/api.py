@@ -8,7 +8,7 @@ from typing import Any
 
 from automl.api import create_run, outlined
 from automl.errors import InputError, RunStoppedError, TrimtabError, UnreachableError
-from automl.orchestration.ray_session import at_address
+from automl.orchestration.address import at_address
 from automl.progress import Progress
 from automl.run.directory import RunClock, RunDirectory, make_importable, next_free
 from automl.run.processes import drive, fitting

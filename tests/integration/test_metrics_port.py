@@ -21,7 +21,7 @@ from latency_fakes import LayerBackend, fake_prices
 from rich.console import Console
 
 from automl.costs.pricing import price
-from automl.orchestration import metrics, ray_session
+from automl.orchestration import metrics, pool, ray_session
 from automl.orchestration.announcing import announced
 from automl.orchestration.dispatcher import DispatcherActor, RemoteEvaluators
 from automl.orchestration.pool import ray_get
@@ -108,8 +108,9 @@ def check_metrics(run: RunDirectory, where: Whereabouts) -> None:
     remote: Any = ray.remote(DispatcherActor)
     evaluator: Any = ray.remote(Evaluator)
     dispatcher = remote.options(num_cpus=0, max_concurrency=100).remote(
-        run.store_file, run.searchers, [SEARCH], [evaluator.remote()], [BUDGET]
+        run.store_file, run.searchers, [SEARCH], [BUDGET]
     )
+    ray_get(dispatcher.exchange.remote([pool.Evaluator(0, "", evaluator.remote())]))
     search = RemoteEvaluators(dispatcher, SEARCH.name, lambda policy: price(GRAPH, policy))
     found = []
     for number, policy in enumerate(POLICIES):

@@ -10,11 +10,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from automl import cli_compare, cli_jobs, cli_supernet, cli_sweep, cli_watch
+from automl import cli_compare, cli_export, cli_jobs, cli_network, cli_supernet, cli_sweep, cli_watch
 from automl.cli_cluster import here, takes_address, takes_copy
+from automl.cli_options import takes_config
 from automl.cli_output import BAD_INPUT, DONE, FAILED, complain, show
 from automl.errors import InputError, TrimtabError
-from automl.listing import LISTS
 from automl.orchestration.address import at_address
 
 if TYPE_CHECKING:
@@ -91,13 +91,13 @@ def _parser() -> _Parser:
         return sub
 
     search = add("search", _search, "search, fine-tune, measure and export, as a config says")
-    _takes_config(search)
+    takes_config(search)
     search.add_argument("--out", type=Path, metavar="DIR", help="run directory (default: runs/<config>-<n>)")
     cli_sweep.takes_parallel(search)
     takes_address(search)
     cli_watch.takes_dashboard(search)
     compress = add("compress", _compress, "apply a given policy to a config's network, and compare it: a run as any")
-    _takes_config(compress)
+    takes_config(compress)
     compress.add_argument("policy", type=Path, help="JSON file, such as best/policy.json of a run")
     compress.add_argument("--out", type=Path, metavar="DIR", help="run directory (default: runs/<policy>-<n>)")
     takes_address(compress)
@@ -107,24 +107,17 @@ def _parser() -> _Parser:
     takes_address(resume)
     resume.add_argument("--dashboard", action="store_true", help=cli_watch.DASHBOARD)
     tune = add("tune", _tune, "tune the options of a search algorithm by Ray Tune, as a config's section `tune` says")
-    _takes_config(tune)
+    takes_config(tune)
     tune.add_argument("--out", type=Path, metavar="DIR", help="its directory (default: runs/<config>-<n>)")
     tune.add_argument("--resume", action="store_true", help="go on with the tuning whose directory stands for CONFIG")
     takes_address(tune)
     supernet = add(
         "supernet", cli_supernet.supernet, "train one network for many devices, and search for each, as a config says"
     )
-    _takes_config(supernet)
+    takes_config(supernet)
     cli_supernet.takes_options(supernet)
     takes_address(supernet)
-    layers = add("layers", _layers, "the layers of a config's network, and what can be pruned; or what hardware takes")
-    _takes_config(layers)
-    layers.add_argument("--backend", metavar="NAME", help="an accelerator: what each layer takes on it, and waits for")
-    layers.add_argument("--policy", type=Path, metavar="FILE", help="of the network compressed as this JSON file says")
-    layers.add_argument("--picture", type=Path, metavar="FILE", help="also draw the layers on its roofline, as SVG")
-    _takes_config(add("profile", _profile, "measure ahead the operators that a latency budget needs"))
-    listing = add("list", _list, "what there is to choose from")
-    listing.add_argument("what", choices=LISTS)
+    cli_network.add_commands(add)
     report = add("report", _report, "write the report of a run again")
     report.add_argument("run", type=Path)
     report.add_argument("--picture", type=Path, metavar="FILE", help="also write its main chart as an SVG file")
@@ -133,38 +126,13 @@ def _parser() -> _Parser:
     )
     compare = add("compare", cli_compare.compare, "search algorithms, ranked over the runs that tried them")
     cli_compare.takes_options(compare)
-    add("export", _export, "export the best policy of a run again").add_argument("run", type=Path)
-    verify = add("verify", _verify, "check an exported network: digests, outputs, accuracy")
-    verify.add_argument("directory", type=Path)
-    verify.add_argument(
-        "--allow-code", action="store_true", help="import a model, data set or metric of the user's that it names"
-    )
-    verify.add_argument(
-        "--data",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        dest="data_args",
-        help="an argument of the data set, such as its path, which an export does not hold",
-    )
+    cli_export.add_commands(add)
     status = add("status", _status, "where a run stands, and its best policy layer by layer")
     status.add_argument("run", type=Path)
     status.add_argument("--json", action="store_true", help="as JSON")
     cli_watch.add_commands(add)
     cli_jobs.add_commands(add)
     return parser
-
-
-def _takes_config(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("config", type=Path, help="YAML file")
-    parser.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="KEY.SUB=VALUE",
-        dest="overrides",
-        help="change a value of the config (may be given several times)",
-    )
 
 
 def _version_or_help(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], int]:
@@ -280,65 +248,6 @@ def _ended(result: "RunResult") -> int:
     return DONE
 
 
-def _layers(options: argparse.Namespace) -> int:
-    from automl.config import load_config
-
-    config = load_config(options.config, [*options.overrides, "search.algorithm=given"])  # which needs no budget
-
-    from automl.configured import untrained_graph
-    from automl.tables import accelerator_table, layer_table, space_line
-    from search_spaces.policy import CompressionPolicy
-
-    graph = untrained_graph(config)
-    compressed = None if options.policy is None else graph.apply(CompressionPolicy.load(options.policy))
-    if options.backend is None:
-        if options.picture is not None:
-            raise InputError("a roofline is an accelerator's; name one by --backend (`trimtab list accelerators`)")
-        show(*layer_table(compressed or graph), *([] if compressed else [space_line(config, graph)]))
-        return DONE
-
-    from automl.costs.accelerator import usage_of
-    from automl.costs.pricing import accelerator_backend
-
-    backend = accelerator_backend(options.backend)
-    usage = usage_of(backend, compressed or graph)
-    show(accelerator_table(usage))
-    if options.picture is not None:
-        from automl.report import write_roofline
-
-        networks = {"compressed" if compressed else "baseline": usage}
-        if compressed and not backend.supports(graph):
-            networks = {"baseline": usage_of(backend, graph), **networks}
-        print(write_roofline(networks, options.picture))
-    return DONE
-
-
-def _profile(options: argparse.Namespace) -> int:
-    from automl.config import load_config
-
-    config = load_config(options.config, options.overrides)
-
-    from automl.costs.profile import profile
-    from automl.progress import Progress
-    from automl.tables import profile_table
-
-    with Progress() as progress:
-        found = profile(config, progress)
-    show(profile_table(found))
-    for refusal in found.refused:
-        complain(str(refusal))
-    return FAILED if found.refused else DONE
-
-
-def _list(options: argparse.Namespace) -> int:
-    from automl.listing import accelerators, entries
-    from automl.tables import accelerators_table, name_table
-
-    listed = options.what == "accelerators"
-    show(accelerators_table(accelerators()) if listed else name_table(options.what, entries(options.what)))
-    return DONE
-
-
 def _report(options: argparse.Namespace) -> int:
     from automl.once_for_all.directory import SupernetDirectory
     from automl.run.directory import RunDirectory
@@ -357,40 +266,6 @@ def _report(options: argparse.Namespace) -> int:
     if options.picture is not None:
         print(write_picture(directory.path, options.picture))
     return DONE
-
-
-def _export(options: argparse.Namespace) -> int:
-    from automl.run.directory import RunDirectory
-
-    cli_supernet.refuse(options.run)
-    cli_sweep.refuse(options.run)
-    directory = RunDirectory.open(options.run)
-
-    from automl.api import export
-
-    print(export(directory))
-    return DONE
-
-
-def _verify(options: argparse.Namespace) -> int:
-    if not options.directory.is_dir():
-        raise InputError(f"{str(options.directory)!r} is no directory of an exported network")
-
-    from automl.export.verify import verify
-
-    data_args = dict(_key_value(text) for text in options.data_args)
-    report = verify(options.directory, allow_code=options.allow_code, data_args=data_args)
-    show(report.table())
-    return DONE if report.ok else FAILED
-
-
-def _key_value(text: str) -> tuple[str, object]:
-    from search_spaces.yaml_text import parse_yaml
-
-    key, equals, value = text.partition("=")
-    if not equals:
-        raise InputError(f"an argument of the data set has the form key=value, got {text!r}")
-    return key, parse_yaml(value, f"--data {text}")
 
 
 def _status(options: argparse.Namespace) -> int:

@@ -5,11 +5,11 @@ import os
 import re
 import secrets
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
+from automl.cli_options import AddCommand, takes_config
 from automl.cli_output import DONE, FAILED, complain, show
 from automl.errors import InputError
 
@@ -18,21 +18,12 @@ if TYPE_CHECKING:
 
 RUNS = "~/trimtab-runs"
 """On the head node, where TRIMTAB_RUNS of whoever submits names no other place."""
-AddCommand = Callable[[str, Callable[[argparse.Namespace], int], str], argparse.ArgumentParser]
 
 
 def add_commands(add: AddCommand) -> None:
     """Add the commands to the parser."""
     submit = add("submit", _submit, "run a config on a Ray cluster, as a job that goes on without this terminal")
-    submit.add_argument("config", type=Path, nargs="?", help="YAML file: of a search, a supernet or a tuning")
-    submit.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="KEY.SUB=VALUE",
-        dest="overrides",
-        help="change a value of the config (may be given several times)",
-    )
+    takes_config(submit, required=False, help="YAML file: of a search, a sweep, a supernet or a tuning")
     submit.add_argument(
         "--resume", metavar="RUN", help="go on with the run of a job, by its name, or with a run directory there"
     )

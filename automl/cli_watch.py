@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from automl import cli_sweep
+from automl.cli_options import AddCommand
 from automl.cli_output import DONE, FAILED, complain, show
 from automl.errors import InputError
 
@@ -20,7 +21,6 @@ DASHBOARD = "start Ray's dashboard with it, on this machine alone (as search.das
 TRIES = 3
 """A file that cannot be read may be about to be replaced; a run that stays unreadable is given up."""
 
-AddCommand = Callable[[str, Callable[[argparse.Namespace], int], str], argparse.ArgumentParser]
 Look = Callable[[], tuple["RenderableType", bool]]
 """What is to be shown now, and whether it is the last."""
 

@@ -8,7 +8,7 @@ timing.
 import json
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,53 +17,12 @@ from typing import Any, Self
 from filelock import FileLock, Timeout
 
 from automl.errors import InputError, TrimtabError
+from automl.run.store_schema import prepare, transaction
 from search_spaces.objective import SHARE_ROUNDING, Evaluation
 from search_spaces.policy import CompressionPolicy
-from search_spaces.versions import require_version
 
-APPLICATION_ID = 0x7472696D  # "trim"
-SCHEMA_VERSION = 2
 LOCK_WAIT_S = 30.0
 """The actor of a driver that was killed may live on for seconds; its successor waits."""
-
-_SEARCHES = """
-CREATE TABLE searches (
-    name TEXT PRIMARY KEY,          -- "<algorithm>-<seed>"
-    algorithm TEXT NOT NULL,
-    seed INTEGER NOT NULL,
-    evaluations INTEGER NOT NULL,   -- how many it is to make
-    finished INTEGER NOT NULL DEFAULT 0,
-    error TEXT                      -- why it stopped early
-) WITHOUT ROWID
-"""
-_EVALUATIONS = """
-CREATE TABLE evaluations (
-    search TEXT NOT NULL REFERENCES searches (name),
-    number INTEGER NOT NULL,        -- of the proposal, from 0
-    digest TEXT NOT NULL,           -- of the policy
-    policy TEXT NOT NULL,           -- JSON
-    accuracy REAL NOT NULL,         -- of the search-validation slice, before fine-tuning
-    reward REAL,                    -- what the searcher made of it; null until it was told
-    divergence REAL,                -- from what the uncompressed network answers, nats; null where not known
-    share REAL NOT NULL,            -- of the validation images
-    images INTEGER NOT NULL,        -- forwarded for it
-    cost TEXT NOT NULL,             -- JSON: metric -> value
-    violation REAL NOT NULL,        -- cost / limit - 1 where above the limit, of the budget that is broken most
-    feasible INTEGER NOT NULL,
-    error TEXT,
-    seconds REAL NOT NULL,
-    thinking_s REAL,                -- that the searcher took to propose it and to learn from it; null until then
-    finished_at TEXT NOT NULL,      -- UTC
-    PRIMARY KEY (search, number)
-) WITHOUT ROWID
-"""
-
-_INDEX = "CREATE INDEX IF NOT EXISTS evaluations_by_digest ON evaluations (digest)"
-
-_SINCE = {"divergence": "NULL", "share": "1.0", "images": "0", "thinking_s": "NULL"}
-"""Columns that schema 1 and, of the last, early stores of schema 2 lack, and what they mean there: all evaluations were
-on all images, of which nobody counted how often."""
-
 
 STOPPED = "no further proposal was worth its evaluation"
 """Why a search ends by itself before its last evaluation (see `automl.searchers.base.Searcher.finished`)."""
@@ -141,7 +100,7 @@ class Store:
                 f"{path.resolve().as_uri()}?mode={mode}", uri=True, timeout=30, check_same_thread=False
             )
             self._connection.isolation_level = None  # transactions are written out below
-            self._prepare(_read_only)
+            prepare(self._connection, path, read_only=_read_only)
         except sqlite3.Error as error:
             raise InputError(f"{str(path)!r} is no store of evaluations: {error}") from None
 
@@ -150,58 +109,8 @@ class Store:
         """Open for reading only, also while a run writes; InputError where the file is none."""
         return cls(path, _read_only=True)
 
-    def _prepare(self, read_only: bool) -> None:
-        application = self._connection.execute("PRAGMA application_id").fetchone()[0]
-        version = self._connection.execute("PRAGMA user_version").fetchone()[0]
-        empty = not self._connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]
-        if empty and not application and not read_only:
-            with self._transaction() as connection:
-                connection.execute(_SEARCHES)
-                connection.execute(_EVALUATIONS)
-                connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-                connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
-        elif application != APPLICATION_ID:
-            raise InputError(f"{str(self._path)!r} is an SQLite file of another program")
-        else:
-            known = range(1, SCHEMA_VERSION + 1)
-            require_version(repr(str(self._path)), version, known, "start a new run", called="schema")
-            self._complete(read_only)
-        if not read_only:
-            self._connection.execute("PRAGMA journal_mode = WAL")  # readers and the writer do not wait for each other
-            self._connection.execute(_INDEX)
-        self._connection.execute("PRAGMA synchronous = FULL")  # a commit is on disk, also after a power cut
-        self._connection.execute("PRAGMA foreign_keys = ON")
-
-    def _complete(self, read_only: bool) -> None:
-        """Give the evaluations of an older store the columns that it lacks: in the file, or for this reader alone."""
-        columns = [name for _, name, *_ in self._connection.execute("PRAGMA table_info(evaluations)")]
-        lacking = {name: value for name, value in _SINCE.items() if name not in columns}
-        if not columns or not lacking:
-            return
-        if read_only:
-            added = ", ".join(f"{value} AS {name}" for name, value in lacking.items())
-            self._connection.execute(f"CREATE TEMP VIEW evaluations AS SELECT *, {added} FROM main.evaluations")
-            return
-        with self._transaction() as connection:  # one, so that a kill leaves the old store or the new one
-            connection.execute("ALTER TABLE evaluations RENAME TO older")
-            connection.execute(_EVALUATIONS)
-            into, taken = ", ".join([*columns, *lacking]), ", ".join([*columns, *lacking.values()])
-            connection.execute(f"INSERT INTO evaluations ({into}) SELECT {taken} FROM older")
-            connection.execute("DROP TABLE older")
-            connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
-
-    @contextmanager
-    def _transaction(self) -> Iterator[sqlite3.Connection]:
-        try:
-            self._connection.execute("BEGIN IMMEDIATE")
-            try:
-                yield self._connection
-            except BaseException:
-                self._connection.execute("ROLLBACK")
-                raise
-            self._connection.execute("COMMIT")
-        except sqlite3.Error as error:
-            raise TrimtabError(f"{str(self._path)!r} cannot be written: {error}") from None
+    def _transaction(self) -> AbstractContextManager[sqlite3.Connection]:
+        return transaction(self._connection, self._path)
 
     def close(self) -> None:
         """Let go of the file; the writer leaves it whole, without a write-ahead log beside it."""

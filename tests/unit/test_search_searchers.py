@@ -102,7 +102,7 @@ def build(name: str = "random", **changes: Any) -> Searcher:
         ("given", {}, "a list of at least one policy"),
         ("given", {"options": {"policies": []}}, "a list of at least one policy"),
         ("given", {"options": {"policy": {}}}, "no option 'policy'; did you mean 'policies'"),
-        ("given", {"options": {"policies": [{"layers": {}}]}}, r"policies\[0\]: this version reads policies of schema"),
+        ("given", {"options": {"policies": [{"layers": {}}]}}, r"policies\[0\]: a policy has schema None"),
         ("given", {"options": {"policies": [{1: date(2020, 1, 1)}]}}, "not JSON serializable"),
         ("given", {"options": written(CompressionPolicy.from_keep({"conv9": 0.5}))}, "'conv9'"),
         ("given", {"options": written(CompressionPolicy({}, "0" * 64))}, "made for another model"),

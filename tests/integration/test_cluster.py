@@ -113,6 +113,7 @@ def _on_two_nodes(folder: Path) -> None:
     cluster.shutdown()
 
 
+@pytest.mark.slow
 def test_what_a_node_took_with_it_is_evaluated_elsewhere_and_not_held_against_it(tmp_path: Path) -> None:
     process = multiprocessing.get_context("spawn").Process(target=_on_two_nodes, args=(tmp_path,))
     process.start()

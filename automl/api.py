@@ -1,7 +1,6 @@
 """Trimtab from Python: the same as the commands."""
 
 import json
-import traceback
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -17,8 +16,8 @@ from automl.loggers import logged, require_loggers
 from automl.orchestration.address import at_address
 from automl.orchestration.ray_session import cpus_of, modules_of, ray_session
 from automl.progress import Progress
-from automl.run.copying import copied
 from automl.run.directory import RunClock, RunDirectory, State, make_importable, next_free, write_atomically
+from automl.run.driving import driving
 from automl.run.known import known_samples
 from automl.run.remote import check_devices, require_devices
 from automl.signals import StopSignal
@@ -295,31 +294,13 @@ def _require_devices(**sections: SearchSection | TrainingSection) -> None:
 
 
 def _drive(directory: RunDirectory, outline: Callable[[], "Problem"], progress: Progress) -> RunResult:
-    """Drive a run to its end, and keep its state true whatever happens."""
+    """Drive a run to its end."""
     config = directory.config()
-    with (
-        directory.drive() as clock,
-        copied(directory, config.storage, clock, progress),
-        logged(directory, config, progress.say),
-        StopSignal() as stop,
-    ):
-        try:
+    try:
+        with driving(directory, progress, config.storage) as (clock, stop), logged(directory, config, progress.say):
             return _stages(directory, outline, progress, clock, stop)
-        except KeyboardInterrupt:
-            clock.set("unfinished", reason="interrupted")
-            raise
-        except Exception as error:
-            if isinstance(error, RunStoppedError) or stop.requested:  # the signal reaches our children, and some fail
-                clock.set("unfinished", reason="stopped")
-                return RunResult(directory.path, {}, "unfinished", "stopped")
-            if isinstance(error, TrimtabError):
-                clock.set("failed", reason=str(error))
-                raise
-            clock.set("failed", reason=f"{type(error).__name__}: {error}")
-            directory.error_log.write_text(traceback.format_exc(), encoding="utf-8")
-            raise TrimtabError(
-                f"unexpected {type(error).__name__}: {error}; {directory.error_log} shows where"
-            ) from error
+    except RunStoppedError:
+        return RunResult(directory.path, {}, "unfinished", "stopped")
 
 
 def _stages(

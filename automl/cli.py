@@ -223,7 +223,7 @@ def _tune(options: argparse.Namespace) -> int:
     with Progress() as progress:
         result = resume_tuning(options.config, progress) if options.resume else tune(config, out, progress)
     if result.stopped:
-        complain(f"the tuning is unfinished; go on with `trimtab tune {result.directory} --resume`")
+        complain(f"the tuning is unfinished; go on with `{TuningDirectory.RESUME.format(result.directory)}`")
         return FAILED
     show(tuning_table(result.trials))
     if result.best is None:

@@ -59,8 +59,8 @@ def refuse(path: Path) -> None:
 
     if SupernetDirectory.is_at(path):
         raise InputError(
-            f"{str(path)!r} is a supernet: `trimtab supernet {path} --resume` goes on with it, and the runs of its "
-            f"devices are in {str(path / 'devices')!r}"
+            f"{str(path)!r} is a supernet: `{SupernetDirectory.RESUME.format(path)}` goes on with it, and the runs "
+            f"of its devices are in {str(path / 'devices')!r}"
         )
 
 
@@ -101,10 +101,10 @@ def _ended(result: "SupernetResult") -> int:
     from automl.once_for_all.directory import SupernetDirectory
     from automl.once_for_all.tables import device_table, predictor_text
 
-    if result.stopped:
-        complain(f"the supernet is unfinished; go on with `trimtab supernet {result.directory} --resume`")
-        return FAILED
     directory = SupernetDirectory(result.directory)
+    if result.stopped:
+        complain(f"the supernet is unfinished; go on with `{directory.resume_command}`")
+        return FAILED
     if result.devices:
         show(device_table(result.devices))
     if (text := predictor_text(directory.predictor())) is not None:

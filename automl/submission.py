@@ -261,9 +261,9 @@ def check_version(version: str) -> None:
 def resuming(run: Path) -> list[str]:
     """On the cluster: the command that goes on with what a directory holds."""
     from automl.once_for_all.directory import SupernetDirectory
+    from automl.run.directory import RunDirectory
+    from automl.tuning.records import TuningDirectory
 
-    if SupernetDirectory.is_at(run):
-        return ["supernet", str(run), "--resume"]
-    if (run / "tuning.json").is_file():
-        return ["tune", str(run), "--resume"]
-    return ["resume", str(run)]
+    kinds = (SupernetDirectory, TuningDirectory)
+    kind: type[RunDirectory] = next((each for each in kinds if each.is_at(run)), RunDirectory)
+    return [part.format(run) for part in kind.RESUME.split()[1:]]

@@ -1,7 +1,6 @@
 """A supernet from its config to a network for every device, and from where it was stopped."""
 
 import shutil
-import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from automl.api import create_run, outlined
 from automl.config import load_config
-from automl.errors import InputError, RunStoppedError, TrimtabError, UnreachableError
+from automl.errors import InputError, RunStoppedError, UnreachableError
 from automl.once_for_all.config import SupernetConfig
 from automl.once_for_all.directory import SupernetDirectory
 from automl.once_for_all.results import DeviceResult, device_results
@@ -18,17 +17,22 @@ from automl.orchestration.address import at_address
 from automl.orchestration.ray_session import cpus_of, modules_of, ray_session
 from automl.predictors.samples import read_samples, write_samples
 from automl.progress import Progress
-from automl.run.copying import copied
-from automl.run.directory import RunClock, RunDirectory, make_importable, next_free, write_atomically, write_json
+from automl.run.directory import (
+    ENDED,
+    RunClock,
+    RunDirectory,
+    make_importable,
+    next_free,
+    write_atomically,
+    write_json,
+)
+from automl.run.driving import driving, show_runs
 from automl.run.processes import drive, fitting
-from automl.run.status import search_overview
 from automl.signals import StopSignal
 
 if TYPE_CHECKING:
     from automl.problem import Problem
     from automl.training import EpochReport
-
-ENDED = ("done", "infeasible")
 
 
 @dataclass(frozen=True)
@@ -122,35 +126,22 @@ def check_devices(config: SupernetConfig, progress: Progress) -> dict[str, str]:
 def _drive(
     directory: SupernetDirectory, problem: "Problem", progress: Progress, parallel: int | None
 ) -> SupernetResult:
-    """Drive a supernet to its end, and keep its state true whatever happens."""
-    storage = directory.config().storage
-    with directory.drive() as clock, copied(directory, storage, clock, progress), StopSignal() as stop:
-        try:
-            _Driver(directory, directory.config(), problem, progress, clock, stop).drive(parallel)
-        except KeyboardInterrupt:
-            clock.set("unfinished", reason="interrupted")
-            raise
-        except Exception as error:
-            if isinstance(error, RunStoppedError) or stop.requested:  # the signal reaches our children, and some fail
-                clock.set("unfinished", reason="stopped")
-                return SupernetResult(directory.path, device_results(directory), stopped=True)
-            clock.set("failed", reason=f"{type(error).__name__}: {error}")
-            if isinstance(error, TrimtabError):
-                raise
-            directory.error_log.write_text(traceback.format_exc(), encoding="utf-8")
-            raise TrimtabError(
-                f"unexpected {type(error).__name__}: {error}; {directory.error_log} shows where"
-            ) from error
-        devices = device_results(directory)
-        if any(each.state not in ENDED for each in devices):
-            clock.set("failed", reason="a device's run failed")
-        else:
-            clock.set("done", "done")
+    """Drive a supernet to its end."""
+    from automl.report.supernet import write_supernet_report
 
-        from automl.report.supernet import write_supernet_report
-
-        write_supernet_report(directory.path)
-        return SupernetResult(directory.path, devices)
+    config = directory.config()
+    try:
+        with driving(directory, progress, config.storage) as (clock, stop):
+            _Driver(directory, config, problem, progress, clock, stop).drive(parallel)
+            devices = device_results(directory)
+            if any(each.state not in ENDED for each in devices):
+                clock.set("failed", reason="a device's run failed")
+            else:
+                clock.set("done", "done")
+            write_supernet_report(directory.path)
+    except RunStoppedError:
+        return SupernetResult(directory.path, device_results(directory), stopped=True)
+    return SupernetResult(directory.path, devices)
 
 
 @dataclass
@@ -267,8 +258,5 @@ class _Driver:
         return run
 
     def _driven(self, runs: Sequence[RunDirectory]) -> None:
-        for run in runs:
-            rows, info = search_overview(run), run.info()
-            done, total = (sum(row[key] for row in rows) for key in ("done", "evaluations"))
-            self.progress.update(f"device {run.path.name}", int(done), total, info.stage)
+        show_runs(runs, self.progress, "device")
         self.clock.beat()

@@ -5,7 +5,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal, Self, TypeVar
+from typing import Any, Literal, TypeVar
 
 from pydantic import TypeAdapter
 
@@ -14,7 +14,6 @@ from automl.errors import InputError
 from automl.once_for_all.config import SupernetConfig
 from automl.run.directory import RunDirectory, write_json
 
-INFO = "supernet.json"
 Stage = Literal["training", "samples", "predictor"]
 Content = TypeVar("Content", list[dict[str, Any]], dict[str, Any], dict[str, float])
 
@@ -22,9 +21,13 @@ Content = TypeVar("Content", list[dict[str, Any]], dict[str, Any], dict[str, flo
 class SupernetDirectory(RunDirectory):
     """The directory of a supernet; its state is kept as that of a run."""
 
+    INFO = "supernet.json"
+    KIND = "supernet"
+    MADE_BY = "trimtab supernet"
+    RESUME = "trimtab supernet {} --resume"
+
     def __init__(self, path: Path) -> None:
         super().__init__(path)
-        self.info_file = path / INFO
         self.baseline_file = path / "supernet.safetensors"
         self.training_file = path / "training.json"
         self.samples_file = path / "samples.json"
@@ -32,18 +35,6 @@ class SupernetDirectory(RunDirectory):
         self.seconds_file = path / "seconds.json"
         self.store_file = path / "samples.sqlite"
         self.devices = path / "devices"
-
-    @staticmethod
-    def is_at(path: Path) -> bool:
-        """Whether a path is the directory of a supernet."""
-        return (path / INFO).is_file()
-
-    @classmethod
-    def open(cls, path: Path) -> Self:
-        """The directory of a supernet that was started; InputError where it is none."""
-        if not cls.is_at(path):
-            raise InputError(f"{str(path)!r} is no supernet: it has no {INFO} (`trimtab supernet CONFIG` makes one)")
-        return super().open(path)
 
     def config(self) -> SupernetConfig:
         """The resolved config that it was started with."""

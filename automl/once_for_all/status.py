@@ -9,20 +9,15 @@ from automl.run.status import search_overview
 
 
 def supernet_status(directory: SupernetDirectory) -> dict[str, Any]:
-    """State, stage, training, samples, predictor and devices, JSON-ready.
-
-    One that says it is running while nobody drives it was killed: it is unfinished.
-    """
-    info = directory.info()
-    state, reason = info.state, info.reason
-    if state == "running" and not directory.driven():
-        state, reason = "unfinished", f"killed; `trimtab supernet {directory.path} --resume` goes on"
+    """State, stage, training, samples, predictor and devices, JSON-ready."""
+    info = directory.standing()
     predictor, samples = directory.predictor(), search_overview(directory)
     return {
         "directory": str(directory.path),
-        "state": state,
+        "state": info.state,
         "stage": info.stage,
-        "reason": reason,
+        "reason": info.reason,
+        "driver": directory.driver_text,
         "wall_s": info.wall_s,
         "created_at": info.created_at,
         "epoch": next(iter(directory.training()[-1:]), None),

@@ -8,6 +8,7 @@ import json
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from hashlib import sha256
 from time import perf_counter
 from typing import Any, Protocol
 
@@ -22,7 +23,8 @@ from search_spaces.objective import SHARE_ROUNDING, Evaluation
 from search_spaces.policy import CompressionPolicy
 from search_spaces.versions import require_version
 
-SNAPSHOT_FORMAT = 3
+SNAPSHOT_FORMAT = 4
+REMEDY = "remove it from the run's directory 'searchers', and the search is repeated from its record"
 FAILURES_IN_A_ROW = 10
 SNAPSHOT_SHARE = 0.005
 """Of its proposals that a search makes between two snapshots at least: snapshots grow, and replaying is quick."""
@@ -163,16 +165,28 @@ def _snapshot(searcher: Searcher, position: Position) -> bytes:
         "searcher": values,
     }
     contiguous = {name: np.ascontiguousarray(array).reshape(array.shape) for name, array in arrays.items()}
-    content: bytes = save(contiguous, {"trimtab": json.dumps(document)})
+    text = json.dumps(document)
+    content: bytes = save(contiguous, {"trimtab": text, "sha256": _checksum(contiguous, text)})
     return content
+
+
+def _checksum(arrays: Mapping[str, np.ndarray[Any, Any]], text: str) -> str:
+    """Of what a snapshot says: a search that went on from a flipped bit would end elsewhere, and never say so."""
+    checksum = sha256(text.encode())
+    for name, array in sorted(arrays.items()):
+        checksum.update(f"{name} {array.dtype} {array.shape}".encode() + array.tobytes())
+    return checksum.hexdigest()
 
 
 def _restore(searcher: Searcher, snapshot: bytes) -> Position:
     arrays, document = read_snapshot(snapshot)
-    searcher.restore(arrays, document["searcher"])
-    policies = [CompressionPolicy.from_json(text) for text in document["pending"]]
-    pending = deque(zip(policies, map(float, document["shares"]), strict=True))
-    return Position(int(document["asked"]), int(document["told"]), float(document["spent"]), pending)
+    try:
+        searcher.restore(arrays, document["searcher"])
+        policies = [CompressionPolicy.from_json(text) for text in document["pending"]]
+        pending = deque(zip(policies, map(float, document["shares"]), strict=True))
+        return Position(int(document["asked"]), int(document["told"]), float(document["spent"]), pending)
+    except (ValueError, LookupError, TypeError, AttributeError, RuntimeError) as error:
+        raise InputError(f"the snapshot of a searcher does not fit this search: {error!r}; {REMEDY}") from None
 
 
 def read_snapshot(snapshot: bytes) -> tuple[dict[str, np.ndarray[Any, Any]], dict[str, Any]]:
@@ -184,10 +198,12 @@ def read_snapshot(snapshot: bytes) -> tuple[dict[str, np.ndarray[Any, Any]], dic
     try:
         arrays = load(snapshot)
         header_length = int.from_bytes(snapshot[:8], "little")
-        document = json.loads(json.loads(snapshot[8 : 8 + header_length])["__metadata__"]["trimtab"])
+        metadata = json.loads(snapshot[8 : 8 + header_length])["__metadata__"]
+        document = json.loads(metadata["trimtab"])
         known = document["format"]
     except (SafetensorError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise InputError(f"the snapshot of a searcher is damaged: {error}") from None
-    remedy = "remove it from the run's directory 'searchers', and the search is repeated from its record"
-    require_version("the snapshot of a searcher", known, [SNAPSHOT_FORMAT], remedy, called="format")
+        raise InputError(f"the snapshot of a searcher is damaged: {error}; {REMEDY}") from None
+    require_version("the snapshot of a searcher", known, [SNAPSHOT_FORMAT], REMEDY, called="format")
+    if metadata.get("sha256") != _checksum(arrays, metadata["trimtab"]):
+        raise InputError(f"the snapshot of a searcher is damaged: its checksum is that of other content; {REMEDY}")
     return arrays, document

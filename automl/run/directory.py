@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Literal, Self, get_args
+from typing import Any, ClassVar, Literal, Self, get_args
 
 from automl.config import Config, load_config
 from automl.errors import InputError
@@ -22,6 +22,9 @@ FORMAT = 1
 State = Literal["running", "unfinished", "failed", "infeasible", "done"]
 """running: someone drives it (or died); unfinished: stopped, to be resumed; failed: ended by an error;
 infeasible: searched to the end without a policy within the budget; done."""
+
+ENDED = ("done", "infeasible")
+"""States that are not gone on from."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,12 +53,24 @@ class RunInfo:
 
 
 class RunDirectory:
-    """Paths and state of one run. `create` makes a new one, `open` takes one that exists."""
+    """Paths and state of one run. `create` makes a new one, `open` takes one that exists.
+
+    Attributes:
+        INFO: name of the file that makes a directory one of this kind.
+        KIND: what it is, for people.
+        MADE_BY: the command that makes one.
+        RESUME: the command that goes on with it.
+    """
+
+    INFO: ClassVar = "run.json"
+    KIND: ClassVar = "run directory"
+    MADE_BY: ClassVar = "trimtab search"
+    RESUME: ClassVar = "trimtab resume {}"
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.config_file = path / "config.yaml"
-        self.info_file = path / "run.json"
+        self.info_file = path / self.INFO
         self.baseline_file = path / "baseline.safetensors"
         self.store_file = path / "trials.sqlite"
         self.searchers = path / "searchers"
@@ -121,12 +136,17 @@ class RunDirectory:
         raise InputError(f"{str(path)!r} exists and is not empty; choose another --out")
 
     @classmethod
+    def is_at(cls, path: Path) -> bool:
+        """Whether a path is a directory of this kind."""
+        return (path / cls.INFO).is_file()
+
+    @classmethod
     def open(cls, path: Path) -> Self:
-        """A run directory that exists; InputError where it is none."""
+        """A directory of this kind that exists; InputError where it is none."""
         directory = cls(path)
         directory.info()
         if not directory.config_file.is_file():
-            raise InputError(f"{str(path)!r} is no run directory: it has no config.yaml")
+            raise InputError(f"{str(path)!r} is no {cls.KIND}: it has no config.yaml")
         return directory
 
     def config(self) -> Config:
@@ -147,10 +167,10 @@ class RunDirectory:
             values = json.loads(self.info_file.read_bytes())
         except FileNotFoundError:
             raise InputError(
-                f"{str(self.path)!r} is no run directory: it has no run.json (`trimtab search` makes one)"
+                f"{str(self.path)!r} is no {self.KIND}: it has no {self.INFO} (`{self.MADE_BY}` makes one)"
             ) from None
         except OSError as error:
-            raise InputError(f"{str(self.path)!r} is no run directory: {error.strerror}") from None
+            raise InputError(f"{str(self.path)!r} is no {self.KIND}: {error.strerror}") from None
         except (ValueError, RecursionError) as error:
             raise InputError(f"{str(self.info_file)!r} is damaged: {error}") from None
         found = values.get("format") if isinstance(values, dict) else None
@@ -176,6 +196,24 @@ class RunDirectory:
     def write_info(self, info: RunInfo) -> None:
         """Replace `run.json`, atomically."""
         write_json(self.info_file, asdict(info))
+
+    @property
+    def resume_command(self) -> str:
+        """What goes on with it."""
+        return self.RESUME.format(self.path)
+
+    def standing(self) -> RunInfo:
+        """As `info`, but what says that it is running while nobody drives it was killed: it is unfinished."""
+        info = self.info()
+        if info.state == "running" and not self.driven():
+            return replace(info, state="unfinished", reason=f"killed; `{self.resume_command}` goes on")
+        return info
+
+    @property
+    def driver_text(self) -> str | None:
+        """Who drives it, for people; None where nobody does."""
+        holder = self.driver.holder
+        return None if holder is None else holder.text
 
     def driven(self) -> bool:
         """Whether some process drives the run at this moment."""

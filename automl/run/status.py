@@ -9,20 +9,14 @@ from automl.run.store import Store
 
 
 def run_status(directory: RunDirectory) -> dict[str, Any]:
-    """State, stage, searches and finalists of a run, JSON-ready.
-
-    A run that says it is running while nobody drives it was killed: it is unfinished.
-    """
-    info = directory.info()
-    state, reason = info.state, info.reason
-    if state == "running" and not directory.driven():
-        state, reason = "unfinished", f"killed; `trimtab resume {directory.path}` goes on"
+    """State, stage, searches and finalists of a run, JSON-ready."""
+    info = directory.standing()
     return {
         "directory": str(directory.path),
-        "state": state,
+        "state": info.state,
         "stage": info.stage,
-        "reason": reason,
-        "driver": None if (holder := directory.driver.holder) is None else holder.text,
+        "reason": info.reason,
+        "driver": directory.driver_text,
         "wall_s": info.wall_s,
         "created_at": info.created_at,
         "budgets": _budgets(directory),

@@ -1,24 +1,21 @@
 """A sweep from its config to the runs of all its cells, and from where it was stopped."""
 
-import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from automl.api import create_run, outlined
-from automl.errors import InputError, RunStoppedError, TrimtabError, UnreachableError
+from automl.errors import InputError, RunStoppedError, UnreachableError
 from automl.orchestration.address import at_address
 from automl.progress import Progress
-from automl.run.directory import RunClock, RunDirectory, make_importable, next_free
+from automl.run.directory import ENDED, RunClock, RunDirectory, make_importable, next_free
+from automl.run.driving import driving, show_runs
 from automl.run.processes import drive, fitting
-from automl.run.status import search_overview
 from automl.signals import StopSignal
 from automl.sweeps.config import Cell, Sweep, load_sweep
 from automl.sweeps.directory import SweepDirectory
 from automl.sweeps.results import CellResult, cell_results
-
-ENDED = ("done", "infeasible")
 
 
 @dataclass(frozen=True)
@@ -122,34 +119,21 @@ def _why_unreachable(cell: Cell, progress: Progress) -> str | None:
 
 
 def _drive(directory: SweepDirectory, progress: Progress, parallel: int | None) -> SweepResult:
-    """Drive a sweep to its end, and keep its state true whatever happens."""
-    with directory.drive() as clock, StopSignal() as stop:
-        try:
+    """Drive a sweep to its end."""
+    from automl.report.sweep import write_sweep_report
+
+    try:
+        with driving(directory, progress) as (clock, stop):
             _run_cells(directory, progress, parallel, clock, stop)
-        except KeyboardInterrupt:
-            clock.set("unfinished", reason="interrupted")
-            raise
-        except RunStoppedError:
-            clock.set("unfinished", reason="stopped")
-            return SweepResult(directory.path, cell_results(directory), stopped=True)
-        except Exception as error:
-            clock.set("failed", reason=f"{type(error).__name__}: {error}")
-            if isinstance(error, TrimtabError):
-                raise
-            directory.error_log.write_text(traceback.format_exc(), encoding="utf-8")
-            raise TrimtabError(
-                f"unexpected {type(error).__name__}: {error}; {directory.error_log} shows where"
-            ) from error
-        cells = cell_results(directory)
-        if failed := [cell.name for cell in cells if cell.state not in ENDED]:
-            clock.set("failed", reason=f"{len(failed)} of {len(cells)} cells did not come to their end")
-        else:
-            clock.set("done", "done")
-
-        from automl.report.sweep import write_sweep_report
-
-        write_sweep_report(directory.path)
-        return SweepResult(directory.path, cells)
+            cells = cell_results(directory)
+            if failed := [cell.name for cell in cells if cell.state not in ENDED]:
+                clock.set("failed", reason=f"{len(failed)} of {len(cells)} cells did not come to their end")
+            else:
+                clock.set("done", "done")
+            write_sweep_report(directory.path)
+    except RunStoppedError:
+        return SweepResult(directory.path, cell_results(directory), stopped=True)
+    return SweepResult(directory.path, cells)
 
 
 def _run_cells(
@@ -165,10 +149,7 @@ def _run_cells(
     stop.check()
 
     def watch(running: Sequence[RunDirectory]) -> None:
-        for run in running:
-            rows, info = search_overview(run), run.info()
-            done, total = (sum(row[key] for row in rows) for key in ("done", "evaluations"))
-            progress.update(run.path.name, int(done), total, info.stage)
+        show_runs(running, progress)
         clock.beat()
 
     drive(runs, parallel or fitting(run.config() for run in runs), stop, watch)

@@ -3,35 +3,21 @@
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Self
 
 from automl.errors import InputError
 from automl.run.directory import RunDirectory, write_json
 from automl.sweeps.config import Sweep
 
-INFO = "sweep.json"
-CELLS = "cells.json"
-
 
 class SweepDirectory(RunDirectory):
     """The directory of a sweep; its state is kept as that of a run. `config.yaml` is what was asked for."""
 
+    INFO = "sweep.json"
+    KIND = "sweep"
+
     def __init__(self, path: Path) -> None:
         super().__init__(path)
-        self.info_file = path / INFO
-        self.cells_file = path / CELLS
-
-    @staticmethod
-    def is_at(path: Path) -> bool:
-        """Whether a path is the directory of a sweep."""
-        return (path / INFO).is_file()
-
-    @classmethod
-    def open(cls, path: Path) -> Self:
-        """The directory of a sweep that was started; InputError where it is none."""
-        if not cls.is_at(path):
-            raise InputError(f"{str(path)!r} is no sweep: it has no {INFO} (`trimtab search` makes one)")
-        return super().open(path)
+        self.cells_file = path / "cells.json"
 
     def begin(self, sweep: Sweep) -> None:
         """Note what the sweep is. The directories of its cells are there, so from now on it can be resumed.

@@ -74,19 +74,13 @@ def _result(name: str, values: Mapping[str, str], run: RunDirectory) -> CellResu
 
 
 def sweep_status(directory: SweepDirectory) -> dict[str, Any]:
-    """State, counts of cells by state, and every cell, JSON-ready.
-
-    A sweep that says it is running while nobody drives it was killed: it is unfinished.
-    """
-    info, cells = directory.info(), cell_results(directory)
-    state, reason = info.state, info.reason
-    if state == "running" and not directory.driven():
-        state, reason = "unfinished", f"killed; `trimtab resume {directory.path}` goes on"
+    """State, counts of cells by state, and every cell, JSON-ready."""
+    info, cells = directory.standing(), cell_results(directory)
     return {
         "directory": str(directory.path),
-        "state": state,
-        "reason": reason,
-        "driver": None if (holder := directory.driver.holder) is None else holder.text,
+        "state": info.state,
+        "reason": info.reason,
+        "driver": directory.driver_text,
         "wall_s": info.wall_s,
         "created_at": info.created_at,
         "states": dict(Counter(cell.state for cell in cells)),

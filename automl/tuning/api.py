@@ -1,18 +1,17 @@
 """A tuning from its config to its result, and from where it was stopped."""
 
-import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from automl.errors import InputError, RunStoppedError, TrimtabError
+from automl.errors import InputError, RunStoppedError
 from automl.orchestration.ray_session import cpus_of, modules_of, ray_session
 from automl.orchestration.searches import make_search, wants_prior
 from automl.problem import Problem
 from automl.progress import Progress
-from automl.run.copying import copied
 from automl.run.directory import RunClock, make_importable, write_atomically
+from automl.run.driving import driving
 from automl.run.store import SearchRow
 from automl.searchers.base import Searcher
 from automl.signals import StopSignal
@@ -99,31 +98,18 @@ def check_options(config: TuningConfig, problem: Problem) -> None:
 
 
 def _drive(directory: TuningDirectory, problem: Problem, progress: Progress) -> TuningResult:
-    """Drive a tuning to its end, and keep its state true whatever happens."""
-    storage = directory.config().storage
-    with directory.drive() as clock, copied(directory, storage, clock, progress), StopSignal() as stop:
-        try:
+    """Drive a tuning to its end."""
+    best = None
+    try:
+        with driving(directory, progress, directory.config().storage) as (clock, stop):
             trials = ranked(_trials(directory, problem, progress, clock, stop))
-        except KeyboardInterrupt:
-            clock.set("unfinished", reason="interrupted")
-            raise
-        except Exception as error:
-            if isinstance(error, RunStoppedError) or stop.requested:  # the signal reaches our children, and some fail
-                clock.set("unfinished", reason="stopped")
-                return TuningResult(directory.path, ranked(directory.records()), None, stopped=True)
-            clock.set("failed", reason=f"{type(error).__name__}: {error}")
-            if isinstance(error, TrimtabError):
-                raise
-            directory.error_log.write_text(traceback.format_exc(), encoding="utf-8")
-            raise TrimtabError(
-                f"unexpected {type(error).__name__}: {error}; {directory.error_log} shows where"
-            ) from error
-        best = None
-        if trials:
-            best = directory.best_file
-            write_atomically(best, directory.config().of_search(trials[0].options).to_yaml().encode())
-        clock.set("done", "done")
-        return TuningResult(directory.path, trials, best)
+            if trials:
+                best = directory.best_file
+                write_atomically(best, directory.config().of_search(trials[0].options).to_yaml().encode())
+            clock.set("done", "done")
+    except RunStoppedError:
+        return TuningResult(directory.path, ranked(directory.records()), None, stopped=True)
+    return TuningResult(directory.path, trials, best)
 
 
 def _trials(

@@ -73,18 +73,15 @@ class TrialRecord:
 class TuningDirectory(RunDirectory):
     """The directory of a tuning; its state is kept as that of a run."""
 
+    INFO = "tuning.json"
+    KIND = "tuning"
+    MADE_BY = "trimtab tune"
+    RESUME = "trimtab tune {} --resume"
+
     def __init__(self, path: Path) -> None:
         super().__init__(path)
-        self.info_file = path / "tuning.json"
         self.trials = path / "trials"
         self.best_file = path / "best.yaml"
-
-    @classmethod
-    def open(cls, path: Path) -> Self:
-        """The directory of a tuning that was started; InputError where it is none."""
-        if not (path / "tuning.json").is_file():
-            raise InputError(f"{str(path)!r} is no tuning: it has no tuning.json (`trimtab tune CONFIG` makes one)")
-        return super().open(path)
 
     def config(self) -> TuningConfig:
         """The resolved config that the tuning was started with."""

@@ -179,6 +179,24 @@ def test_a_damaged_snapshot_is_refused_in_one_line() -> None:
         assert "\n" not in str(refusal.value)
 
 
+def test_a_flipped_bit_in_a_snapshot_is_refused() -> None:
+    """Wherever it is: a search must not go on from what it never was."""
+    record = run("ddpg", Record(), evaluations=6)
+    assert record.snapshot is not None
+    read_snapshot(record.snapshot)
+    for place in range(8, len(record.snapshot), 97):
+        flipped = bytearray(record.snapshot)
+        flipped[place] ^= 1
+        with pytest.raises(InputError, match="the snapshot of a searcher"):
+            read_snapshot(bytes(flipped))
+
+
+def test_a_snapshot_of_another_searcher_is_refused() -> None:
+    record = run("random", Record())
+    with pytest.raises(InputError, match="does not fit this search"):
+        run("evolution", record)
+
+
 class Unpriced(Searcher):
     """A searcher whose proposal cannot be priced, half way through it: its generator has moved on by then."""
 

@@ -130,6 +130,13 @@ def _parser() -> _Parser:
     status = add("status", _status, "where a run stands, and its best policy layer by layer")
     status.add_argument("run", type=Path)
     status.add_argument("--json", action="store_true", help="as JSON")
+    status.add_argument(
+        "--front",
+        nargs="?",
+        const="",
+        metavar="METRIC",
+        help="instead, what no cheaper policy is as accurate as; with --json the policies, too (default: the budget's)",
+    )
     cli_watch.add_commands(add)
     cli_jobs.add_commands(add)
     return parser
@@ -274,6 +281,8 @@ def _status(options: argparse.Namespace) -> int:
     from automl.run.explanation import Explanation
     from automl.run.status import run_status
 
+    if options.front is not None:
+        return _front(options)
     if SupernetDirectory.is_at(options.run):
         return cli_supernet.status(options.run, options.json)
     if cli_sweep.is_sweep(options.run):
@@ -288,4 +297,21 @@ def _status(options: argparse.Namespace) -> int:
 
     explanation = Explanation.read(directory.explanation_file)
     show(*status_table(status), *([] if explanation is None else [explanation_table(explanation)]))
+    return DONE
+
+
+def _front(options: argparse.Namespace) -> int:
+    from automl.run.directory import RunDirectory
+    from automl.run.status import run_front
+
+    cli_supernet.refuse(options.run)
+    cli_sweep.refuse(options.run)
+    front = run_front(RunDirectory.open(options.run), options.front or None)
+    if options.json:
+        print(json.dumps(front, indent=2))
+        return DONE
+
+    from automl.tables import front_table
+
+    show(front_table(front))
     return DONE

@@ -217,6 +217,21 @@ def status_table(status: Mapping[str, Any]) -> list[Table]:
     return [table]
 
 
+def front_table(front: Sequence[Mapping[str, Any]]) -> Table:
+    """The front of a run, see `automl.run.status.run_front`."""
+    metrics = list(front[0]["cost"]) if front else []
+    table = Table(title=f"{len(front)} policies that no cheaper one is as accurate as, before fine-tuning")
+    for title in ("accuracy", *metrics, "number"):
+        table.add_column(title, justify="right")
+    table.add_column("search", overflow="fold")
+    table.add_column("within budget")
+    for each in front:
+        costs = (amount(metric, each["cost"][metric]) for metric in metrics)
+        within = "yes" if each["feasible"] else "no"
+        table.add_row(f"{each['accuracy']:.4f}", *costs, str(each["number"]), Text(each["search"]), within)
+    return table
+
+
 def explanation_table(explanation: "Explanation") -> Table:
     """What the best policy does to each layer, what that loses alone, and what the layer takes of the budgets."""
     from automl.run.explanation import in_words

@@ -9,6 +9,7 @@ from typing import Any
 import ray
 from ray import tune
 from ray.exceptions import RayError
+from ray.tune.trainable import wrap_function
 from ray.util.placement_group import NODE_ID_LABEL_KEY
 
 from automl.errors import RunStoppedError, TrimtabError
@@ -22,10 +23,19 @@ SEARCHER_BYTES = 64 * 2**20
 """Memory that Ray sets aside for a searcher. It takes no CPU slot: those belong to the evaluators."""
 
 
-def searcher_resources() -> tune.PlacementGroupFactory:
-    """What Ray sets aside for a searcher: on the driver's node, whose directories it works in."""
+def trainable(run: Callable[..., None], **given: Any) -> type[tune.Trainable]:
+    """What Tune makes processes of: they run on the driver's node, whose directories they work in, as `Search`.
+
+    Args:
+        run: a search, called with what Tune gives a trial and then with what is given here.
+        given: the same for all trials.
+    """
+    made = tune.with_parameters(run, **given)
     here = [{NODE_ID_LABEL_KEY: this_node()}]
-    return tune.PlacementGroupFactory([{"memory": SEARCHER_BYTES}], bundle_label_selector=here)
+    resources = tune.PlacementGroupFactory([{"memory": SEARCHER_BYTES}], bundle_label_selector=here)
+    search = wrap_function(tune.with_resources(made, resources))
+    search.__name__ = search.__qualname__ = "Search"  # what the dashboard and `ps` call it
+    return search
 
 
 def searches_at_once(evaluators: int | str) -> int:

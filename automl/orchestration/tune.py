@@ -17,7 +17,7 @@ from ray.exceptions import RayError
 from automl.errors import TrimtabError
 from automl.orchestration.crew import Crew, serving
 from automl.orchestration.dispatcher import DispatcherActor, SearchProgress
-from automl.orchestration.fitting import POLL_S, fit, searcher_resources, searches_at_once
+from automl.orchestration.fitting import POLL_S, fit, searches_at_once, trainable
 from automl.orchestration.placement import free_name, on_this_node
 from automl.orchestration.pool import ray_get
 from automl.orchestration.transfer import initial_agent
@@ -103,7 +103,7 @@ def _run_trials(
 ) -> None:
     how = problem.config.search
     by_name = {search.name: search for search in todo}
-    trial = tune.with_parameters(
+    search = trainable(
         run_trial,
         searches=by_name,
         config=problem.config,
@@ -117,7 +117,7 @@ def _run_trials(
     )
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # errors are raised below, in one line
     tuner = tune.Tuner(
-        tune.with_resources(trial, searcher_resources()),
+        search,
         param_space={"search": tune.grid_search(list(by_name))},
         tune_config=tune.TuneConfig(max_concurrent_trials=searches_at_once(how.evaluators)),
         run_config=tune.RunConfig(

@@ -16,7 +16,7 @@ from ray.tune.schedulers import ASHAScheduler, PopulationBasedTraining, TrialSch
 
 from automl.costs.pricing import price, pricing_backend
 from automl.errors import RunStoppedError
-from automl.orchestration.fitting import fit, searcher_resources, searches_at_once
+from automl.orchestration.fitting import fit, searches_at_once, trainable
 from automl.orchestration.pool import ray_get
 from automl.orchestration.search_loop import SearchFailedError, run_search
 from automl.orchestration.searches import make_search
@@ -72,7 +72,7 @@ def run_tuning(
     ended = [each for each in records if each.state != "running" and each.reports and how.scheduler == "asha"]
     joining = [*ended, *(each for each in records if each.state == "running")]
     watch = _Watch(directory, stop, records)
-    trial = tune.with_parameters(
+    search = trainable(
         run_trial,
         config=config,
         space=problem.space,
@@ -82,7 +82,7 @@ def run_tuning(
     )
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # errors are raised below, in one line
     tuner = tune.Tuner(
-        tune.with_resources(trial, searcher_resources()),
+        search,
         param_space={"start": tune.grid_search([{"name": each.name, "options": each.options} for each in joining])},
         tune_config=tune.TuneConfig(
             metric=SCORE,

@@ -1,5 +1,6 @@
 """Training a supernet: all its sub-networks at once, by random ones in every step."""
 
+import gc
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -123,10 +124,12 @@ def train_supernet(
     device = torch_device(options.device)
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         supernet.to(device).train()
+        gc.freeze()  # every step makes a graph, whose modules would have the collector go through all of torch: a fifth
         try:
             training = _Training(supernet, teacher, data, options, schedule, device, shard)
             _run(training, rank, metric, state, on_epoch)
         finally:
+            gc.unfreeze()
             supernet.cpu().eval()
     _recalibrate(supernet, _calibration(data, options))
 

@@ -17,6 +17,7 @@ from automl.run.directory import RunDirectory
 from automl.testing.runs import make_run
 from search_spaces.factorisations import FACTORISATIONS
 from search_spaces.number_formats import SCHEMES
+from search_spaces.policy import CompressionPolicy
 from search_spaces.sparsity import PATTERNS
 
 BASE: dict[str, Any] = {
@@ -320,6 +321,20 @@ def test_status_as_json_and_as_text(capsys: pytest.CaptureFixture[str]) -> None:
     assert [search["name"] for search in status["searches"]] == ["ddpg-0", "random-0", "uniform"]
     assert main(["status", "run"]) == 0
     assert "ddpg-0" in capsys.readouterr().out
+
+
+def test_the_front_of_a_run_as_json_and_as_text(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["status", "run", "--front", "--json"]) == 0
+    front = json.loads(capsys.readouterr().out)
+    costs, accuracies = ([each["cost"]["macs"] for each in front], [each["accuracy"] for each in front])
+    assert len(front) >= 1
+    assert costs == sorted(costs)
+    assert accuracies == sorted(accuracies)
+    assert CompressionPolicy.from_json(json.dumps(front[0]["policy"])) is not None
+    assert main(["status", "run", "--front", "macs"]) == 0
+    assert front[-1]["search"] in capsys.readouterr().out
+    assert main(["status", "run", "--front", "energy_j"]) == 2
+    refused(capsys, "no evaluation was priced in 'energy_j'; this run knows")
 
 
 def test_no_command_shows_help_and_the_version_is_told(capsys: pytest.CaptureFixture[str]) -> None:

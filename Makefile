@@ -6,7 +6,7 @@ PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check 
 RUN ?= runs/demo
 export MPLBACKEND := Agg
 
-.PHONY: demo test test-slow lint types layers aarch64 clean
+.PHONY: demo test test-slow test-kills lint types layers aarch64 clean
 
 # A demo that was interrupted goes on where it was.
 demo: $(VENV)/.demo
@@ -19,6 +19,10 @@ test: $(VENV)/.dev
 
 test-slow: $(VENV)/.dev
 	$(BIN)/python -m pytest -m slow
+
+# Everything of a run killed, two times for each search algorithm: about an hour.
+test-kills: $(VENV)/.dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "slow or not slow" tests/integration/test_kills.py
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -264,7 +264,7 @@ class Problem:
 
         train: Callable[..., None] = train_supernet
         if section.workers > 1:
-            from automl.orchestration.supernet import train_in_parallel as train  # Ray reads its environment then
+            from automl.orchestration.supernet import train_in_parallel as train
         supernet = train_to_file(
             self._supernet_file(section),
             *(self.network, self.model, self.space, self.data, section, rank),

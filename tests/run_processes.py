@@ -7,7 +7,7 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,19 +17,26 @@ import psutil
 PATIENCE_S = 300
 
 
-def start(home: Path, *arguments: str, folder: Path | None = None) -> subprocess.Popen[str]:
-    """Start the command in a folder, by default that of its home."""
-    environment = {
+def start(
+    home: Path,
+    *arguments: str,
+    folder: Path | None = None,
+    within: Sequence[str] = (),
+    environment: Mapping[str, str] | None = None,
+) -> subprocess.Popen[str]:
+    """Start the command in a folder, by default that of its home, by another command and with more variables."""
+    variables = {
         **os.environ,
         "TRIMTAB_CACHE": str(home / "cache"),
         "HOME": str(home),
         "PYTHONPATH": str(Path(__file__).parents[1]),
         "OMP_NUM_THREADS": "1",
+        **(environment or {}),
     }
     return subprocess.Popen(
-        [sys.executable, "-m", "automl", *arguments],
+        [*within, sys.executable, "-m", "automl", *arguments],
         cwd=folder or home,
-        env=environment,
+        env=variables,
         text=True,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -37,9 +44,9 @@ def start(home: Path, *arguments: str, folder: Path | None = None) -> subprocess
     )
 
 
-def trimtab(home: Path, *arguments: str) -> tuple[int, str, str]:
-    """Exit code, output and errors of the command."""
-    process = start(home, *arguments)
+def trimtab(home: Path, *arguments: str, **how: Any) -> tuple[int, str, str]:
+    """Exit code, output and errors of the command; see `start`."""
+    process = start(home, *arguments, **how)
     out, err = process.communicate(timeout=PATIENCE_S)
     return process.returncode, out, err
 
@@ -58,6 +65,18 @@ def alive(process: psutil.Process) -> bool:
         return bool(process.status() != psutil.STATUS_ZOMBIE)
     except psutil.NoSuchProcess:
         return False
+
+
+def listening(process: psutil.Process) -> set[str]:
+    """Addresses that a process and its children accept connections at."""
+    found = set()
+    for member in (process, *process.children(recursive=True)):
+        try:
+            connections = member.net_connections("tcp")
+        except (psutil.NoSuchProcess, psutil.AccessDenied):
+            continue
+        found |= {each.laddr.ip for each in connections if each.status == psutil.CONN_LISTEN}
+    return found
 
 
 @contextmanager

@@ -114,13 +114,16 @@ def ray_session(cpus: int, *, dashboard: bool = False, modules: str | None = Non
 def _start(cpus: int, folder: Path, dashboard: bool) -> None:
     import ray
     import torch
+    from ray._private import ray_constants
 
+    # Where Ray was imported before our environment was set, it would take 127.0.0.1 for any address of this machine.
+    ray_constants.ENABLE_RAY_CLUSTER = False
     try:
         ray.init(
             address=LOCAL,
             num_cpus=cpus,
             num_gpus=torch.cuda.device_count(),  # as the evaluators count them
-            _node_ip_address="127.0.0.1",  # said here too: the variable counts only before Ray is first imported
+            _node_ip_address="127.0.0.1",
             include_dashboard=dashboard,
             object_store_memory=OBJECT_STORE_BYTES,
             _temp_dir=str(folder),

@@ -1,16 +1,21 @@
 """Training a supernet on several processes at once, by Ray Train: each sees a part of the images of every step."""
 
 import logging
+import os
+import socket
 import tempfile
 import threading
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from secrets import token_hex
 from typing import Any
 
 import ray
+import torch
 from ray import train
 from ray.exceptions import RayError
+from ray.train.backend import Backend
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
 from torch import nn
 
@@ -21,6 +26,7 @@ from automl.configured import example_input
 from automl.data.bundle import DataBundle
 from automl.errors import TrimtabError
 from automl.metrics import Metric, accuracy
+from automl.orchestration.address import cluster_address
 from automl.orchestration.fitting import POLL_S, STOP_S
 from automl.orchestration.placement import free_name, on_this_node
 from automl.orchestration.pool import last_line
@@ -64,10 +70,18 @@ def train_in_parallel(
             None if state.path is None else state.path.resolve(), state.about
         )
         cuda = section.training.device != "cpu"
+        backend, local = "nccl" if cuda else "gloo", cluster_address() is None
+        meeting = scratch / f"meeting-{token_hex(4)}" if local else None
         trainer = TorchTrainer(
             _work,
-            train_loop_config={"parts": [parts], "keeper": keeper, "about": state.about},
-            torch_config=TorchConfig(backend="nccl" if cuda else "gloo"),
+            train_loop_config={
+                "parts": [parts],
+                "keeper": keeper,
+                "about": state.about,
+                "backend": backend,
+                "meeting": meeting,
+            },
+            torch_config=_Alone(backend) if local else TorchConfig(backend),
             scaling_config=train.ScalingConfig(num_workers=section.workers, use_gpu=cuda),
             run_config=train.RunConfig(name="supernet", storage_path=str(scratch)),
         )
@@ -127,6 +141,35 @@ class _Keeper:
         self._stopped = True
 
 
+class _Alone(TorchConfig):
+    """Leaves it to the processes to find each other."""
+
+    @property
+    def backend_cls(self) -> type[Backend]:
+        """That does nothing."""
+        return Backend
+
+
+@contextmanager
+def _group(shard: Shard, backend: str, meeting: Path | None) -> Iterator[None]:
+    """The processes as a group of torch's. Ray made it where they do not meet at a file.
+
+    On one machine they do: where torch has processes meet, it listens at every interface.
+    """
+    if meeting is None:
+        yield
+        return
+    loopback = next(name for _, name in socket.if_nameindex() if name.startswith("lo"))
+    os.environ |= {"GLOO_SOCKET_IFNAME": loopback, "NCCL_SOCKET_IFNAME": loopback}
+    torch.distributed.init_process_group(
+        backend, init_method=f"file://{meeting}", rank=shard.rank, world_size=shard.count
+    )
+    try:
+        yield
+    finally:
+        torch.distributed.destroy_process_group()
+
+
 def _work(given: Mapping[str, Any]) -> None:
     """What one of the processes does."""
     context = train.get_context()
@@ -138,7 +181,7 @@ def _work(given: Mapping[str, Any]) -> None:
     supernet.load_state_dict(tensors)
     keeper = given["keeper"]
     training = section.training.model_copy(update={"device": str(get_device())})
-    with tempfile.TemporaryDirectory() as folder:
+    with _group(shard, given["backend"], given["meeting"]), tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "state.pt"
         state = TrainingState(_written(path, ray.get(keeper.read.remote())), given["about"])
 

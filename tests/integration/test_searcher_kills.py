@@ -1,7 +1,7 @@
 """Every search algorithm, killed for real at random moments: what it leaves in the end is what it leaves undisturbed.
 
 Each search has a process, forked from one that has imported everything, in which the loop and the dispatcher work as in
-a run; only Ray is left out, and an evaluation is arithmetic. test_searcher_runs.py kills whole runs, and is slow.
+a run; only Ray is left out, and an evaluation is arithmetic. test_kills.py kills whole runs.
 """
 
 import asyncio

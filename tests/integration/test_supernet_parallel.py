@@ -3,8 +3,10 @@
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import torch
+from run_processes import listening
 from torch import nn
 
 from automl.compression.elastic import Elastic
@@ -64,22 +66,29 @@ def test_two_processes_train_as_one_and_go_on_after_a_kill(tmp_path: Path) -> No
     alone, together, resumed = made(), made(), made()
     train_supernet(alone, model(), DATA, section(), rank)
     reports: list[SupernetReport] = []
+    heard: set[str] = set()
+
+    def hear(report: SupernetReport) -> None:
+        reports.append(report)
+        heard.update(listening(psutil.Process()))
 
     def kill(report: SupernetReport) -> None:
         raise KilledError
 
-    with ray_session(2):
-        from automl.orchestration.supernet import train_in_parallel  # Ray reads its environment then
+    from automl.orchestration.supernet import train_in_parallel  # which imports Ray before it is told where to listen
 
+    with ray_session(2):
         with pytest.raises(TrimtabError, match=r"workers is 3, one CPU each, and the Ray that runs here has 2"):
             train_in_parallel(made(), model(), DATA, section(workers=3), rank, state=TrainingState(None, "it"))
         none = TrainingState(None, "it")
-        train_in_parallel(together, model(), DATA, section(), rank, state=none, on_epoch=reports.append)
+        train_in_parallel(together, model(), DATA, section(), rank, state=none, on_epoch=hear)
         state = TrainingState(tmp_path / "state", "it")
         with pytest.raises(KilledError):
             train_in_parallel(resumed, model(), DATA, section(), rank, state=state, on_epoch=kill)
         train_in_parallel(resumed, model(), DATA, section(), rank, state=state)
     assert [report.epoch for report in reports] == [1, 2]
+    assert heard
+    assert heard <= {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
     assert [record["epoch"] for record in resumed.history] == [1, 2]
     # many steps with sums of gradients: only where all processes hold the same weights
     start, end = made().state_dict(), alone.state_dict()

@@ -7,7 +7,6 @@ from typing import Self
 
 import numpy as np
 import numpy.typing as npt
-from scipy.optimize import nnls
 
 from backends.latency_table import Entry
 from backends.recipes import Recipe
@@ -76,6 +75,8 @@ def _fit_kinds(entries: list[Entry]) -> tuple[dict[str, FloatArray], FloatArray]
 
 def _fit(entries: list[Entry]) -> FloatArray:
     """[3] non-negative coefficients of (1, work, traffic) with the least sum of squared relative errors."""
+    from scipy.optimize import nnls  # a third of a second, in every process that knows of prices
+
     latency = np.array([entry.latency_s for entry in entries])
     features = np.array([(1.0, entry.work, entry.traffic) for entry in entries]) / latency[:, None]
     scale = features.max(axis=0)

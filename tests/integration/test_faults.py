@@ -139,7 +139,7 @@ class SmallDisk:
 
     def close(self) -> None:
         self._keeper.kill()
-        self._keeper.wait()
+        self._keeper.communicate()
 
 
 @pytest.fixture

@@ -113,6 +113,7 @@ class Campaign:
         self.seed = random.SystemRandom().randrange(2**32)
         self.chance = random.Random(self.seed)
         self.kills: list[str] = []
+        self._finished: set[tuple[Any, ...]] = set()
         self._command = ("search", "tiny.yaml", "--out", name, *options)
         self._process: subprocess.Popen[str] | None = None
 
@@ -127,6 +128,7 @@ class Campaign:
             time.sleep(0.02)
         time.sleep(self.chance.uniform(0.0, within_s))
         self._families.extend(family(process))
+        self._check()
         found = VICTIMS[victim](process) or [psutil.Process(process.pid)]
         self.chance.choice(found).kill()
         self.kills.append(victim)
@@ -141,6 +143,13 @@ class Campaign:
                 break
         code, out, err = self._ended()
         assert code == 0, (err, out, self.kills, self.seed)
+        self._check()
+
+    def _check(self) -> None:
+        """What had been evaluated still is, and was not evaluated again: it was so at the same time."""
+        found = finished(self.run)
+        assert self._finished <= found, (self.kills, self.seed)
+        self._finished = found
 
     def _going(self) -> subprocess.Popen[str]:
         """The process that drives it: the one that does, or a new one."""
@@ -161,6 +170,18 @@ class Campaign:
 
 
 # -- when --------------------------------------------------------------------------------------------------------------
+
+
+def finished(run: Path) -> set[tuple[Any, ...]]:
+    """Evaluations on record, each with the time when it ended."""
+    store = run / "trials.sqlite"
+    if not store.exists():
+        return set()
+    with closing(sqlite3.connect(f"file:{store}?mode=ro", uri=True)) as connection:
+        try:
+            return set(connection.execute("SELECT search, number, finished_at FROM evaluations"))
+        except sqlite3.OperationalError:  # a store that is just being made
+            return set()
 
 
 def at_once(_: Path) -> bool:
@@ -204,6 +225,7 @@ def filled(home: Path, more_than: int) -> Callable[[Path], bool]:
 # -- what must not differ ----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.timeout(1200)
 def test_ten_kills_change_nothing(home: Path, families: list[psutil.Process]) -> None:
     """From its table to its export, each kind at some moment."""
     campaign = Campaign(home, "killed", (), families)

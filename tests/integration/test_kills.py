@@ -19,6 +19,7 @@ import psutil
 import pytest
 import yaml
 from run_processes import PATIENCE_S, alive, evaluations, none_left_behind, record, start, trimtab
+from table_budgets import check_table_budget
 
 from automl.searchers import searcher_names
 
@@ -245,6 +246,7 @@ def test_ten_kills_change_nothing(home: Path, families: list[psutil.Process]) ->
     campaign.finish()
     assert len(campaign.kills) == 10
     assert table.items() <= priced(home).items()
+    check_table_budget(campaign.run, CONFIG["budget"]["ratio"], CONFIG["measure"]["margin"])
     _equals_uninterrupted(campaign, ())
 
 

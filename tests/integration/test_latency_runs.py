@@ -16,9 +16,9 @@ import psutil
 import pytest
 import yaml
 from run_processes import PATIENCE_S, none_left_behind, start, trimtab, wait_until
+from table_budgets import check_table_budget
 
 from automl.costs.latency_budget import LatencyBudget
-from automl.run.explanation import Explanation
 
 CONFIG: dict[str, Any] = {
     "model": {"name": "lenet5"},
@@ -31,6 +31,9 @@ CONFIG: dict[str, Any] = {
     "fine_tune": {"epochs": 0},
     "measure": {"margin": 0.02},
 }
+
+
+pytestmark = pytest.mark.slow  # test_kills.py has such a run, killed
 
 
 @pytest.fixture(scope="module")
@@ -67,30 +70,7 @@ def finished(home: Path) -> Path:
 
 
 def test_what_is_found_keeps_the_budget_by_the_table(finished: Path) -> None:
-    summary = json.loads((finished / "summary.json").read_text())
-    budget, recorded = summary["budget"], LatencyBudget.read(finished / "latency_budget.json")
-    assert recorded is not None
-    assert budget["limit"] == recorded.limit_s == 0.7 * recorded.baseline_s
-    assert budget["measured_limit"] == pytest.approx(0.7 * summary["baseline"]["latency_s"])
-    assert recorded.margin == 0.02
-    held_back = budget["limit"] / 1.02
-    for search, _, _, _, _, cost, violation, feasible, error in rows(finished):
-        assert json.loads(cost)["latency_s"] <= held_back, search
-        assert (violation, feasible, error) == (0.0, 1, None)
-    for name in ("baseline", "best", "uniform", "random", "from_scratch"):
-        network = summary[name]
-        assert network["latency_measured"]
-        assert network["table_error"] == pytest.approx(network["latency_s"] / network["table_latency_s"] - 1)
-        assert network["feasible"] == (network["latency_s"] <= budget["measured_limit"])
-    assert summary["best"]["table_latency_s"] <= held_back < summary["baseline"]["table_latency_s"]
-    assert "by the latency table" in (finished / "report.html").read_text()
-    assert not list(finished.glob("*.tmp"))
-    explained = Explanation.read(finished / "explanation.json")
-    assert explained is not None
-    (used,) = explained.budgets
-    assert (used.limit, used.after) == pytest.approx((budget["limit"], summary["best"]["table_latency_s"]))
-    shares = [layer.costs["latency_s"] for layer in explained.layers]  # pools are no layer's
-    assert 0.5 * used.after < sum(after for _, after in shares) <= used.after
+    check_table_budget(finished, 0.7, 0.02)
 
 
 def test_a_budget_below_what_the_space_can_reach_is_refused_with_that_figure(finished: Path, home: Path) -> None:
@@ -102,7 +82,6 @@ def test_a_budget_below_what_the_space_can_reach_is_refused_with_that_figure(fin
     assert not (home / "never").exists()
 
 
-@pytest.mark.slow
 def test_profiling_is_resumed_where_it_was_interrupted(home: Path) -> None:
     command = ("profile", "tiny.yaml", "--set", "space.lower_bound=0.6")
     process = start(home, *command)
@@ -129,7 +108,6 @@ def entries(folder: Path) -> int:
     return found
 
 
-@pytest.mark.slow
 def test_killed_and_resumed_with_two_evaluators_equals_uninterrupted(
     finished: Path, home: Path, families: list[psutil.Process]
 ) -> None:
@@ -157,7 +135,6 @@ def priced_by(process: subprocess.Popen[str]) -> list[psutil.Process]:
     return [child for child in family if child.is_running() and child.name().startswith("ray::PriceActor")]
 
 
-@pytest.mark.slow
 def test_the_tables_error_is_measured_where_no_margin_is_given(finished: Path, home: Path) -> None:
     code, _, err = trimtab(
         home,
@@ -181,7 +158,6 @@ def test_the_tables_error_is_measured_where_no_margin_is_given(finished: Path, h
     assert recorded.margin >= 0.01
 
 
-@pytest.mark.slow
 def test_in_accuracy_mode_the_latency_is_minimised(finished: Path, home: Path) -> None:
     code, _, err = trimtab(
         home,

@@ -108,6 +108,7 @@ def test_there_is_a_config_of_every_algorithm_budget_and_dimension() -> None:
         assert any(getattr(config.space, dimension) for config in configs), dimension
 
 
+@pytest.mark.slow
 def test_every_cell_of_the_sweep_can_begin() -> None:
     sweep = load_sweep(FOLDER / f"{SWEEP}.yaml")
     assert len(sweep.cells) == 8

@@ -37,6 +37,7 @@ def joint_space() -> tuple[SearchSpace, PointPrices]:
     return space, PointPrices(space)
 
 
+@pytest.mark.slow
 class TestAuto(PointSearcherConformance):
     divergences = True
     evaluations = 8

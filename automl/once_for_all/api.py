@@ -209,7 +209,6 @@ class _Driver:
         with self.directory.timed("samples"), session as _:
             from automl.orchestration.crew import evaluators  # Ray reads its environment when it is imported
 
-            self.stop.install()  # Ray takes SIGTERM for itself when it starts
             of = (self.problem.config, self.directory.baseline_file, imports_from)
             with evaluators(*of, self.problem.constraints) as crew:
                 evaluate_samples(self.problem, policies, crew, self.directory.store_file, self._sampled)

@@ -8,13 +8,16 @@ import logging
 import os
 import secrets
 import shutil
+import signal
 import socket
 import tempfile
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from math import ceil
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock, Timeout
 
@@ -99,16 +102,26 @@ def ray_session(cpus: int, *, dashboard: bool = False, modules: str | None = Non
         if ray.is_initialized():
             yield temporary
             return
+        handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
         if address is None:
             _start(cpus, temporary / "ray", dashboard)
         else:
             _connect(address, modules)
+        _give_back(handlers)
         try:
             if dashboard and address is None:
                 _write_private(temporary / TOKEN, _TOKEN)
             yield temporary
         finally:
             ray.shutdown()
+            _give_back(handlers)
+
+
+def _give_back(handlers: Mapping[signal.Signals, Any]) -> None:
+    """Handle signals as before: Ray takes SIGTERM for itself when it starts, and nobody has it when it has ended."""
+    if threading.current_thread() is threading.main_thread():
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
 
 
 def _start(cpus: int, folder: Path, dashboard: bool) -> None:

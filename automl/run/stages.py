@@ -106,7 +106,6 @@ class Run:
                 evaluators,  # Ray reads its environment when it is imported: not earlier
             )
 
-            self.stop.install()  # Ray takes SIGTERM for itself when it starts
             with evaluators(config, self.directory.baseline_file, imports_from, self.problem.constraints) as crew:
                 with self._prices() as prices:
                     self._hold_back(crew, prices, scratch)

@@ -130,6 +130,5 @@ def _trials(
         from automl.orchestration.crew import evaluator_pool  # Ray reads its environment when it is imported
         from automl.orchestration.tuning import run_tuning
 
-        stop.install()  # Ray takes SIGTERM for itself when it starts
         with evaluator_pool(config, directory.baseline_file, imports_from, problem.constraints) as pool:
             return run_tuning(config, problem, pool, directory, progress, clock, stop, scratch)

@@ -14,8 +14,6 @@ def test_a_signal_is_noted_and_acted_upon_where_it_is_asked_for(number: int) -> 
     before = signal.getsignal(number)
     with StopSignal() as stop:
         stop.check()
-        signal.signal(number, signal.default_int_handler)  # as a library might
-        stop.install()
         os.kill(os.getpid(), number)
         assert stop.requested
         with pytest.raises(RunStoppedError):

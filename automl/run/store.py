@@ -17,7 +17,7 @@ from typing import Any, Self
 from filelock import FileLock, Timeout
 
 from automl.errors import InputError, TrimtabError
-from automl.run.store_schema import prepare, transaction
+from automl.run.store_schema import create, prepare, transaction
 from search_spaces.objective import SHARE_ROUNDING, Evaluation
 from search_spaces.policy import CompressionPolicy
 
@@ -94,8 +94,10 @@ class Store:
                 self._lock.acquire()
             except Timeout:
                 raise TrimtabError(f"{str(path)!r} is being written by another process") from None
-        mode = "ro" if _read_only else "rwc"
+        mode = "ro" if _read_only else "rw"
         try:
+            if not _read_only and not path.exists():
+                create(path)
             self._connection = sqlite3.connect(
                 f"{path.resolve().as_uri()}?mode={mode}", uri=True, timeout=30, check_same_thread=False
             )

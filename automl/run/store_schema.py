@@ -2,7 +2,7 @@
 
 import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 from automl.errors import InputError, TrimtabError
@@ -50,8 +50,24 @@ _SINCE = {"divergence": "NULL", "share": "1.0", "images": "0", "thinking_s": "NU
 on all images, of which nobody counted how often."""
 
 
+def create(path: Path) -> None:
+    """Make an empty store: whoever reads it meanwhile finds a whole one or none.
+
+    Raises:
+        sqlite3.Error, OSError: it cannot be written.
+    """
+    temporary = path.with_name(f".{path.name}.new")
+    temporary.unlink(missing_ok=True)  # of a process that was killed
+    with closing(sqlite3.connect(temporary, isolation_level=None)) as connection, transaction(connection, path):
+        connection.execute(_SEARCHES)
+        connection.execute(_EVALUATIONS)
+        connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+        connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+    temporary.replace(path)
+
+
 def prepare(connection: sqlite3.Connection, path: Path, *, read_only: bool) -> None:
-    """Make the tables where there are none, or see that they are those of a store.
+    """See that the tables are those of a store, and complete them.
 
     Args:
         connection: to the file, with transactions written out.
@@ -63,19 +79,11 @@ def prepare(connection: sqlite3.Connection, path: Path, *, read_only: bool) -> N
     """
     application = connection.execute("PRAGMA application_id").fetchone()[0]
     version = connection.execute("PRAGMA user_version").fetchone()[0]
-    empty = not connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]
-    if empty and not application and not read_only:
-        with transaction(connection, path):
-            connection.execute(_SEARCHES)
-            connection.execute(_EVALUATIONS)
-            connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-            connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
-    elif application != APPLICATION_ID:
+    if application != APPLICATION_ID:
         raise InputError(f"{str(path)!r} is an SQLite file of another program")
-    else:
-        known = range(1, SCHEMA_VERSION + 1)
-        require_version(repr(str(path)), version, known, "start a new run", called="schema")
-        _complete(connection, path, read_only)
+    known = range(1, SCHEMA_VERSION + 1)
+    require_version(repr(str(path)), version, known, "start a new run", called="schema")
+    _complete(connection, path, read_only)
     if not read_only:
         connection.execute("PRAGMA journal_mode = WAL")  # readers and the writer do not wait for each other
         connection.execute(_INDEX)

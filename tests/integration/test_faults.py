@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -80,12 +81,34 @@ def families() -> Iterator[list[psutil.Process]]:
         yield left
 
 
+@dataclass(frozen=True)
+class Undisturbed:
+    """A run to which nothing happens, in a network of its own, where that is permitted.
+
+    Attributes:
+        found: what stands on record.
+        heard: addresses that connections were accepted at, meanwhile; None where it had no network of its own.
+    """
+
+    found: list[tuple[Any, ...]]
+    heard: set[str] | None
+
+
 @pytest.fixture(scope="module")
-def undisturbed(home: Path) -> list[tuple[Any, ...]]:
-    """What stands on record where nothing happens."""
-    code, _, err = trimtab(home, "search", "tiny.yaml", "--out", "whole")
-    assert code == 0, err
-    return record(home / "whole")
+def undisturbed(home: Path) -> Undisturbed:
+    alone = ["unshare", "-n", "sh", "-c", 'ip link set lo up && exec "$@"', "sh"]
+    permitted = shutil.which("unshare") and not subprocess.run([*alone, "true"], check=False).returncode
+    process = start(home, "search", "tiny.yaml", "--out", "whole", within=alone if permitted else ())
+    wait_until(process, lambda: (home / "whole" / "run.json").exists())  # it has a network of its own by then
+    heard: set[str] = set()
+    deadline = time.monotonic() + PATIENCE_S
+    while process.poll() is None and time.monotonic() < deadline:
+        for family in ("tcp", "tcp6"):
+            heard |= listening(Path(f"/proc/{process.pid}/net/{family}"))
+        time.sleep(0.2)
+    _, err = process.communicate(timeout=10)
+    assert process.returncode == 0, err
+    return Undisturbed(record(home / "whole"), heard if permitted else None)
 
 
 class SmallDisk:
@@ -163,9 +186,7 @@ def one_line(err: str) -> str:
     return said[0]
 
 
-def test_a_full_disk_is_one_line_and_loses_nothing(
-    home: Path, disk: SmallDisk, undisturbed: list[tuple[Any, ...]]
-) -> None:
+def test_a_full_disk_is_one_line_and_loses_nothing(home: Path, disk: SmallDisk, undisturbed: Undisturbed) -> None:
     within = disk.within(home)
     process = start(home, "search", "tiny.yaml", "--out", f"{disk.folder.name}/run", within=within)
     wait_until(process, lambda: disk.evaluations("run") >= 5)
@@ -178,12 +199,12 @@ def test_a_full_disk_is_one_line_and_loses_nothing(
     disk.make_room()
     code, _, err = trimtab(home, "resume", f"{disk.folder.name}/run", within=within)
     assert code == 0, err
-    assert record(disk.run("run")) == undisturbed
+    assert record(disk.run("run")) == undisturbed.found
 
 
 @pytest.mark.slow
 def test_a_directory_that_cannot_be_written_is_one_line(
-    home: Path, disk: SmallDisk, undisturbed: list[tuple[Any, ...]], families: list[psutil.Process]
+    home: Path, disk: SmallDisk, undisturbed: Undisturbed, families: list[psutil.Process]
 ) -> None:
     within = disk.within(home)
     name = f"{disk.folder.name}/run"
@@ -204,16 +225,14 @@ def test_a_directory_that_cannot_be_written_is_one_line(
     disk.writable(True)
     code, _, err = trimtab(home, "resume", name, within=within)
     assert code == 0, err
-    assert record(disk.run("run")) == undisturbed
+    assert record(disk.run("run")) == undisturbed.found
 
 
 DAY = 24 * 3600
 
 
 @pytest.mark.slow
-def test_a_clock_that_is_set_back_changes_nothing(
-    home: Path, undisturbed: list[tuple[Any, ...]], tmp_path: Path
-) -> None:
+def test_a_clock_that_is_set_back_changes_nothing(home: Path, undisturbed: Undisturbed, tmp_path: Path) -> None:
     """By two days, in the midst of a search; and by a year before it is looked at."""
     run, back = home / "back", tmp_path / "back"
     back.write_text("0")
@@ -227,7 +246,7 @@ def test_a_clock_that_is_set_back_changes_nothing(
     back.write_text(str(2 * DAY))
     _, err = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 0, err
-    assert record(run) == undisturbed
+    assert record(run) == undisturbed.found
     status = json.loads((run / "run.json").read_bytes())
     assert 0 < status["wall_s"] < DAY
     times = [datetime.fromisoformat(row[0]) for row in rows(run, "SELECT finished_at FROM evaluations")]
@@ -238,26 +257,11 @@ def test_a_clock_that_is_set_back_changes_nothing(
         assert code == 0, err
 
 
-def test_a_run_needs_no_network_but_loopback_and_listens_nowhere_else(
-    home: Path, undisturbed: list[tuple[Any, ...]]
-) -> None:
-    """In a network of its own, whose every socket is this run's."""
-    up = ["unshare", "-n", "sh", "-c", 'ip link set lo up && exec "$@"', "sh"]
-    if subprocess.run([*up, "true"], capture_output=True, check=False).returncode:
+def test_a_run_needs_no_network_but_loopback_and_listens_nowhere_else(undisturbed: Undisturbed) -> None:
+    if undisturbed.heard is None:
         pytest.skip("a network of one's own is not permitted here")
-    process = start(home, "search", "tiny.yaml", "--out", "alone", within=up)
-    heard: set[str] = set()
-    deadline = time.monotonic() + PATIENCE_S
-    wait_until(process, lambda: (home / "alone" / "run.json").exists())  # it has a network of its own by then
-    while process.poll() is None and time.monotonic() < deadline:
-        for family in ("tcp", "tcp6"):
-            heard |= listening(Path(f"/proc/{process.pid}/net/{family}"))
-        time.sleep(0.2)
-    _, err = process.communicate(timeout=10)
-    assert process.returncode == 0, err
-    assert heard
-    assert heard <= LOOPBACK
-    assert record(home / "alone") == undisturbed
+    assert undisturbed.heard
+    assert undisturbed.heard <= LOOPBACK
 
 
 LOOPBACK = {"0100007F", "00000000000000000000000001000000", "0000000000000000FFFF00000100007F"}

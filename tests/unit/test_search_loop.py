@@ -181,7 +181,7 @@ def test_a_damaged_snapshot_is_refused_in_one_line() -> None:
 
 def test_a_flipped_bit_in_a_snapshot_is_refused() -> None:
     """Wherever it is: a search must not go on from what it never was."""
-    record = run("ddpg", Record(), evaluations=6)
+    record = run("evolution", Record(), evaluations=12)
     assert record.snapshot is not None
     read_snapshot(record.snapshot)
     for place in range(8, len(record.snapshot), 97):

@@ -9,25 +9,10 @@ from typing import Any
 import ray
 
 from automl.orchestration.crew import Crew, Watch, spread
+from automl.orchestration.keeper import Keeper
 from automl.orchestration.placement import free_name, on_this_node
 from automl.run.finalist_folder import FinalistFolder, Trained
 from automl.run.finalists import Compiled, Finalist, read_result
-from automl.training import EpochReport
-
-
-class Keeper:
-    """An actor on the driver's node, to which all that train finalists tell every epoch.
-
-    Args:
-        finalists: directory of their folders.
-    """
-
-    def __init__(self, finalists: Path) -> None:
-        self._finalists = finalists
-
-    def epoch(self, name: str, state: bytes, report: EpochReport) -> None:
-        """See `FinalistFolder.epoch`."""
-        FinalistFolder(self._finalists / name).epoch(state, report)
 
 
 @dataclass(frozen=True)
@@ -42,9 +27,9 @@ class RemoteFolder:
     keeper: Any
     name: str
 
-    def epoch(self, state: bytes, report: EpochReport) -> None:
+    def epoch(self, state: bytes, epoch: int, epochs: int) -> None:
         """See `FinalistFolder.epoch`; returns when it is on disk."""
-        ray.get(self.keeper.epoch.remote(self.name, state, report))
+        ray.get(self.keeper.epoch.remote(self.name, state, epoch, epochs))
 
 
 def train_finalists(finalists: Sequence[Finalist], folder: Path, crew: Crew, watch: Watch) -> None:

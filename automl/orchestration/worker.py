@@ -37,7 +37,7 @@ RUNTIME = "onnxruntime"
 class Told(Protocol):
     """Whoever keeps where a training stands; see `automl.run.finalist_folder.FinalistFolder`."""
 
-    def epoch(self, state: bytes, report: EpochReport) -> None:
+    def epoch(self, state: bytes, epoch: int, epochs: int) -> None:
         """Another epoch is done."""
 
 
@@ -133,7 +133,11 @@ class Worker:
             if unfinished is not None:
                 file.write_bytes(unfinished)
             state = TrainingState(file, f"{finalist.name} {finalist.policy.digest}")
-            return self._train_and_test(finalist, state, lambda report: folder.epoch(file.read_bytes(), report))
+
+            def tell(report: EpochReport) -> None:
+                folder.epoch(file.read_bytes(), report.epoch, report.epochs)
+
+            return self._train_and_test(finalist, state, tell)
 
     def compile_finalist(self, finalist: Finalist, folder: Path, scratch: Path) -> tuple[Compiled, str | None]:
         """A finished network as files in `scratch`, for all engines that it is measured in.

@@ -9,7 +9,6 @@ from typing import Any
 
 from automl.export.manifest import WEIGHTS
 from automl.run.directory import write_atomically, write_json
-from automl.training import EpochReport
 
 
 @dataclass(frozen=True)
@@ -43,12 +42,12 @@ class FinalistFolder:
             return self._state.read_bytes()
         return None
 
-    def epoch(self, state: bytes, report: EpochReport) -> None:
-        """Another epoch is done."""
+    def epoch(self, state: bytes, epoch: int, epochs: int) -> None:
+        """So many of all epochs are done."""
         self.path.mkdir(parents=True, exist_ok=True)
         write_atomically(self._state, state)
         temporary = self._progress.with_name(f".{self._progress.name}")
-        temporary.write_text(json.dumps({"epoch": report.epoch, "epochs": report.epochs}), encoding="utf-8")
+        temporary.write_text(json.dumps({"epoch": epoch, "epochs": epochs}), encoding="utf-8")
         temporary.replace(self._progress)
 
     def finish(self, trained: Trained) -> None:

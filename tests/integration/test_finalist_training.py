@@ -22,7 +22,7 @@ from automl.run.finalist_folder import FinalistFolder
 from automl.run.finalists import Finalist, training_of
 from automl.supernet.checkpoint import to_bytes as supernet_to_bytes
 from automl.supernet.network import Supernet
-from automl.training import EpochReport, evaluate
+from automl.training import evaluate
 from search_spaces.errors import InputError
 from search_spaces.policy import CompressionPolicy, LayerPolicy
 
@@ -110,11 +110,11 @@ def test_growing_zeros_survive_a_kill(
 ) -> None:
     expected = finished(workers(gradual=0.8), tmp_path / "whole")
 
-    epoch = FinalistFolder.epoch
+    keep = FinalistFolder.epoch
 
-    def told(self: FinalistFolder, state: bytes, report: EpochReport) -> None:
-        epoch(self, state, report)
-        if report.epoch == 2:
+    def told(self: FinalistFolder, state: bytes, epoch: int, epochs: int) -> None:
+        keep(self, state, epoch, epochs)
+        if epoch == 2:
             raise Killed
 
     with monkeypatch.context() as patch, contextlib.suppress(Killed):

@@ -93,7 +93,7 @@ def _name(process: psutil.Process) -> str:
 VICTIMS: Mapping[str, Callable[[subprocess.Popen[str]], list[psutil.Process]]] = {
     "driver": lambda process: [psutil.Process(process.pid)],
     "evaluator": named("ray::Worker"),
-    "Ray worker": named("ray::DispatcherActor", "ray::ImplicitFunc", "ray::PriceActor", "ray::Keeper"),
+    "Ray worker": named("ray::DispatcherActor", "ray::Search", "ray::PriceActor", "ray::Keeper"),
     "raylet": named("raylet"),
     "measuring worker": named("backends."),
 }

@@ -3,15 +3,16 @@
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from sklearn.model_selection import train_test_split
 from torch import Tensor
 from torch.utils.data import Dataset, TensorDataset
 
+from automl.data.cached import Arrays, cached_arrays
 from search_spaces.errors import InputError
 
 Images = Dataset[Any]
@@ -108,8 +109,17 @@ def hold_out(labels: npt.NDArray[np.int64], count: int, seed: int, what: str) ->
             f"{what} must hold between one image a class ({classes}) and all but that many of {len(labels)} images, "
             f"got {count}"
         )
-    rest, held = train_test_split(np.arange(len(labels)), test_size=count, random_state=seed, stratify=labels)
-    return np.sort(rest), np.sort(held)
+
+    def split() -> Arrays:
+        from sklearn.model_selection import train_test_split  # takes a second to load, which is an evaluator's start
+
+        rest, held = train_test_split(np.arange(len(labels)), test_size=count, random_state=seed, stratify=labels)
+        return {"rest": np.sort(rest), "held": np.sort(held)}
+
+    labels_digest = hashlib.sha256(np.ascontiguousarray(labels).data).hexdigest()
+    recipe = {"labels": labels_digest, "count": count, "seed": seed, "scikit-learn": version("scikit-learn")}
+    found = cached_arrays("split", recipe, split)
+    return found["rest"], found["held"]
 
 
 def make_splits(

@@ -9,9 +9,8 @@ import string
 from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-import matplotlib
 import numpy as np
 import numpy.typing as npt
 import PIL
@@ -19,13 +18,11 @@ import torch
 import torch.nn.functional as F
 from PIL import Image, ImageDraw, ImageFont, features
 from pydantic import Field
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 from torch import Tensor
 
-from automl.cache import atomic_path, cache_dir, digest_of
 from automl.data.augment import ShiftAndFlip
 from automl.data.bundle import DataBundle, make_splits, tensor_bundle
+from automl.data.cached import Arrays, cached_arrays
 
 VERSION = 2
 """Of this recipe: raise it when the same arguments give other images."""
@@ -93,14 +90,13 @@ def rendered(
         "pillow": PIL.__version__,
         "freetype": features.version("freetype2"),
     }
-    file = cache_dir("data") / f"glyphs-{digest_of(recipe)[:16]}.safetensors"
-    found = _read(file)
-    if found is None:
+
+    def make() -> Arrays:
         pixels, labels = render(classes, size, images, difficulty, seed, progress)
-        with atomic_path(file) as temporary:
-            save_file({"images": pixels, "labels": labels}, temporary, {"digest": _content_digest(pixels, labels)})
-        found = pixels, labels
-    return found
+        return {"images": pixels, "labels": labels}
+
+    found = cached_arrays("glyphs", recipe, make)
+    return found["images"], found["labels"]
 
 
 def render(
@@ -224,6 +220,8 @@ def _bitmaps(classes: int) -> npt.NDArray[np.uint8]:
 
 
 def _font_files() -> list[Path]:
+    import matplotlib  # for its fonts alone
+
     folder = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
     return [folder / f"{name}.ttf" for name in FONTS]
 
@@ -234,18 +232,3 @@ def _fonts_digest() -> str:
     for file in _font_files():
         hasher.update(file.read_bytes())
     return hasher.hexdigest()
-
-
-def _content_digest(pixels: npt.NDArray[Any], labels: npt.NDArray[Any]) -> str:
-    return hashlib.sha256(pixels.tobytes() + labels.tobytes()).hexdigest()
-
-
-def _read(file: Path) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]] | None:
-    """What the cache holds; None where there is nothing, or it is damaged."""
-    try:
-        with safe_open(file, framework="numpy") as stored:
-            pixels, labels = stored.get_tensor("images"), stored.get_tensor("labels")
-            digest = (stored.metadata() or {}).get("digest")
-    except (OSError, SafetensorError):
-        return None
-    return (pixels, labels) if digest == _content_digest(pixels, labels) else None

@@ -1,5 +1,7 @@
 """Digits, glyphs, splits, augmentation, and data sets that a user brings."""
 
+import os
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -95,7 +97,7 @@ def test_glyphs_bundle() -> None:
     assert (bundle.classes, bundle.input_shape) == (10, (1, 16, 16))
     assert [len(arrays(split)[1]) for split in (bundle.train, bundle.val, bundle.test)] == [700, 100, 200]
     assert torch.bincount(arrays(bundle.test)[1]).tolist() == [20] * 10
-    assert len(list(cache_dir("data").iterdir())) == 1
+    assert len(list(cache_dir("data").glob("glyphs-*"))) == 1
 
 
 def test_glyphs_are_the_same_every_time() -> None:
@@ -142,6 +144,20 @@ def test_damaged_cache_is_rendered_again(damage: str) -> None:
     again = rendered(**SMALL)
     assert all(np.array_equal(a, b) for a, b in zip(first, again, strict=True))
     assert file.read_bytes() == whole
+
+
+def test_what_has_been_loaded_once_comes_without_scikit_learn(tmp_path: Path) -> None:
+    """It is a second of every evaluator's start."""
+    program = (
+        "import sys; from automl.data import load_data; print(load_data('digits').digest, 'sklearn' in sys.modules)"
+    )
+    environment = {**os.environ, "TRIMTAB_CACHE": str(tmp_path)}
+    first, second = (
+        subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
+        for _ in range(2)
+    )
+    digest = load_data("digits").digest
+    assert [each.stdout.split() for each in (first, second)] == [[digest, "True"], [digest, "False"]]
 
 
 def test_unknown_name_and_arguments() -> None:

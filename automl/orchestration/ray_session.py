@@ -60,11 +60,25 @@ _OWN = {
 }
 
 
-def cpus_of(how: SearchSection) -> int:
-    """CPU slots that a local Ray needs for the evaluators of a config."""
+def cpus_of(how: SearchSection, cpus: int | None = None) -> int:
+    """CPU slots that the evaluators of a config need; `cpus` are there, or those of this machine."""
     if how.evaluators == AUTO:
-        return max(len(os.sched_getaffinity(0)), ceil(how.evaluator.cpus))
+        return max(cpus or len(os.sched_getaffinity(0)), ceil(how.evaluator.cpus))
     return max(1, ceil(int(how.evaluators) * how.evaluator.cpus))
+
+
+def cpus_at_hand() -> int:
+    """CPU slots of the cluster that `cluster_address` names, as many as it has now; else those of this machine.
+
+    Raises:
+        TrimtabError: the cluster does not take us.
+    """
+    if cluster_address() is None:
+        return len(os.sched_getaffinity(0))
+    with ray_session(1):
+        import ray
+
+        return int(ray.cluster_resources().get("CPU", 0))  # type: ignore[no-untyped-call]
 
 
 def modules_of(config: Config, folder: str) -> str | None:

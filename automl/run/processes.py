@@ -11,7 +11,7 @@ from pathlib import Path
 
 from automl.config import Config
 from automl.errors import RunStoppedError
-from automl.orchestration.ray_session import cpus_of
+from automl.orchestration.ray_session import cpus_at_hand, cpus_of
 from automl.run.directory import RunDirectory
 from automl.signals import StopSignal
 
@@ -24,7 +24,8 @@ Watch = Callable[[Sequence[RunDirectory]], None]
 
 def fitting(configs: Iterable[Config]) -> int:
     """How many of the runs with these configs have CPUs for their evaluators, at once; at least 1."""
-    return max(1, (os.cpu_count() or 1) // max(cpus_of(config.search) for config in configs))
+    cpus = cpus_at_hand()
+    return max(1, cpus // max(cpus_of(config.search, cpus) for config in configs))
 
 
 def drive(runs: Sequence[RunDirectory], parallel: int, stop: StopSignal, watch: Watch) -> None:

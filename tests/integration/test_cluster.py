@@ -83,7 +83,7 @@ def _on_two_nodes(folder: Path) -> None:
     from automl.orchestration.crew import Crew, serving
     from automl.orchestration.dispatcher import DispatcherActor, RemoteEvaluators
     from automl.orchestration.pool import ray_get
-    from automl.orchestration.ray_session import ray_session
+    from automl.orchestration.ray_session import cpus_at_hand, ray_session
 
     ray.cloudpickle.register_pickle_by_value(sys.modules[Slow.__module__])
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "object_store_memory": STORE_BYTES})
@@ -105,6 +105,7 @@ def _on_two_nodes(folder: Path) -> None:
                 node = cluster.add_node(num_cpus=1, object_store_memory=STORE_BYTES)
                 while not list(folder.glob(f"*.{node.node_id}")):
                     time.sleep(0.05)
+                assert cpus_at_hand() == 2
                 cluster.remove_node(node, allow_graceful=False)
             (folder / "go").touch()
             found = [here.result(number) for number in range(1, len(POLICIES))]

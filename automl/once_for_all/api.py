@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 from automl.api import create_run, outlined
 from automl.config import load_config
-from automl.errors import InputError, RunStoppedError, UnreachableError
+from automl.errors import RunStoppedError
 from automl.once_for_all.config import SupernetConfig
 from automl.once_for_all.directory import SupernetDirectory
 from automl.once_for_all.results import DeviceResult, device_results
 from automl.once_for_all.tables import predictor_text
 from automl.orchestration.address import at_address
 from automl.orchestration.ray_session import cpus_of, modules_of, ray_session
+from automl.outlines import unreachable
 from automl.predictors.samples import read_samples, write_samples
 from automl.progress import Progress
 from automl.run.directory import (
@@ -82,9 +83,9 @@ def start_supernet(
     """A new supernet. All that can be checked is checked before its directory is made; see `train_supernet`."""
     SupernetDirectory.check_free(out)
     problem = outlined(config.of_training(), progress)
-    unreachable = check_devices(config, progress)
+    left_out = unreachable("device", {name: config.of_device(name) for name in config.devices}, progress)
     directory = SupernetDirectory.create(out, config)
-    for name, reason in unreachable.items():
+    for name, reason in left_out.items():
         run = RunDirectory.create(directory.device(name).path, config.of_device(name, directory.path))
         run.write_info(replace(run.info(), state="infeasible", stage="check", reason=reason))
     return _drive(directory, problem, progress, parallel)
@@ -99,28 +100,6 @@ def resume_supernet(path: Path, progress: Progress, parallel: int | None = None)
     make_importable(directory.info().working_directory)
     weights = directory.baseline_file if directory.baseline_file.exists() else None
     return _drive(directory, Problem.outline(directory.config().of_training(), weights), progress, parallel)
-
-
-def check_devices(config: SupernetConfig, progress: Progress) -> dict[str, str]:
-    """See that there is a search for every device; those whose budgets nothing can keep are said, with why.
-
-    Raises:
-        InputError: the config of one cannot work, or nothing can keep the budgets of any.
-    """
-    unreachable: dict[str, str] = {}
-    for name in config.devices:
-        try:
-            outlined(config.of_device(name), progress)
-        except UnreachableError as error:
-            unreachable[name] = str(error)
-        except InputError as error:
-            raise InputError(f"device {name!r}: {error}") from error
-    if unreachable and len(unreachable) == len(config.devices):
-        name, reason = next(iter(unreachable.items()))
-        raise InputError(f"no device has a budget that can be kept; device {name!r}: {reason}")
-    for name, reason in unreachable.items():
-        progress.say(f"Device {name} is left out: {reason}")
-    return unreachable
 
 
 def _drive(

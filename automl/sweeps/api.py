@@ -5,15 +5,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from automl.api import create_run, outlined
-from automl.errors import InputError, RunStoppedError, UnreachableError
+from automl.api import create_run
+from automl.errors import RunStoppedError
 from automl.orchestration.address import at_address
+from automl.outlines import unreachable
 from automl.progress import Progress
 from automl.run.directory import ENDED, RunClock, RunDirectory, make_importable, next_free
 from automl.run.driving import driving, show_runs
 from automl.run.processes import drive, fitting
 from automl.signals import StopSignal
-from automl.sweeps.config import Cell, Sweep, load_sweep
+from automl.sweeps.config import Sweep, load_sweep
 from automl.sweeps.directory import SweepDirectory
 from automl.sweeps.results import CellResult, cell_results
 
@@ -62,12 +63,13 @@ def sweep(
 def start_sweep(sweep: Sweep, out: Path, progress: Progress, parallel: int | None = None) -> SweepResult:
     """A new sweep. Every cell is checked before the directory is made; see `sweep`."""
     SweepDirectory.check_free(out)
-    unreachable = check_cells(sweep, progress)
+    progress.stage(f"Sweep: {len(sweep.cells)} cells, checked before anything is made")
+    left_out = unreachable("cell", {cell.name: cell.config for cell in sweep.cells}, progress)
     directory = SweepDirectory(out)
     for cell in sweep.cells:
         run = create_run(directory.cell(cell.name).path, cell.config)
-        if cell.name in unreachable:
-            run.write_info(replace(run.info(), state="infeasible", stage="check", reason=unreachable[cell.name]))
+        if cell.name in left_out:
+            run.write_info(replace(run.info(), state="infeasible", stage="check", reason=left_out[cell.name]))
     directory.begin(sweep)
     return _drive(directory, progress, parallel)
 
@@ -80,42 +82,6 @@ def resume_sweep(path: Path, progress: Progress, parallel: int | None = None) ->
     if directory.info().state == "done" and directory.report_file.exists():
         return SweepResult(directory.path, cell_results(directory))
     return _drive(directory, progress, parallel)
-
-
-def check_cells(sweep: Sweep, progress: Progress) -> dict[str, str]:
-    """See that every cell can be run; those whose budgets nothing can keep are said, with why.
-
-    Raises:
-        InputError: the config of one cannot work, or nothing can keep the budgets of any.
-    """
-    progress.stage(f"Sweep: {len(sweep.cells)} cells, checked before anything is made")
-    unreachable: dict[str, str] = {}
-    known: dict[str, str | None] = {}
-    for number, cell in enumerate(sweep.cells):
-        progress.update("cells checked", number, len(sweep.cells))
-        seedless = cell.config.search.model_copy(update={"seeds": [0]})  # on seeds, nothing depends that is checked
-        key = cell.config.model_copy(update={"search": seedless}).to_yaml()
-        if key not in known:
-            known[key] = _why_unreachable(cell, progress)
-        if (reason := known[key]) is not None:
-            unreachable[cell.name] = reason
-    if len(unreachable) == len(sweep.cells):
-        name, reason = next(iter(unreachable.items()))
-        raise InputError(f"no cell has a budget that can be kept; cell {name!r}: {reason}")
-    for name, reason in unreachable.items():
-        progress.say(f"Cell {name} is left out: {reason}")
-    return unreachable
-
-
-def _why_unreachable(cell: Cell, progress: Progress) -> str | None:
-    """Why nothing keeps the budgets of a cell; None where something does. InputError where its config cannot work."""
-    try:
-        outlined(cell.config, progress)
-    except UnreachableError as error:
-        return str(error)
-    except InputError as error:
-        raise InputError(f"cell {cell.name!r}: {error}") from error
-    return None
 
 
 def _drive(directory: SweepDirectory, progress: Progress, parallel: int | None) -> SweepResult:

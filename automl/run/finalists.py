@@ -58,7 +58,8 @@ class Finalist:
 
 
 def choose(rows: Iterable[EvaluationRow], config: Config, metric: str, limit: float = inf) -> list[Finalist]:
-    """The networks that are compared: the baseline, the leaders (see `leaders`), and the best trained from scratch.
+    """The networks that are compared: the baseline, the leaders (see `leaders`), and the best trained from scratch, if
+    anything is trained.
 
     Args:
         rows: evaluations, those of the leaders at least.
@@ -70,7 +71,9 @@ def choose(rows: Iterable[EvaluationRow], config: Config, metric: str, limit: fl
         table_s = row.evaluation.cost.get("latency_s")
         chosen.append(Finalist(name, row.policy, row.search, row.number, row.evaluation.accuracy, table_s))
     best = next((finalist for finalist in chosen if finalist.name == "best"), None)
-    return chosen if best is None else [*chosen, replace(best, name="from_scratch", search_accuracy=None)]
+    if best is None or not training_of("from_scratch", config).epochs:
+        return chosen
+    return [*chosen, replace(best, name="from_scratch", search_accuracy=None)]
 
 
 def leaders(rows: Iterable[Row], config: Config, metric: str, limit: float = inf) -> dict[str, Row]:

@@ -46,6 +46,12 @@ def test_the_most_accurate_feasible_policy_of_each_kind_is_chosen() -> None:
     }
 
 
+def test_where_nothing_is_trained_nothing_is_trained_from_scratch() -> None:
+    fine_tune = CONFIG.fine_tune.model_copy(update={"epochs": 0})
+    found = choose([row("ddpg-0", 0, 0.9, 100)], CONFIG.model_copy(update={"fine_tune": fine_tune}), "macs")
+    assert [item.name for item in found] == ["baseline", "best"]
+
+
 def test_of_equals_the_cheapest_then_the_earliest_wins() -> None:
     rows = [row("ddpg-1", 0, 0.9, 90), row("ddpg-0", 5, 0.9, 90), row("ddpg-0", 2, 0.9, 100), row("ddpg-0", 6, 0.9, 90)]
     assert chosen(rows)["best"] == ("ddpg-0", 5)

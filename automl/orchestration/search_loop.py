@@ -26,6 +26,7 @@ from search_spaces.versions import require_version
 SNAPSHOT_FORMAT = 4
 REMEDY = "remove it from the run's directory 'searchers', and the search is repeated from its record"
 FAILURES_IN_A_ROW = 10
+SNAPSHOT_EVERY = 10
 SNAPSHOT_SHARE = 0.005
 """Of its proposals that a search makes between two snapshots at least: snapshots grow, and replaying is quick."""
 
@@ -73,7 +74,7 @@ def run_search(
     evaluations: int,
     lag: int,
     snapshot: bytes | None = None,
-    snapshot_every: int = 10,
+    snapshot_every: int | None = None,
     thought: Callable[[Mapping[int, float]], None] = lambda _: None,
 ) -> None:
     """Run a search to its end, from the start or from a snapshot.
@@ -84,7 +85,8 @@ def run_search(
         evaluations: how many proposals are evaluated at most; those on a part of the images count as such a part.
         lag: how many proposals ahead of the results the searcher is asked.
         snapshot: what `Evaluators.save` was last given by an earlier run of the same search.
-        snapshot_every: proposals between two snapshots, more where a search is long (`SNAPSHOT_SHARE`).
+        snapshot_every: proposals between two snapshots, more where a search is long (`SNAPSHOT_SHARE`). By default
+            `SNAPSHOT_EVERY` or `lag`: a snapshot holds what is pending, too, of which there may be thousands.
         thought: told, before `Evaluators.save`, how many seconds the searcher took to make and to learn from each of
             the proposals since the last time, by number.
 
@@ -102,6 +104,7 @@ def run_search(
     failures = 0
     between = True  # two proposals: half way through one, the searcher is in no state to go on from
     saved_at = position.asked
+    every = max(SNAPSHOT_EVERY, lag) if snapshot_every is None else snapshot_every
 
     def save(*, full: bool) -> None:
         nonlocal saved_at
@@ -117,7 +120,7 @@ def run_search(
         while True:
             more = position.spent < evaluations - SHARE_ROUNDING and not searcher.finished
             if more and position.asked - position.told <= lag:
-                if position.asked - saved_at >= max(snapshot_every, SNAPSHOT_SHARE * position.asked):
+                if position.asked - saved_at >= max(every, SNAPSHOT_SHARE * position.asked):
                     save(full=True)
                 between = False
                 started = perf_counter()

@@ -13,6 +13,7 @@ goes on after its driver was killed.
 """
 
 import argparse
+import asyncio
 import heapq
 import os
 import tempfile
@@ -138,17 +139,35 @@ def random_search(evaluations: int) -> Searcher:
     return make_searcher("random", space=SPACE, constraint=BUDGET, seed=0, evaluations=evaluations, prices=PRICES)
 
 
+class Caller:
+    """An actor that does nothing but have evaluators evaluate one policy."""
+
+    async def call(self, sleepers: Sequence[Any], each: int, policy: CompressionPolicy) -> tuple[float, float]:
+        """Seconds until every one of them has done so `each` times, and those that they slept in sum."""
+        cost = price(SPACE.graph, policy)
+
+        async def evaluations(sleeper: Any) -> float:
+            return sum([(await sleeper.evaluate.remote(policy, cost, 1.0)).seconds for _ in range(each)])
+
+        start = time.perf_counter()
+        slept = await asyncio.gather(*map(evaluations, sleepers))
+        return time.perf_counter() - start, sum(slept)
+
+
 # -- actors ------------------------------------------------------------------------------------------------------------
 
 
 def actors(numbers: Sequence[int], mean_s: float, each: int) -> None:
-    print("\n| evaluators | seconds of an evaluation | efficiency | engine, ms an evaluation | waiting by the lag |")
-    print("|---|---|---|---|---|")
+    titles = ["evaluators", "seconds of an evaluation", "efficiency", "engine, ms an evaluation", "Ray alone, ms"]
+    print(f"\n| {' | '.join(titles)} | waiting by the lag |\n|---|---|---|---|---|---|")
     with ray_session(1):
         for number in numbers:
             for sigma in (0.0, SIGMA):
                 with Engine.started(number, max(4, number) * each, mean_s, sigma) as engine:
                     wall = engine.search(4 * number)
+                    alone, slept = ray_get(
+                        remote(Caller).remote().call.remote(engine.sleepers, each, SPACE.decode(SPACE.counts - 1))
+                    )
                 seconds = engine.evaluators.seconds
                 least = ideal(seconds, number, 4 * number)
                 cells = [
@@ -156,6 +175,7 @@ def actors(numbers: Sequence[int], mean_s: float, each: int) -> None:
                     f"{mean_s}" if not sigma else f"{mean_s}, lognormal",
                     f"{sum(seconds) / number / wall:.1%}",
                     f"{1e3 * (wall - least) * number / len(seconds):.1f}",
+                    f"{1e3 * (alone - slept / number) / each:.1f}",
                     f"{(least - sum(seconds) / number) / wall:.1%}",
                 ]
                 print(f"| {' | '.join(cells)} |", flush=True)

@@ -4,7 +4,7 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Self
@@ -128,6 +128,8 @@ class LayerPolicy:
         return found
 
 
+_FIELDS = tuple(field.name for field in fields(LayerPolicy))
+
 _NEEDED = {
     ("factorisation",): "rank",
     ("weight_scheme", "weight_granularity"): "weight_bits",
@@ -228,7 +230,7 @@ def beside_pruning(policy: CompressionPolicy) -> dict[str, LayerPolicy]:
 
 def layer_to_json(layer: LayerPolicy) -> dict[str, Any]:
     """What is done to a layer, as JSON holds it."""
-    return {key: value for key, value in asdict(layer).items() if value is not None}
+    return {name: value for name in _FIELDS if (value := getattr(layer, name)) is not None}
 
 
 def layer_from_json(name: str, entry: object) -> LayerPolicy:
@@ -237,12 +239,11 @@ def layer_from_json(name: str, entry: object) -> LayerPolicy:
     Raises:
         InputError: no object, an unknown key, or a value out of range; it names the layer.
     """
-    known = {field.name for field in fields(LayerPolicy)}
     if not isinstance(entry, dict):
         raise InputError(f"layer {name!r} of a policy is an object, got {entry!r}")
     for key, value in entry.items():
-        if key not in known:
-            raise InputError(f"layer {name!r} of a policy has the unknown key {key!r}{did_you_mean(key, known)}")
+        if key not in _FIELDS:
+            raise InputError(f"layer {name!r} of a policy has the unknown key {key!r}{did_you_mean(key, _FIELDS)}")
         if value is not None and not _of_kind(key, value):
             raise InputError(f"layer {name!r} of a policy: {key} is a {_kind(key)}, got {value!r}")
     if isinstance(entry.get("rank"), list):

@@ -39,13 +39,16 @@ class RandomPoints(PointSearcher):
 
     def propose(self) -> Point:
         """As large as the budget allows, give or take."""
-        points = _at(self.space, np.linspace(1.0, 0.0, LEVELS), self.generator.random(len(self.space.counts)))
+        levels, chances = np.linspace(1.0, 0.0, LEVELS), self.generator.random(len(self.space.counts))
+
+        def at(number: int) -> npt.NDArray[np.int64]:
+            return _at(self.space, levels[number : number + 1], chances)
 
         def kept(number: int) -> bool:
-            return bool(self.problem.kept(points[number : number + 1])[0])
+            return bool(self.problem.kept(at(number))[0])
 
         # A bisection, because prices may have to be measured.
-        found: Point = points[bisect_left(range(LEVELS - 1), True, key=kept)]
+        found: Point = at(bisect_left(range(LEVELS - 1), True, key=kept))[0]
         return found
 
     def tell(self, policy: CompressionPolicy, evaluation: Evaluation) -> float | None:

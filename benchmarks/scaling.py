@@ -166,9 +166,8 @@ def actors(numbers: Sequence[int], mean_s: float, each: int) -> None:
             for sigma in (0.0, SIGMA):
                 with Engine.started(number, max(4, number) * each, mean_s, sigma) as engine:
                     wall = engine.search(4 * number)
-                    alone, slept = ray_get(
-                        remote(Caller).remote().call.remote(engine.sleepers, each, SPACE.decode(SPACE.counts - 1))
-                    )
+                    largest = SPACE.decode(SPACE.counts - 1)
+                    alone: float = ray_get(remote(Caller).remote().call.remote(engine.sleepers, each, largest))
                 seconds = engine.evaluators.seconds
                 least = ideal(seconds, number, 4 * number)
                 cells = [

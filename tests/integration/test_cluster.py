@@ -79,6 +79,7 @@ def _on_two_nodes(folder: Path) -> None:
     import ray
     from ray.cluster_utils import Cluster
 
+    from automl.errors import TrimtabError
     from automl.orchestration.address import at_address
     from automl.orchestration.crew import Crew, serving
     from automl.orchestration.dispatcher import DispatcherActor, RemoteEvaluators
@@ -92,13 +93,17 @@ def _on_two_nodes(folder: Path) -> None:
         dispatcher: Any = actor.options(num_cpus=0, resources={"node:__internal_head__": 0.01}).remote(
             folder / "trials.sqlite", folder, [SEARCH], [BUDGET]
         )
-        crew = Crew(
-            lambda name, options: remote.options(name=name, **options).remote(folder), 2, {"CPU": 1}, cluster=True
-        )
+
+        def make(name: str, options: Mapping[str, Any]) -> Any:
+            return remote.options(name=name, **options).remote(folder)
+
+        with closing(Crew(make, 1, {"CPU": 9})) as too_large, pytest.raises(TrimtabError, match="no node has that"):
+            too_large.look()
+        crew = Crew(make, None, {"CPU": 1}, most=2, cluster=True)  # None: as many as there is room for
         here = RemoteEvaluators(dispatcher, SEARCH.name, lambda policy: {"macs": float(GRAPH.apply(policy).macs)})
         with serving(crew, dispatcher):
             here.submit(0, POLICIES[0], 1.0)
-            here.result(0)  # by the one that has room; the other waits for a node
+            here.result(0)  # by the one that has room; another waits for a node
             for number, policy in enumerate(POLICIES[1:], 1):
                 here.submit(number, policy, 1.0)
             for _ in range(2):

@@ -22,9 +22,8 @@ from automl.config import Config
 from automl.config_sections import AUTO, EvaluatorSection
 from automl.errors import TrimtabError
 from automl.orchestration.address import cluster_address
-from automl.orchestration.fitting import POLL_S
 from automl.orchestration.placement import free_name, node_lives, nodes, on_this_node, this_node
-from automl.orchestration.pool import AGAIN_S, ATTEMPTS, Evaluator, EvaluatorPool, last_line, ray_get
+from automl.orchestration.pool import AGAIN_S, ATTEMPTS, POLL_S, Evaluator, EvaluatorPool, last_line, ray_get
 from automl.orchestration.ray_session import THREADS
 from automl.orchestration.searches import searches
 from automl.orchestration.worker import Worker

@@ -2,34 +2,16 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import ray
 
 from automl.orchestration.crew import Crew, Watch, spread
-from automl.orchestration.keeper import Keeper
+from automl.orchestration.keeper import Keeper, RemoteFolder
 from automl.orchestration.placement import free_name, on_this_node
 from automl.run.finalist_folder import FinalistFolder, Trained
 from automl.run.finalists import Compiled, Finalist, read_result
-
-
-@dataclass(frozen=True)
-class RemoteFolder:
-    """A finalist's folder, as a process on another node tells it of epochs.
-
-    Attributes:
-        keeper: handle of the `Keeper`.
-        name: of the finalist.
-    """
-
-    keeper: Any
-    name: str
-
-    def epoch(self, state: bytes, epoch: int, epochs: int) -> None:
-        """See `FinalistFolder.epoch`; returns when it is on disk."""
-        ray.get(self.keeper.epoch.remote(self.name, state, epoch, epochs))
 
 
 def train_finalists(finalists: Sequence[Finalist], folder: Path, crew: Crew, watch: Watch) -> None:

@@ -14,10 +14,9 @@ from ray.util.placement_group import NODE_ID_LABEL_KEY
 
 from automl.errors import RunStoppedError, TrimtabError
 from automl.orchestration.placement import this_node
-from automl.orchestration.pool import last_line
+from automl.orchestration.pool import POLL_S, last_line
 from automl.signals import StopSignal
 
-POLL_S = 0.25
 STOP_S = 15.0
 SEARCHER_BYTES = 64 * 2**20
 """Memory that Ray sets aside for a searcher. It takes no CPU slot: those belong to the evaluators."""

@@ -1,6 +1,13 @@
-"""Keeps what is told of finalists that train anywhere. A process of its own, so torch is not loaded for it."""
+"""Keeps what is told of finalists that train anywhere.
 
+Processes of their own import this: neither torch is loaded for it nor Ray Tune.
+"""
+
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+import ray
 
 from automl.run.finalist_folder import FinalistFolder
 
@@ -18,3 +25,20 @@ class Keeper:
     def epoch(self, name: str, state: bytes, epoch: int, epochs: int) -> None:
         """See `FinalistFolder.epoch`."""
         FinalistFolder(self._finalists / name).epoch(state, epoch, epochs)
+
+
+@dataclass(frozen=True)
+class RemoteFolder:
+    """A finalist's folder, as a process on another node tells it of epochs.
+
+    Attributes:
+        keeper: handle of the `Keeper`.
+        name: of the finalist.
+    """
+
+    keeper: Any
+    name: str
+
+    def epoch(self, state: bytes, epoch: int, epochs: int) -> None:
+        """See `FinalistFolder.epoch`; returns when it is on disk."""
+        ray.get(self.keeper.epoch.remote(self.name, state, epoch, epochs))

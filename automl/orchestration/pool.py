@@ -16,6 +16,9 @@ from search_spaces.policy import CompressionPolicy
 ATTEMPTS = 2
 """What a worker dies of is tried this often before it counts as failed."""
 
+POLL_S = 0.25
+"""Between two looks at what goes on elsewhere."""
+
 AGAIN_S = 1.0
 """Until one who is out of reach is asked again."""
 

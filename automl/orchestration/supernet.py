@@ -27,9 +27,9 @@ from automl.data.bundle import DataBundle
 from automl.errors import TrimtabError
 from automl.metrics import Metric, accuracy
 from automl.orchestration.address import cluster_address
-from automl.orchestration.fitting import POLL_S, STOP_S
+from automl.orchestration.fitting import STOP_S
 from automl.orchestration.placement import free_name, on_this_node
-from automl.orchestration.pool import last_line
+from automl.orchestration.pool import POLL_S, last_line
 from automl.orchestration.ray_session import ray_session
 from automl.supernet.network import Supernet
 from automl.supernet.schedule import Schedule

@@ -17,9 +17,9 @@ from ray.exceptions import RayError
 from automl.errors import TrimtabError
 from automl.orchestration.crew import Crew, serving
 from automl.orchestration.dispatcher import DispatcherActor, SearchProgress
-from automl.orchestration.fitting import POLL_S, fit, searches_at_once, trainable
+from automl.orchestration.fitting import fit, searches_at_once, trainable
 from automl.orchestration.placement import free_name, on_this_node
-from automl.orchestration.pool import ray_get
+from automl.orchestration.pool import POLL_S, ray_get
 from automl.orchestration.transfer import initial_agent
 from automl.orchestration.trial import run_trial
 from automl.predictors.samples import Sample

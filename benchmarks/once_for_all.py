@@ -27,9 +27,9 @@ from automl.configured import training_options
 from automl.data.resized import resized
 from automl.errors import RunStoppedError
 from automl.once_for_all.directory import SupernetDirectory
-from automl.orchestration.worker import reinitialise
 from automl.problem import Problem
 from automl.run.directory import RunDirectory
+from automl.run.work import reinitialise
 from automl.training import EpochReport, evaluate, train
 from automl.training_state import TrainingState
 from search_spaces.policy import CompressionPolicy

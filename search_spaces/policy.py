@@ -177,13 +177,13 @@ class CompressionPolicy:
         does = self._layers_json() if self.resolution is None else [self._layers_json(), self.resolution]
         return hashlib.sha256(json.dumps(does, sort_keys=True).encode()).hexdigest()
 
-    def to_json(self) -> str:
-        """The policy as indented JSON text, with its schema version."""
+    def to_json(self, *, compact: bool = False) -> str:
+        """The policy as JSON text, with its schema version: indented, or on one line as short as it can be."""
         version, size = (2, {}) if self.resolution is None else (3, {"resolution": self.resolution})
         if any(layer.kernel is not None for layer in self.layers.values()):
             version = 4
         document = {"schema_version": version, "model": self.model, **size, "layers": self._layers_json()}
-        return json.dumps(document, indent=2) + "\n"
+        return json.dumps(document, separators=(",", ":")) if compact else json.dumps(document, indent=2) + "\n"
 
     @classmethod
     def from_json(cls, text: str) -> Self:

@@ -27,7 +27,7 @@ SNAPSHOT_FORMAT = 4
 REMEDY = "remove it from the run's directory 'searchers', and the search is repeated from its record"
 FAILURES_IN_A_ROW = 10
 SNAPSHOT_EVERY = 10
-SNAPSHOT_SHARE = 0.005
+SNAPSHOT_SHARE = 0.001
 """Of its proposals that a search makes between two snapshots at least: snapshots grow, and replaying is quick."""
 
 
@@ -163,7 +163,7 @@ def _snapshot(searcher: Searcher, position: Position) -> bytes:
         "asked": position.asked,
         "told": position.told,
         "spent": position.spent,
-        "pending": [policy.to_json() for policy, _ in position.pending],
+        "pending": [policy.to_json(compact=True) for policy, _ in position.pending],
         "shares": [share for _, share in position.pending],
         "searcher": values,
     }

@@ -4,10 +4,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from automl.configured import example_input
-from automl.orchestration.worker import load_finalist
 from automl.problem import Problem
 from automl.run.directory import RunDirectory
 from automl.run.finalists import choose_finalists
+from automl.run.work import load_finalist
 from search_spaces.policy import beside_pruning, layer_to_json
 
 

@@ -302,7 +302,7 @@ def _columns(row: EvaluationRow) -> tuple[object, ...]:
         row.search,
         row.number,
         row.policy.digest,
-        row.policy.to_json(),
+        row.policy.to_json(compact=True),
         found.accuracy,
         row.reward,
         found.divergence,

@@ -15,11 +15,11 @@ from torch import Tensor
 import automl
 from automl.compression.elastic import Elastic
 from automl.compression.reconstruction import LayerReconstruction
-from automl.orchestration import worker
-from automl.orchestration.worker import Worker, load_finalist, reinitialise
 from automl.problem import Problem
+from automl.run import work
 from automl.run.finalist_folder import FinalistFolder
 from automl.run.finalists import Finalist, training_of
+from automl.run.work import Work, load_finalist, reinitialise
 from automl.supernet.checkpoint import to_bytes as supernet_to_bytes
 from automl.supernet.network import Supernet
 from automl.training import evaluate
@@ -35,10 +35,10 @@ POLICY = CompressionPolicy(
 
 
 @pytest.fixture(scope="module")
-def workers(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Worker]:
+def workers(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Work]:
     folder: Path = tmp_path_factory.mktemp("workers")
 
-    def make(backend: str = "none", **sparsity: Any) -> Worker:
+    def make(backend: str = "none", **sparsity: Any) -> Work:
         config = automl.load_config(
             {
                 "model": {"name": "lenet5"},
@@ -51,19 +51,19 @@ def workers(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Worker]:
             }
         )
         problem = Problem.build(config)
-        return Worker(config, safetensors.torch.save(problem.model.state_dict()), "", problem.constraints)
+        return Work(config, safetensors.torch.save(problem.model.state_dict()), "", problem.constraints)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TRIMTAB_CACHE", str(folder / "cache"))
         yield make
 
 
-def train(made: Worker, finalist: Finalist, path: Path) -> None:
+def train(made: Work, finalist: Finalist, path: Path) -> None:
     folder = FinalistFolder(path)
     folder.finish(made.train(finalist, folder.unfinished(), folder))
 
 
-def finished(made: Worker, folder: Path, name: str = "best") -> dict[str, Tensor]:
+def finished(made: Work, folder: Path, name: str = "best") -> dict[str, Tensor]:
     finalist = Finalist(name, POLICY, search_accuracy=0.5)
     train(made, finalist, folder)
     return load_finalist(made._problem, finalist, folder).module.state_dict()
@@ -75,7 +75,7 @@ def zeros(tensors: dict[str, Tensor]) -> dict[str, float]:
 
 @pytest.mark.parametrize("criterion", ["magnitude", "taylor"])
 def test_a_network_ends_as_sparse_as_its_policy_says(
-    criterion: str, workers: Callable[..., Worker], tmp_path: Path
+    criterion: str, workers: Callable[..., Work], tmp_path: Path
 ) -> None:
     """Whether zeros are chosen before the training or during it, which leads to other weights."""
     at_once = finished(workers(criterion=criterion), tmp_path / "once")
@@ -87,7 +87,7 @@ def test_a_network_ends_as_sparse_as_its_policy_says(
     assert not torch.equal(at_once["conv2.weight"] == 0, growing["conv2.weight"] == 0)
 
 
-def test_a_network_is_kept_with_its_masks_and_codes(workers: Callable[..., Worker], tmp_path: Path) -> None:
+def test_a_network_is_kept_with_its_masks_and_codes(workers: Callable[..., Work], tmp_path: Path) -> None:
     made, finalist = workers(), Finalist("best", POLICY, search_accuracy=0.5)
     train(made, finalist, tmp_path)
     found = load_finalist(made._problem, finalist, tmp_path)
@@ -106,7 +106,7 @@ class Killed(Exception):  # noqa: N818
 
 
 def test_growing_zeros_survive_a_kill(
-    workers: Callable[..., Worker], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    workers: Callable[..., Work], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     expected = finished(workers(gradual=0.8), tmp_path / "whole")
 
@@ -127,7 +127,7 @@ def test_growing_zeros_survive_a_kill(
 
 
 def test_what_is_trained_from_scratch_is_not_reconstructed_first(
-    workers: Callable[..., Worker], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    workers: Callable[..., Work], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     corrected: list[bool] = []
     corrections = LayerReconstruction.corrections
@@ -162,9 +162,9 @@ def test_a_network_of_a_supernet_is_tested_before_it_is_fine_tuned(
     assert training_of("from_scratch", config) == replace(training_of("best", config), epochs=3, lr=0.02)
     problem = Problem.outline(config)
     supernet = Supernet(problem.network, problem.space, Elastic({}))
-    made = Worker(config, supernet_to_bytes(supernet), "", problem.constraints)
+    made = Work(config, supernet_to_bytes(supernet), "", problem.constraints)
     policy = problem.space.decode(problem.space.least)
-    monkeypatch.setattr(worker, "train", lambda module, *_, **__: reinitialise(module, 0))
+    monkeypatch.setattr(work, "train", lambda module, *_, **__: reinitialise(module, 0))
     results = {}
     for name in ("baseline", "best", "from_scratch"):
         train(made, Finalist(name, policy if name != "baseline" else CompressionPolicy()), tmp_path / name)
@@ -180,7 +180,7 @@ def test_a_network_of_a_supernet_is_tested_before_it_is_fine_tuned(
     assert "accuracy_before" not in results["from_scratch"]
 
 
-def test_a_network_is_timed_as_its_policy_says(workers: Callable[..., Worker], tmp_path: Path) -> None:
+def test_a_network_is_timed_as_its_policy_says(workers: Callable[..., Work], tmp_path: Path) -> None:
     """Before anything is fine-tuned: 8-bit layers are timed as integers, as the latency table prices them."""
     made = workers("tvm")
     eight = CompressionPolicy({"conv2": LayerPolicy(weight_bits=8, activation_bits=8)})

@@ -16,10 +16,10 @@ from automl.data.resized import resized
 from automl.export import verify_worker
 from automl.export.rebuild import rebuild_network
 from automl.export.verify import verify
-from automl.orchestration.worker import Worker, load_finalist
 from automl.problem import Problem
 from automl.run.finalist_folder import FinalistFolder
 from automl.run.finalists import Finalist, measure_all
+from automl.run.work import Work, load_finalist
 from automl.training import evaluate
 from search_spaces.policy import CompressionPolicy, LayerPolicy
 
@@ -57,7 +57,7 @@ def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_network_is_finished_and_measured_at_its_resolution(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = load_config(CONFIG)
     problem = Problem.build(config)
-    worker = Worker(config, safetensors.torch.save(problem.model.state_dict()), "", problem.constraints)
+    worker = Work(config, safetensors.torch.save(problem.model.state_dict()), "", problem.constraints)
     layers = {"one": LayerPolicy(keep=0.5), "two": LayerPolicy(weight_bits=8, activation_bits=8)}
     finalists = [  # by names of networks that are measured in the config's backend alone
         Finalist("uniform", CompressionPolicy()),

@@ -6,9 +6,9 @@ import torch
 from torch import nn
 
 from automl.config import load_config
-from automl.orchestration.worker import reinitialise
 from automl.run.finalists import Compiled, Finalist, choose, measure_all, read_result
 from automl.run.store import EvaluationRow
+from automl.run.work import reinitialise
 from backends.measuring import Artefact, Measurement
 from search_spaces.objective import Evaluation
 from search_spaces.policy import CompressionPolicy

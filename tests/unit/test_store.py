@@ -100,6 +100,7 @@ def older(path: Path, schema: int) -> None:
     store.set_rewards("ddpg-0", {0: 0.25})
     store.close()
     with closing(sqlite3.connect(path)) as connection:
+        connection.execute("DROP INDEX evaluations_at_a_glance")
         for column in OLDER[schema]:
             connection.execute(f"ALTER TABLE evaluations DROP COLUMN {column}")
         connection.execute(f"PRAGMA user_version = {schema}")

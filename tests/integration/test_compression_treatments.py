@@ -1,12 +1,12 @@
 """Every method and joint recipes on the zoo: what is counted on the module is what arithmetic says, and a network that
 is saved comes back the same in another process."""
 
-import subprocess
-import sys
-from collections.abc import Callable
+import multiprocessing
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -20,6 +20,7 @@ from automl.compression.saving import to_bytes
 from automl.compression.sites import find_sites, weight_of
 from automl.compression.structure import QUANTISERS, quantiser_name
 from automl.compression.treatments import Compressed, QuantisationOptions
+from automl.export import rebuild
 from automl.export.manifest import ARCHITECTURE, WEIGHTS
 from automl.export.rebuild import Architecture
 from automl.models import build_model
@@ -124,33 +125,29 @@ RECIPES: dict[str, Recipe] = {
     "pruned and sparse": pruned_and(LayerPolicy(sparsity=0.5)),
     "everything": everything,
 }
-SCRIPT = """
-import sys
-from pathlib import Path
-
-import numpy as np
-import torch
-from automl.export import rebuild
-from search_spaces.blocks import residual_blocks
-from search_spaces.capture import PrunableNetwork
-
-torch.set_num_threads(1)
-captured = []
 
 
-def once(model, example, resolutions=()):
-    if not captured:
-        captured.append(PrunableNetwork(model, example, prove=False))
-    return captured[0]
+def answer(images: Path, folders: Sequence[Path]) -> None:
+    """Rebuild networks of one kind, which is captured once, and leave their answers."""
+    torch.set_num_threads(1)
+    captured: list[PrunableNetwork] = []
+
+    def once(model: nn.Module, example: torch.Tensor, resolutions: Sequence[Any] = ()) -> PrunableNetwork:
+        if not captured:
+            captured.append(PrunableNetwork(model, example, prove=False))
+        return captured[0]
+
+    rebuild.PrunableNetwork = once  # type: ignore[assignment,misc]
+    x = torch.from_numpy(np.load(images))
+    for folder in folders:
+        with torch.no_grad():
+            np.save(folder / "y.npy", rebuild.rebuild(folder)(x).numpy())
 
 
-rebuild.PrunableNetwork = once
-x = torch.from_numpy(np.load(sys.argv[1]))
-for folder in map(Path, sys.argv[2:]):
-    with torch.no_grad():
-        np.save(folder / "y.npy", rebuild.rebuild(folder)(x).numpy())
-"""
-"""Rebuilds networks of one kind, which is captured once, and leaves their answers."""
+@pytest.fixture(scope="module")
+def another_process() -> Iterator[ProcessPoolExecutor]:
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as process:
+        yield process
 
 
 @pytest.fixture(autouse=True)
@@ -246,15 +243,16 @@ def counted_macs(module: nn.Module, x: torch.Tensor) -> int:
     return counter.get_total_flops() // 2
 
 
-def test_what_is_saved_comes_back_bit_by_bit_in_another_process(case: Case, tmp_path: Path) -> None:
+def test_what_is_saved_comes_back_bit_by_bit_in_another_process(
+    case: Case, another_process: ProcessPoolExecutor, tmp_path: Path
+) -> None:
     graph = case.compressor.network.graph
     names = [name for name in RECIPES if RECIPES[name](graph)]
     folders = {name: tmp_path / str(index) for index, name in enumerate(names)}
     for name, folder in folders.items():
         case.save(name, folder)
     np.save(tmp_path / "x.npy", case.x[:2].numpy())
-    command = [sys.executable, "-c", SCRIPT, tmp_path / "x.npy", *folders.values()]
-    subprocess.run(command, check=True, timeout=300)
+    another_process.submit(answer, tmp_path / "x.npy", list(folders.values())).result(300)
     for name, folder in folders.items():
         with torch.no_grad():
             expected = case.compressed(name).module(case.x[:2]).numpy()

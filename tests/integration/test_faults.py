@@ -186,6 +186,7 @@ def one_line(err: str) -> str:
     return said[0]
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_one_line_and_loses_nothing(home: Path, disk: SmallDisk, undisturbed: Undisturbed) -> None:
     within = disk.within(home)
     process = start(home, "search", "tiny.yaml", "--out", f"{disk.folder.name}/run", within=within)

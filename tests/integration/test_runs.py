@@ -108,6 +108,7 @@ def test_status_tells_where_a_run_stands(finished: Path, home: Path) -> None:
     assert set(status["finalists"].values()) == {"finished"}
 
 
+@pytest.mark.slow
 def test_interrupted_and_resumed_elsewhere_with_one_evaluator_equals_uninterrupted(finished: Path, home: Path) -> None:
     """Ctrl-C, which reaches everything that runs in the terminal. Kills are in test_kills.py."""
     command = ("search", "tiny.yaml", "--out", "broken", "--set", "search.evaluators=1")

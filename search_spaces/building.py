@@ -26,7 +26,7 @@ class SpaceOptions:
         channels: whether channel groups may shrink.
         resolution: sizes that images may be brought to, beside their own: shares of their height and width, or pixels
             of their height (see `search_spaces.resolution`). The network has to be captured at them.
-        lower_bound, round_to, keep, protect: see `ChannelSpace.build`; `protect` holds for layers, too.
+        lower_bound, round_to, keep, protect: see `ChannelSpace.build`.
         weight_bits, activation_bits: choices; None among them stands for float32. Empty where nothing is quantised.
         coupled_bits: whether a layer has one number of bits for its weights and for what it reads.
         kernel: widths that kernels may be cropped to, where they have such a middle; they may stay whole as well.
@@ -158,7 +158,6 @@ class _Treatments:
             for layer in layers
             if layer.name not in ends
             and any(fnmatchcase(layer.name, pattern) for pattern in options.layers)
-            and not any(fnmatchcase(layer.name, pattern) for pattern in options.protect)
         ]
         self._tied = self._partners(names)
 

@@ -35,7 +35,7 @@ class SpaceOptions:
         pattern: in which they are.
         rank: shares of the full rank that may be kept; a layer may stay whole as well.
         factorisation: of the ranks.
-        layers: glob patterns of the layers that have bits, zeros or ranks decided.
+        layers: glob patterns of the layers that have bits, zeros, ranks or kernels decided.
         ends: whether the first and the last layer do; else they have the most bits that the choices know, as HAQ and
             most of the literature leave them, and nothing else.
         tie: groups of layers that are decided on together, such as those of which a sum reads.
@@ -156,8 +156,7 @@ class _Treatments:
         self._layers = [
             layer
             for layer in layers
-            if layer.name not in ends
-            and any(fnmatchcase(layer.name, pattern) for pattern in options.layers)
+            if layer.name not in ends and any(fnmatchcase(layer.name, pattern) for pattern in options.layers)
         ]
         self._tied = self._partners(names)
 

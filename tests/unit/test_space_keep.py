@@ -84,6 +84,18 @@ def test_protected_groups_stay_whole() -> None:
     assert [space.choices(group) for group in range(3)] == [(6, 12), (18,), (16, 31)]
 
 
+def test_what_protects_channels_says_nothing_of_bits() -> None:
+    def quantised(**options: Any) -> set[str]:
+        protect = [group.name for group in GRAPH.groups[1:]]
+        space = build_space(GRAPH, SpaceOptions(protect=protect, weight_bits=(4, 8), ends=True, **options))
+        return {name for each in space.decisions if each.dimension == "weight_bits" for name in each.targets}
+
+    every = {layer.name for layer in GRAPH.full_layers}
+    second = GRAPH.full_layers[1].name
+    assert quantised() == every
+    assert quantised(layers=(second,)) == {second}
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

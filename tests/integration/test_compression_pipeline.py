@@ -102,7 +102,7 @@ def test_keeping_everything_is_the_original(model: nn.Module, network: PrunableN
     assert same(parameters(whole), parameters(model))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.data())
 def test_any_policy_gives_the_shapes_of_the_graph(compressor: Compressor, data: st.DataObject) -> None:
     graph = compressor.network.graph

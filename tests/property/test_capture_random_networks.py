@@ -135,7 +135,7 @@ def check(plan: list[Step], seed: int) -> None:
 
 
 PLANS = {"plan": steps, "seed": st.integers(0, 100)}
-OPTIONS = {"deadline": None, "suppress_health_check": list(HealthCheck)}
+OPTIONS = {"suppress_health_check": list(HealthCheck)}
 
 
 @settings(max_examples=15, derandomize=True, **OPTIONS)

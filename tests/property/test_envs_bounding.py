@@ -71,7 +71,7 @@ def build_space(graph: ModelGraph, lower_bound: float, round_to: int | None) -> 
         reject()
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     graphs, actions, st.floats(0.0, 1.0), st.sampled_from(METRICS), st.floats(0.05, 0.6), st.sampled_from([None, 1, 8])
 )
@@ -106,7 +106,7 @@ def test_no_actions_overshoot_the_budget(
         bounded[group] = asked[group]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(graphs, actions, st.floats(0.0, 1.0), st.floats(0.0, 1.0))
 def test_no_actions_overshoot_any_of_several_budgets(
     graph: ModelGraph, proposals: list[float], first: float, second: float
@@ -122,7 +122,7 @@ def test_no_actions_overshoot_any_of_several_budgets(
     assert all(found[each.metric] <= each.limit for each in constraints)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(graphs, st.sampled_from(METRICS), st.data())
 def test_prices_equal_the_counting_backend(graph: ModelGraph, metric: Metric, data: st.DataObject) -> None:
     kept = [data.draw(st.integers(1, group.width)) for group in graph.groups]
@@ -151,7 +151,7 @@ class Bumpy:
         return 1e-9 * self._counted(kept) * (1.0 + 0.05 * bump)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(graphs, actions, st.floats(0.0, 1.0), st.integers(0, 2**32), st.sampled_from([None, 1, 8]))
 def test_no_actions_overshoot_a_budget_of_measured_prices(
     graph: ModelGraph, proposals: list[float], position: float, salt: int, round_to: int | None
@@ -213,7 +213,7 @@ def algorithm_1(
     return kept
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     chains(),
     st.lists(st.floats(0.0, 1.0, width=32), min_size=6, max_size=6),
@@ -233,7 +233,7 @@ def test_faithful_walk_is_algorithm_1(
     assert list(walk.kept()) == algorithm_1(graph, proposals, budget, lower_bound, round_to)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(graphs, st.floats(0.0, 1.0), st.sampled_from(METRICS))
 def test_uniform_keeps_the_largest_ratio_within_the_budget(graph: ModelGraph, position: float, metric: Metric) -> None:
     space = build_space(graph, 0.2, None)

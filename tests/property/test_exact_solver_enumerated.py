@@ -12,7 +12,7 @@ from backends.point_prices import Factor
 from search_spaces.errors import InputError
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(0, 2**32 - 1), st.lists(st.integers(1, 4), min_size=2, max_size=5), st.floats(0.2, 0.9))
 def test_the_optimum_among_all_points(seed: int, sizes: list[int], tightness: float) -> None:
     generator = np.random.default_rng(seed)

@@ -71,7 +71,7 @@ def tried(
     forbid_pickle(monkeypatch.setattr)
     with judge(name, found[name], folder, watch) as judged:
 
-        @settings(max_examples=count, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+        @settings(max_examples=count, database=None, suppress_health_check=list(HealthCheck))
         @given(mutants(found[name].content))
         def one(content: bytes) -> None:
             judged(content)

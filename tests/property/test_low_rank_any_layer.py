@@ -35,7 +35,7 @@ def convolutions(draw: st.DrawFn) -> nn.Conv2d:
 
 
 @pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths")
-@settings(max_examples=60, deadline=None, derandomize=True)
+@settings(max_examples=60, derandomize=True)
 @given(conv=convolutions(), method=st.sampled_from(sorted(METHODS)), data=st.data())
 def test_any_convolution(conv: nn.Conv2d, method: str, data: st.DataObject) -> None:
     spec = layer_spec(conv)

@@ -22,7 +22,7 @@ def formats(draw: st.DrawFn, activations: bool = False) -> NumberFormat:
     return NumberFormat(bits, scheme, draw(st.sampled_from(["tensor", "channel", "group:1", "group:3", "group:64"])))
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.data(), formats(), st.sampled_from(WEIGHT_METHODS))
 def test_weights(data: st.DataObject, format: NumberFormat, method: str) -> None:
     shape = data.draw(SHAPES)
@@ -43,7 +43,7 @@ def test_weights(data: st.DataObject, format: NumberFormat, method: str) -> None
     assert float(found.values.abs().max()) <= 2 * largest + 1e-30 or format.scheme == "dorefa"
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.data(), formats(activations=True), st.sampled_from(["min_max", "percentile", "mse", "entropy"]))
 def test_activations(data: st.DataObject, format: NumberFormat, method: str) -> None:
     numbers = st.floats(0, 6e4, width=32) if format.scheme == "dorefa" else NUMBERS

@@ -37,7 +37,7 @@ seeds = st.integers(0, 2**32 - 1)
 numbers = st.integers(0, len(SPACES) - 1)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(numbers, seeds)
 def test_points_and_policies_are_each_others(number: int, seed: int) -> None:
     space = SPACES[number]
@@ -47,7 +47,7 @@ def test_points_and_policies_are_each_others(number: int, seed: int) -> None:
     assert space.contains(policy)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(numbers, seeds)
 def test_prices_are_those_of_the_graph(number: int, seed: int) -> None:
     space, generator = SPACES[number], np.random.default_rng(seed)
@@ -75,7 +75,7 @@ def test_factors_add_up_to_the_prices(number: int) -> None:
         prices.factors(["latency_s"])
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(numbers, seeds, st.lists(st.tuples(st.sampled_from(METRICS), st.floats(0.0, 1.0)), min_size=1, max_size=3))
 def test_repair_is_feasible_and_leaves_the_feasible_alone(
     number: int, seed: int, budgets: list[tuple[str, float]]
@@ -97,7 +97,7 @@ def test_repair_is_feasible_and_leaves_the_feasible_alone(
         assert (repaired == point).all()
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(numbers, seeds, st.floats(0.0, 1.0))
 def test_variation_stays_in_the_space(number: int, seed: int, rate: float) -> None:
     space, generator = SPACES[number], np.random.default_rng(seed)

@@ -14,7 +14,7 @@ shapes = st.lists(st.integers(1, 9), min_size=2, max_size=4).map(tuple)
 PATTERNS = ["element", "row", "column", "kernel", "filter", "block:2x2", "block:1x3", "1:2", "2:4", "3:3"]
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     shapes,
     st.sampled_from(PATTERNS),

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from backends.torch_reference import reference_output
 from backends.tvm import compile_module
 
-FEW = settings(max_examples=12, deadline=None, derandomize=True)
+FEW = settings(max_examples=12, derandomize=True)
 
 
 def check(module, shape):

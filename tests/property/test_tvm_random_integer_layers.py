@@ -12,7 +12,7 @@ from backends.tvm.kernels.integer.depthwise import IntegerDepthwise, Quads
 from backends.tvm.kernels.integer.epilogue import IntegerEpilogue
 from backends.tvm.target import cpu_for
 
-FEW = settings(max_examples=15, deadline=None, derandomize=True)
+FEW = settings(max_examples=15, derandomize=True)
 CPU = cpu_for()
 EPILOGUES = [
     IntegerEpilogue(residual, output) for residual in ("none", "uint8", "float32") for output in ("uint8", "float32")

@@ -75,7 +75,7 @@ def policies(draw: st.DrawFn) -> CompressionPolicy:
     return CompressionPolicy(layers)
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(st.lists(policies(), min_size=1, max_size=5))
 def test_in_a_batch_alone_or_again_each_policy_costs_what_its_layers_take(asked: list[CompressionPolicy]) -> None:
     accelerator = made()

@@ -123,7 +123,7 @@ def small_buffers(draw: st.DrawFn) -> Buffers:
     return Buffers(weights=draw(sizes), inputs=draw(sizes), outputs=draw(sizes))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(small_layers(), small_buffers())
 def test_no_tiling_moves_less(row: Workload, buffers: Buffers) -> None:
     found = least_traffic(Workloads.of([row]), buffers, BITS)
@@ -150,7 +150,7 @@ def test_little_is_lost_by_the_tilings_that_are_not_tried() -> None:
     assert np.mean(ratios) < 1.02
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(small_layers())
 def test_all_that_fits_moves_once(row: Workload) -> None:
     works = Workloads.of([row])

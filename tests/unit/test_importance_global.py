@@ -25,7 +25,7 @@ def cost(kept: tuple[int, ...], of: str) -> float:
     return sum(kept) if of == "units" else getattr(GRAPH.with_kept(kept), of)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     seed=st.integers(0, 1000),
     ratio=st.floats(0.3, 1.0),

@@ -9,7 +9,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from automl.cli import main
@@ -389,7 +389,6 @@ def test_why_a_latency_could_not_be_measured_is_told(tmp_path: Path) -> None:
     assert "not measured in TVM: no rule for aten.fake." in _page(directory).text
 
 
-@settings(deadline=None)
 @given(st.text())
 def test_any_text_survives_as_text(text: str) -> None:
     page = _Page(to_html(tag("p", text, title=text)))
@@ -397,7 +396,6 @@ def test_any_text_survives_as_text(text: str) -> None:
     assert page.text.replace("\r", "\n") == re.sub(r"[^\n\t\x20-\ud7ff\ue000-\U0010ffff]", "\ufffd", text)
 
 
-@settings(deadline=None)
 @given(st.floats(-1e12, 1e12), st.floats(-1e12, 1e12))
 def test_an_axis_holds_its_data(a: float, b: float) -> None:
     low, high = min(a, b), max(a, b)

@@ -120,7 +120,7 @@ def test_a_config_says_them() -> None:
 proposals = st.lists(st.floats(0.0, 1.0), min_size=3, max_size=3)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(proposals, st.floats(0.0, 1.0), st.booleans())
 def test_a_walk_comes_to_allowed_numbers(ratios: list[float], position: float, bounded: bool) -> None:
     """Bounded, it stays within the budget; free, each group comes to what is nearest to the proposal."""
@@ -139,7 +139,7 @@ def test_a_walk_comes_to_allowed_numbers(ratios: list[float], position: float, b
         assert abs(walk.kept()[group] - wanted) == min(abs(units - wanted) for units in SPACE.choices(group))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.floats(0.0, 1.0), st.integers(0, 2))
 def test_the_published_bounding_goes_up_to_the_next_allowed_number(ratio: float, group: int) -> None:
     units = PublishedBounding(SPACE, None).units(np.array(SPACE.whole, dtype=np.float64), group, ratio)

@@ -34,13 +34,14 @@ CONFIG: dict[str, Any] = {
     "fine_tune": {"epochs": 2, "lr": 0.01},
     "measure": {"margin": 0.1},
 }
+GIVEN = [{"schema_version": 2, "model": None, "layers": {"conv2": {"keep": keep}}} for keep in (0.5, 0.75)]
 OPTIONS = {
     "ddpg": (),
     "gradient": (
         *("--set", "space={kernel: [3]}", "--set", "search.options={steps: 20, batch: 16}"),
         *("--set", "budget={metric: weight_bytes, ratio: 0.4}"),
     ),
-    "given": ("--set", "search.options={policies: [{layers: {}}]}"),
+    "given": ("--set", f"search.options={yaml.safe_dump({'policies': GIVEN}, default_flow_style=True, width=10_000)}"),
 }
 """Of algorithms that decide on something else, or whose defaults take long."""
 

@@ -7,7 +7,7 @@ seconds of the first time.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache, cached_property
 from pathlib import Path
@@ -26,6 +26,7 @@ from automl.costs.pricing import point_prices
 from automl.errors import InputError
 from automl.orchestration.search_loop import SearchFailedError, run_search
 from automl.orchestration.searches import make_search
+from automl.predictors.samples import Sample
 from automl.problem import Problem
 from automl.run.store import SearchRow
 from automl.training import evaluate, train
@@ -105,6 +106,10 @@ class Search:
         """What it decides."""
         return problem.space
 
+    def known(self, problem: Problem) -> Sequence[Sample]:
+        """Sub-networks that its algorithm learns from."""
+        return ()
+
     @property
     def key(self) -> str:
         """Of all that decides what it finds, but for the program."""
@@ -125,7 +130,9 @@ class Search:
         journal, problem, config = self.journal, problem_of(self.task), self.config
         row = SearchRow(self.label, self.searcher, self.seed, self.evaluations)
         try:
-            searcher = make_search(config, self.space(problem), problem.held_back, row, problem.backend)
+            searcher = make_search(
+                config, self.space(problem), problem.held_back, row, problem.backend, known=self.known(problem)
+            )
         except InputError as error:  # channels are all that some decide on
             journal.add({"ended": "refused:", "reason": str(error)})
             return

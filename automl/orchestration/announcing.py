@@ -1,6 +1,5 @@
 """Telling where the Ray of a run is to be looked at, for as long as it runs."""
 
-import logging
 import os
 import platform
 from collections.abc import Iterator
@@ -11,7 +10,7 @@ from typing import Any
 import psutil
 
 from automl.cache import cache_dir
-from automl.orchestration.ray_session import TOKEN
+from automl.orchestration.ray_session import TOKEN, dashboard_url
 from automl.progress import Progress
 from automl.run.directory import RunDirectory, write_json
 from automl.run.whereabouts import FILE, Whereabouts
@@ -30,9 +29,7 @@ def announced(directory: RunDirectory, progress: Progress, scratch: Path) -> Ite
     """
     import ray
 
-    # how Ray, which runs, is asked where it is
-    context: Any = ray.init(ignore_reinit_error=True, configure_logging=False, logging_level=logging.ERROR)
-    dashboard = f"http://{context.dashboard_url}" if context.dashboard_url else None
+    dashboard = dashboard_url()
     nodes: Any = ray.nodes()  # type: ignore[no-untyped-call]
     metrics = tuple(f"{each['NodeManagerAddress']}:{each['MetricsExportPort']}" for each in nodes if each["Alive"])
     token_file = str(scratch / TOKEN) if (scratch / TOKEN).exists() else None

@@ -13,7 +13,7 @@ import socket
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from math import ceil
 from pathlib import Path
@@ -116,26 +116,42 @@ def ray_session(cpus: int, *, dashboard: bool = False, modules: str | None = Non
         if ray.is_initialized():
             yield temporary
             return
-        handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-        if address is None:
-            _start(cpus, temporary / "ray", dashboard)
-        else:
-            _connect(address, modules)
-        _give_back(handlers)
+        with _signals_kept():
+            if address is None:
+                _start(cpus, temporary / "ray", dashboard)
+            else:
+                _connect(address, modules)
         try:
             if dashboard and address is None:
                 _write_private(temporary / TOKEN, _TOKEN)
             yield temporary
         finally:
-            ray.shutdown()
-            _give_back(handlers)
+            with _signals_kept():
+                ray.shutdown()
 
 
-def _give_back(handlers: Mapping[signal.Signals, Any]) -> None:
-    """Handle signals as before: Ray takes SIGTERM for itself when it starts, and nobody has it when it has ended."""
-    if threading.current_thread() is threading.main_thread():
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
+def dashboard_url() -> str | None:
+    """Of the Ray that this process is connected to; None where it has no dashboard."""
+    import ray
+
+    with _signals_kept():  # how Ray, which runs, is asked where it is
+        context: Any = ray.init(ignore_reinit_error=True, configure_logging=False, logging_level=logging.ERROR)
+    return f"http://{context.dashboard_url}" if context.dashboard_url else None
+
+
+@contextmanager
+def _signals_kept() -> Iterator[None]:
+    """Handle signals afterwards as before.
+
+    Ray takes SIGTERM for itself whenever it is initialised, running or not, and nobody has it when it has ended.
+    """
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
 
 
 def _start(cpus: int, folder: Path, dashboard: bool) -> None:

@@ -1,8 +1,6 @@
 """The interface of accuracy predictors."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -34,11 +32,3 @@ class Predictor(ABC):
     @abstractmethod
     def predict(self, points: IntArray) -> FloatArray:
         """Accuracies of points [P, D], float64 [P]; not bounded to [0, 1], since their order is what counts."""
-
-    @abstractmethod
-    def state(self) -> tuple[dict[str, np.ndarray[Any, Any]], dict[str, Any]]:
-        """What was learned: arrays by name, and what JSON can hold."""
-
-    @abstractmethod
-    def restore(self, arrays: Mapping[str, np.ndarray[Any, Any]], values: Mapping[str, Any]) -> None:
-        """Take over what `state` gave."""

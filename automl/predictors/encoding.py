@@ -68,10 +68,3 @@ def encoded(space: SearchSpace, samples: Sequence[Sample]) -> tuple[IntArray, np
         points.append(point)
         accuracies.append(sample.accuracy)
     return np.array(points, dtype=np.int64).reshape(-1, len(elastic)), np.array(accuracies, dtype=np.float64)
-
-
-def balanced(points: IntArray) -> IntArray:
-    """Numbers of the points [P, D], those that leave nothing open repeated where they are fewer than the others."""
-    open_ = (points == OPEN).any(axis=1)
-    times = max(1, round(int(open_.sum()) / max(1, int((~open_).sum()))))
-    return np.repeat(np.arange(len(points)), np.where(open_, 1, times))

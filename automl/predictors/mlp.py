@@ -5,10 +5,8 @@ layers of 400 units, trained on 16,000 sub-networks. Of a few hundred, eight per
 ensembles: Lakshminarayanan et al. 2017) in less time.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 import torch
@@ -16,7 +14,6 @@ from torch import Tensor
 
 from automl.evaluation import one_thread
 from automl.predictors.base import FloatArray, IntArray, Predictor
-from automl.predictors.encoding import balanced
 from search_spaces.errors import InputError
 from search_spaces.space import SearchSpace
 
@@ -58,12 +55,6 @@ class Mlp(Predictor):
 
     Accuracies are standardised; the loss is the squared error.
 
-    Sub-networks in float32, samples whose bits are open, teach it about quantised ones (APQ: Wang et al., "APQ: Joint
-    Search for Network Architecture, Pruning and Quantization Policy", CVPR 2020). APQ learns from them first and
-    fine-tunes on the quantised ones. Here both are learned from together, those that are fewer as often as the others:
-    on synthetic accuracies, of which bits decide the smaller part, 30 quantised samples beside 300 others came to rank
-    correlations of 0.87 to 0.93, fine-tuned to 0.69 to 0.81 and alone to 0.70 to 0.80.
-
     Args:
         space: whose points they are.
         options: of the perceptrons and their training.
@@ -88,16 +79,6 @@ class Mlp(Predictor):
         found: FloatArray = self._mean + self._scale * answers.numpy()
         return found
 
-    def state(self) -> tuple[dict[str, np.ndarray[Any, Any]], dict[str, Any]]:
-        """Weights and biases, and how accuracies are standardised."""
-        arrays = {str(number): tensor.detach().numpy() for number, tensor in enumerate(self._tensors)}
-        return arrays, {"mean": self._mean, "scale": self._scale}
-
-    def restore(self, arrays: Mapping[str, np.ndarray[Any, Any]], values: Mapping[str, Any]) -> None:
-        """Take over what `state` gave."""
-        self._tensors = [torch.from_numpy(arrays[str(number)].copy()) for number in range(len(arrays))]
-        self._mean, self._scale = values["mean"], values["scale"]
-
     def _drawn(self, generator: torch.Generator) -> list[Tensor]:
         """Weights for units that are rectified (He et al. 2015), and biases of zero."""
         options = self.options
@@ -119,11 +100,11 @@ class Mlp(Predictor):
 
     def _train(self, points: IntArray, accuracies: FloatArray, generator: torch.Generator) -> None:
         """Descend from the weights as they are."""
-        options, rows = self.options, balanced(points)
-        count = len(rows)
+        options = self.options
+        count = len(points)
         self._mean, self._scale = float(accuracies.mean()), float(accuracies.std()) or 1.0
-        features = torch.from_numpy(self.encoding(points[rows]))
-        targets = torch.from_numpy(((accuracies[rows] - self._mean) / self._scale).astype(np.float32))
+        features = torch.from_numpy(self.encoding(points))
+        targets = torch.from_numpy(((accuracies - self._mean) / self._scale).astype(np.float32))
         a_pass = -(-count // options.batch)
         epochs = max(options.epochs, -(-options.least_steps // a_pass))
         with one_thread():

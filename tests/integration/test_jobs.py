@@ -147,7 +147,7 @@ def test_a_job_is_stopped_where_it_can_be_resumed_and_resumed_as_a_job(
     assert code == 0, err
     assert out == (f"job halved is STOPPED; go on with `trimtab submit --resume halved --address {head.address}`\n")
     info = json.loads((run / "run.json").read_text())
-    assert (info["state"], info["reason"]) == ("unfinished", "stopped")
+    assert (info["state"], info["reason"]) == ("unfinished", "stopped"), command("logs", "halved")
     before = evaluations(run)
     assert before < 201
     code, out, err = command("submit", "--resume", "halved", "--name", "again", "--follow")

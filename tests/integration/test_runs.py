@@ -119,8 +119,7 @@ def test_interrupted_and_resumed_elsewhere_with_one_evaluator_equals_uninterrupt
     assert summary(home / "broken") == summary(finished)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("everything", [False, True])
+@pytest.mark.parametrize("everything", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_sigterm_stops_too(home: Path, finished: Path, everything: bool) -> None:
     """To the driver, or as a service manager sends it, to Ray's processes as well."""
     name = f"ended-{everything}"

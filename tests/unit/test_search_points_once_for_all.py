@@ -56,13 +56,13 @@ def test_evolution_finds_the_optimum_of_an_additive_accuracy(ratio: float) -> No
         return np.array([accuracy(point) for point in points])
 
     nothing = np.empty((0, len(problem.space.counts)), dtype=np.int64)
-    parents = evolve(problem, predict, nothing, Generations(), np.random.default_rng(0))
-    assert problem.kept(parents).all()
-    assert len(np.unique(parents, axis=0)) == len(parents) == 25
-    assert (np.diff(predict(parents)) <= 0.0).all()
+    found = evolve(problem, predict, nothing, Generations(), np.random.default_rng(0))
+    assert problem.kept(found).all()
+    assert len(np.unique(found, axis=0)) == len(found) > 25
+    assert (np.diff(predict(found)) <= 0.0).all()
     best = Program(problem).best(accuracy.losses)
     assert best is not None
-    assert predict(parents[:1])[0] == pytest.approx(accuracy(best))
+    assert predict(found[:1])[0] == pytest.approx(accuracy(best))
     published = evolve(problem, predict, nothing, Generations(balanced=False), np.random.default_rng(0))
     assert problem.kept(published).all()
     assert predict(published[:1])[0] > 0.95 * accuracy(best)

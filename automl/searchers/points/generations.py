@@ -58,7 +58,7 @@ class Generations:
 def evolve(
     problem: PointProblem, predict: Predict, start: IntArray, how: Generations, generator: np.random.Generator
 ) -> IntArray:
-    """The parents that are left in the end, distinct, the best first.
+    """All points that came up and kept the budget, distinct, the best first.
 
     Args:
         problem: with the space, the budget and what points cost; tens of thousands are priced.
@@ -68,7 +68,7 @@ def evolve(
         generator: of everything random.
 
     Returns:
-        Canonical points within the budget, [parents, D]; fewer where the budget leaves fewer.
+        Canonical points within the budget, [P, D].
     """
     counts = problem.space.counts
     living = max(2, round(how.parents * how.population))
@@ -94,15 +94,18 @@ def evolve(
     drawn = generator.integers(0, counts, (how.population, len(counts)))
     first = _balanced(problem, drawn, np.zeros(drawn.shape, dtype=np.bool_), generator)
     parents = fittest(np.concatenate([start[problem.kept(start)], first]))
-    same = 0
+    same, seen = 0, [parents]
     for _ in range(how.iterations):
         children = [_kept(problem, partial(operator, parents), half) for operator in (mutated, crossed)]
         chosen = fittest(np.concatenate([parents, *children]))
         same = same + 1 if np.array_equal(chosen, parents) else 0
         parents = chosen
+        seen += children
         if same == how.patience > 0:
             break
-    return parents
+    distinct = np.unique(canonical_all(problem.space, np.concatenate(seen)), axis=0)
+    ranked: IntArray = distinct[np.argsort(-predict(distinct), kind="stable")]
+    return ranked
 
 
 def canonical_all(space: SearchSpace, points: IntArray) -> IntArray:

@@ -6,8 +6,7 @@ what the search evaluates, which are the points that evolution thought best: whe
 
 Where the space has bits beside a supernet's decisions and the sub-networks known are those of the supernet as it is,
 what they say of architectures is transferred (APQ: Wang et al., "APQ: Joint Search for Network Architecture, Pruning
-and Quantization Policy", CVPR 2020), and a few evaluations teach the predictor bits. Where APQ fine-tunes, it learns
-both together.
+and Quantization Policy", CVPR 2020), and a few evaluations teach the predictor what bits cost on top.
 """
 
 from collections import deque
@@ -20,6 +19,7 @@ import numpy as np
 from automl.predictors import PREDICTORS, make_predictor
 from automl.predictors.encoding import OPEN, encoded
 from automl.predictors.samples import Sample
+from automl.predictors.treated import Treated
 from automl.searchers.base import State
 from automl.searchers.points.base import PointProblem, PointSearcher
 from automl.searchers.points.failures import around
@@ -28,10 +28,13 @@ from automl.searchers.points.moves import balance
 from automl.searchers.points.program import Program
 from automl.searchers.points.random import random_point
 from search_spaces.errors import InputError, did_you_mean
-from search_spaces.space import Point
+from search_spaces.space import ELASTIC, Point
 
 SAMPLED = 0.5
 """Most of the evaluations that may go into samples, a share."""
+
+APART = 5
+"""Decisions that points differ in which are proposed together, as far as enough do: near ones teach the same."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +104,12 @@ class OnceForAll(PointSearcher):
         self._known = points[used], accuracies[used]
         wanted = options.samples if whole[used].all() else options.adapt
         self._samples = min(wanted - int(whole.sum()), int(SAMPLED * problem.evaluations))
-        self._predictor = make_predictor(options.predictor, self.space)
+        elastic = np.array([each.dimension in ELASTIC for each in self.space.decisions], dtype=np.bool_)
+        choice = self.space.counts > 1
+        self._treats = choice & ~elastic
+        self._joint = bool(self._treats.any() and (choice & elastic).any())
+        predictor = make_predictor(options.predictor, self.space)
+        self._predictor = Treated(self.space, predictor) if self._treats.any() else predictor
         self._queue: deque[Point] = deque()
 
     def propose(self) -> Point:
@@ -142,7 +150,18 @@ class OnceForAll(PointSearcher):
         return problems
 
     def _random(self, problem: PointProblem) -> Point:
-        return balance(problem, random_point(self.space, self.generator), self.generator)
+        """One that spends the budget.
+
+        Bits are drawn beside the architecture, which makes room for them. A few layers of few bits break a network,
+        and one that is broken says little: often few layers have them, sometimes all.
+        """
+        point = random_point(self.space, self.generator)
+        if not self._joint:
+            return balance(problem, point, self.generator)
+        share = self.generator.random() ** 2
+        whole = self._treats & (self.generator.random(len(point)) >= share)
+        point[whole] = self.space.greatest[whole]
+        return balance(problem, point, self.generator, self._treats)
 
     def _evolved(self) -> list[Point]:
         """The best new points for the budget, and one for each of the fronts; none that is new ends the search."""
@@ -154,20 +173,21 @@ class OnceForAll(PointSearcher):
         best: list[Point] = []
         for problem in self._problems:
             wanted = len(best) + (self.options.refine if problem is self.problem else 1)
-            parents = evolve(
+            ranked = evolve(
                 Program(problem, self._centre(problem), 0).sketch,
                 self._predictor.predict,
                 start,
                 self.options,
                 self.generator,
             )
-            for parent in parents:
-                point = self.space.repair(around(parent, self._causes), problem.constraints, problem.prices)
-                taken = any((point == other).all() for other in best)
-                if not taken and self._new(point):
-                    best.append(point)
-                if len(best) == wanted:
-                    break
+            for apart in (APART, 1):
+                for found in ranked:
+                    if len(best) == wanted:
+                        break
+                    if self._new(found) and all((found != other).sum() >= apart for other in best):
+                        point = self.space.repair(around(found, self._causes), problem.constraints, problem.prices)
+                        if self._new(point) and all((point != other).any() for other in best):
+                            best.append(point)
         self.finished = not best
         return best or [self._random(self.problem)]
 

@@ -43,7 +43,7 @@ class Treated(Predictor):
         self._float = architecture
         self._knows_float = False
         elastic = np.array([each.dimension in ELASTIC for each in space.decisions], dtype=np.bool_)
-        self._treats = ~elastic
+        self._treats, self._greatest = ~elastic, space.greatest
         counts = space.counts.tolist()
         self._first = np.repeat(np.cumsum([0, *counts[:-1]]), space.counts - 1)
         steps = [(place, number) for place, count in enumerate(counts) for number in range(1, count)]
@@ -57,8 +57,15 @@ class Treated(Predictor):
         self._ceiling, self._least, self._growth, self._offset = 0.0, 0.0, np.zeros(len(steps)), 0.0
 
     def fit(self, points: IntArray, accuracies: FloatArray, seed: int) -> None:
-        """See `Predictor`; where no point leaves bits and such open, all architectures lose the same at first."""
+        """See `Predictor`.
+
+        Architectures are known by points that leave bits and such open; where there are none, by those that change
+        least, if most do; else all architectures lose the same at first.
+        """
         open_ = (points == OPEN).any(axis=1)
+        if not open_.any():
+            least = (points == self._greatest)[:, self._treats].all(axis=1)
+            open_ = least & (least.mean() > 0.5)
         known, best = accuracies[open_], float(accuracies.max())
         spread = float(np.ptp(known) if open_.any() else best - np.median(accuracies)) or 1e-3
         self._ceiling, self._least = best + spread, 0.1 * spread

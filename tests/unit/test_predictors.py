@@ -106,14 +106,18 @@ def space_with_bits() -> SearchSpace:
     return build_space(graph(), options)
 
 
-def test_networks_in_float32_teach_about_quantised_ones() -> None:
-    """A few of these beside many of those rank better than twice as many alone, and those still as their own do."""
+@pytest.mark.parametrize("left", [OPEN, None])
+def test_networks_in_float32_teach_about_quantised_ones(left: int | None) -> None:
+    """A few of these beside many of those rank better than twice as many alone, and those still as their own do.
+
+    What has no bits is open, or a choice of the space.
+    """
     of = space_with_bits()
     truth = Truth(of)
     elastic = np.array([each.dimension in ELASTIC for each in of.decisions])
     quantised, others = drawn(60, 1, of), drawn(200, 2, of)
     whole = np.where(elastic, drawn(300, 3, of), of.greatest)
-    points, known = np.where(elastic, whole, OPEN), truth(whole)
+    points, known = whole if left is None else np.where(elastic, whole, left), truth(whole)
     found, expected = truth(quantised), truth(others)
     alone, architecture = Mlp(of), Mlp(of)
     alone.fit(quantised, found, 0)

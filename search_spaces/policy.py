@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -61,7 +60,7 @@ class LayerPolicy:
     remove: bool | None = None
 
     def __post_init__(self) -> None:
-        if self.keep is not None and not (math.isfinite(self.keep) and 0.0 < self.keep <= 1.0):
+        if self.keep is not None and not 0.0 < self.keep <= 1.0:
             raise InputError(f"a layer keeps a share of its channels in (0, 1], got keep={self.keep}")
         for name in ("weight_bits", "activation_bits"):
             bits = getattr(self, name)

@@ -9,7 +9,6 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import prod
-from numbers import Real
 from typing import Any
 
 from search_spaces.errors import InputError, did_you_mean
@@ -39,7 +38,7 @@ class Sparsity:
 
     def __post_init__(self) -> None:
         share: Any = self.share
-        if not isinstance(share, Real) or not 0.0 <= float(share) < 1.0:  # nan, too
+        if not isinstance(share, int | float) or not 0.0 <= share < 1.0:  # nan, too
             raise InputError(f"the sparsity of a layer is a share of its weights in [0, 1), got {self.share!r}")
         if self.pattern in PATTERNS or block_of(self.pattern):
             return

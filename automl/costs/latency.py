@@ -147,5 +147,5 @@ def _read_estimates(path: Path) -> dict[str, float]:
         return {str(text): float(seconds) for text, seconds in found.items()}
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
+    except (OSError, ValueError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise InputError(f"{str(path)!r} is damaged: {error}") from None

@@ -4,7 +4,7 @@ The figures stand in the run directory, so that a resumed run goes on with the s
 """
 
 import json
-import math
+import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -77,11 +77,12 @@ class LatencyBudget:
             budget = cls(**{**values, "probes": probes})
         except FileNotFoundError:
             return None
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
             raise InputError(f"{str(path)!r} is damaged: {error}") from None
         figures = [budget.baseline_s, budget.least_s, budget.limit_s]
         figures += [figure for figure in (budget.ratio, budget.margin, budget.chosen_limit_s) if figure is not None]
-        if not all(isinstance(figure, float | int) and math.isfinite(figure) for figure in figures):
+        # JSON's whole numbers have no bounds
+        if not all(isinstance(figure, float | int) and abs(figure) <= sys.float_info.max for figure in figures):
             raise InputError(f"{str(path)!r} is damaged: it holds {figures}")
         return budget
 

@@ -43,7 +43,7 @@ def _read(path: Path, policies: Mapping[str, CompressionPolicy]) -> dict[str, fl
     """Seconds by name; None where the file is not there, or damaged and to be written anew."""
     try:
         found = {str(name): float(seconds) for name, seconds in json.loads(path.read_bytes()).items()}
-    except (OSError, ValueError, TypeError, AttributeError, RecursionError):
+    except (OSError, ValueError, TypeError, AttributeError, OverflowError, RecursionError):
         return None
     sound = found.keys() == policies.keys() and all(0 < seconds < math.inf for seconds in found.values())
     return found if sound else None

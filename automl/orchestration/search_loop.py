@@ -188,7 +188,7 @@ def _restore(searcher: Searcher, snapshot: bytes) -> Position:
         policies = [CompressionPolicy.from_json(text) for text in document["pending"]]
         pending = deque(zip(policies, map(float, document["shares"]), strict=True))
         return Position(int(document["asked"]), int(document["told"]), float(document["spent"]), pending)
-    except (ValueError, LookupError, TypeError, AttributeError, RuntimeError) as error:
+    except (ValueError, LookupError, TypeError, AttributeError, OverflowError, RuntimeError) as error:
         raise InputError(f"the snapshot of a searcher does not fit this search: {error!r}; {REMEDY}") from None
 
 
@@ -204,7 +204,7 @@ def read_snapshot(snapshot: bytes) -> tuple[dict[str, np.ndarray[Any, Any]], dic
         metadata = json.loads(snapshot[8 : 8 + header_length])["__metadata__"]
         document = json.loads(metadata["trimtab"])
         known = document["format"]
-    except (SafetensorError, ValueError, KeyError, TypeError, RecursionError) as error:
+    except (SafetensorError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise InputError(f"the snapshot of a searcher is damaged: {error}; {REMEDY}") from None
     require_version("the snapshot of a searcher", known, [SNAPSHOT_FORMAT], REMEDY, called="format")
     if metadata.get("sha256") != _checksum(arrays, metadata["trimtab"]):

@@ -78,7 +78,7 @@ def read_samples(path: Path, model: str) -> list[Sample]:
         )
     try:
         return [_sample(entry) for entry in document["samples"]]
-    except (KeyError, TypeError, ValueError, InputError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError, InputError) as error:
         said = f"{type(error).__name__}: {error}"
         raise InputError(f"samples {path} are damaged: {said}; remove the file, and they are made anew") from None
 

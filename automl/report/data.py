@@ -307,7 +307,7 @@ def _accelerator(path: Path) -> dict[str, AcceleratorUsage]:
         return {str(name): AcceleratorUsage.from_json(usage) for name, usage in found.items()}
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise InputError(f"{str(path)!r} is damaged: {error}") from None
 
 
@@ -384,9 +384,12 @@ def _treatments(entries: object, path: Path) -> list[Treatment]:
 
 
 def _number(value: object) -> float | None:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, int | float):
         return None
-    return float(value)
+    try:
+        return float(value) if isfinite(value) else None
+    except OverflowError:  # JSON's whole numbers have no bounds
+        return None
 
 
 def _warm_up(config: Config) -> int:

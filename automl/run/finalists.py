@@ -229,5 +229,5 @@ def read_progress(folder: Path) -> int | None:
     """Epochs that a finalist has been trained for so far; None where it has not begun, or is finished."""
     try:
         return int(json.loads((folder / "progress.json").read_bytes())["epoch"])
-    except (OSError, ValueError, TypeError, KeyError):
+    except (OSError, ValueError, TypeError, KeyError, OverflowError):
         return None

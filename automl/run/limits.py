@@ -29,5 +29,5 @@ def read_limits(run: Path) -> Mapping[str, float]:
         return {str(metric): float(limit) for metric, limit in json.loads(path.read_bytes()).items()}
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
+    except (OSError, ValueError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise InputError(f"{str(path)!r} is damaged: {error}; remove it") from None

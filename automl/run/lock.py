@@ -52,7 +52,7 @@ class Holder:
         try:
             values = json.loads(path.read_bytes())
             return cls(int(values["pid"]), str(values["host"]), str(values["since"]), str(values["token"]))
-        except (OSError, ValueError, TypeError, KeyError, RecursionError):
+        except (OSError, ValueError, TypeError, KeyError, OverflowError, RecursionError):
             return None
 
     @property

@@ -90,5 +90,5 @@ def _finalist(folder: Path) -> str:
     try:
         found = json.loads((folder / "progress.json").read_bytes())
         return f"epoch {found['epoch']}/{found['epochs']}"
-    except (OSError, ValueError, TypeError, KeyError):
+    except (OSError, ValueError, TypeError, KeyError, OverflowError):
         return "waiting"

@@ -284,7 +284,7 @@ class Store:
         """InputError where a row does not hold what it should."""
         try:
             yield
-        except (AttributeError, TypeError, ValueError, RecursionError, InputError):
+        except (AttributeError, TypeError, ValueError, OverflowError, RecursionError, InputError):
             raise InputError(f"{str(self._path)!r} is damaged: evaluation {number!r} of {search!r}") from None
 
     def _rows(self, sql: str, values: tuple[object, ...] = ()) -> Iterator[tuple[Any, ...]]:

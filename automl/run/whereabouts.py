@@ -51,7 +51,7 @@ class Whereabouts:
             )
         except FileNotFoundError:
             return None
-        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
             raise InputError(f"{str(path)!r} is damaged: {error}; remove it") from None
 
     def write(self, run: Path) -> None:

@@ -31,7 +31,7 @@ class Prior:
             document = json.loads(path.read_bytes())
             values = [np.array(numbers, dtype=np.float64) for numbers in document["values"]]
             return cls(values, int(document["images"]), float(document["seconds"]))
-        except (OSError, ValueError, TypeError, KeyError):
+        except (OSError, ValueError, TypeError, KeyError, OverflowError):
             return None
 
     def to_json(self) -> dict[str, Any]:

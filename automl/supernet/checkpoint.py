@@ -122,7 +122,7 @@ def _check_space(path: Path, metadata: Mapping[str, str], space: SearchSpace) ->
         trained: dict[Any, list[Any]] = {
             (dimension, tuple(targets)): choices for dimension, targets, choices in json.loads(metadata["space"])
         }
-    except (KeyError, ValueError, TypeError) as error:
+    except (KeyError, ValueError, TypeError, OverflowError) as error:
         raise InputError(f"supernet {path} is damaged: it does not say which space it was trained for") from error
     for decision in elastic_space(space).decisions:
         known = trained.get((decision.dimension, decision.targets), [])

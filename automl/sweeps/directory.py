@@ -40,7 +40,7 @@ class SweepDirectory(RunDirectory):
         try:
             found = json.loads(self.cells_file.read_bytes())
             cells: dict[str, Mapping[str, str]] = {str(each["name"]): dict(each["values"]) for each in found}
-        except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
+        except (OSError, ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
             raise InputError(f"{str(self.cells_file)!r} is damaged: {error}") from None
         if foreign := [name for name in cells if Path(name).name != name]:
             raise InputError(f"{str(self.cells_file)!r} is damaged: {foreign[0]!r} is no name of a directory")

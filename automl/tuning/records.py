@@ -106,7 +106,7 @@ class TuningDirectory(RunDirectory):
                 raise ValueError(f"it is of trial {record.name!r}")
         except FileNotFoundError:
             return None
-        except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
+        except (OSError, ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
             raise InputError(f"{str(file)!r} is damaged: {error}; remove it, and the trial begins anew") from None
         if record.state == "running" and (self.trials / f"{name}.stopped").exists():
             return replace(record, state="stopped")

@@ -45,6 +45,9 @@ OPTIONS = {
 }
 """Of algorithms that decide on something else, or whose defaults take long."""
 
+FURTHER = 4
+"""Evaluations after which those that a kill hit have been made: two are under way at a time."""
+
 NAMES = [name for name, _ in searcher_names()]
 
 
@@ -138,6 +141,11 @@ class Campaign:
             process.communicate(timeout=PATIENCE_S)
             assert process.returncode == -signal.SIGKILL
 
+    def further(self, least: int) -> Callable[[Path], bool]:
+        """That so many are evaluated, and some since the last kill: a policy that two processes die of has failed."""
+        count = max(least, evaluations(self.run) + FURTHER if self.kills else 0)
+        return lambda run: evaluations(run) >= count
+
     def finish(self) -> None:
         """To the end; whatever was killed last, it takes one more command at most."""
         for _ in range(2):
@@ -190,10 +198,6 @@ def at_once(_: Path) -> bool:
     return True
 
 
-def evaluated(count: int) -> Callable[[Path], bool]:
-    return lambda run: evaluations(run) >= count
-
-
 def at(stage: str) -> Callable[[Path], bool]:
     def ready(run: Path) -> bool:
         try:
@@ -239,7 +243,7 @@ def test_ten_kills_change_nothing(home: Path, families: list[psutil.Process]) ->
     victims = ["driver", "evaluator", "Ray worker", "raylet", "evaluator"]
     campaign.chance.shuffle(victims)
     for number, victim in enumerate(victims):
-        campaign.kill(victim, evaluated(1 + 7 * number))  # of 41 in all
+        campaign.kill(victim, campaign.further(1 + 7 * number))  # of 41 in all
     campaign.kill("evaluator", at("finalists"), 2.0)
     campaign.kill("measuring worker", at("measure"), 0.5)
     campaign.kill("driver", at("export"), 0.5)
@@ -258,7 +262,8 @@ def test_two_kills_of_every_searcher_change_nothing(name: str, home: Path, famil
     for first in (0, 10):
         victim = campaign.chance.choice(["driver", "evaluator", "Ray worker", "raylet"])
         campaign.kill(
-            victim, at_once if name in ("uniform", "given") else evaluated(first + campaign.chance.randrange(9))
+            victim,
+            at_once if name in ("uniform", "given") else campaign.further(first + campaign.chance.randrange(9)),
         )
     campaign.finish()
     _equals_uninterrupted(campaign, options)

@@ -4,6 +4,7 @@ A file of each kind is cut, spliced, overwritten and made to say other things. C
 `pytest -m slow` thousands. `tests/fuzz.py` lets the code that is covered say which to try.
 """
 
+import re
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 FEW, MANY = 12, 1500
+
+PLAIN = ("samples", "latency budget", "policy")
+"""Kinds that are JSON beside those of a name that says so."""
 
 
 # -- mutants -----------------------------------------------------------------------------------------------------------
@@ -84,6 +88,21 @@ def test_a_mutant_is_read_or_refused(
     name: str, all_kinds: tuple[Path, dict[str, Kind]], watch: Watch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tried(name, FEW, all_kinds, watch, monkeypatch)
+
+
+@pytest.mark.parametrize(
+    "name", [name for name in NAMES if name.endswith("json")] + ["samples", "latency budget", "policy"]
+)
+def test_whole_numbers_beyond_any_float_are_read_or_refused(
+    name: str, all_kinds: tuple[Path, dict[str, Kind]], watch: Watch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """JSON has them, and Python reads them: every number of the file in turn."""
+    folder, found = all_kinds
+    forbid_pickle(monkeypatch.setattr)
+    content = found[name].content
+    with judge(name, found[name], folder, watch) as judged:
+        for number in re.finditer(rb"(?<=[\s:\[,])-?\d[\d.e+-]*(?=[\s,\]}])", content):
+            judged(content[: number.start()] + b"1" * 400 + content[number.end() :])
 
 
 @pytest.mark.slow

@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import prod
+from numbers import Real
 from typing import Any
 
 from search_spaces.errors import InputError, did_you_mean
@@ -38,7 +39,8 @@ class Sparsity:
 
     def __post_init__(self) -> None:
         share: Any = self.share
-        if not isinstance(share, int | float) or not 0.0 <= share < 1.0:  # nan, too
+        number = isinstance(share, Real)  # numpy's, too
+        if not number or not 0.0 <= share < 1.0:  # neither is nan
             raise InputError(f"the sparsity of a layer is a share of its weights in [0, 1), got {self.share!r}")
         if self.pattern in PATTERNS or block_of(self.pattern):
             return

@@ -143,7 +143,7 @@ def check_metrics(run: RunDirectory, where: Whereabouts) -> None:
             for name, series in expected.items()
         }
         give_up = time.monotonic() + PATIENCE_S
-        while (seen := samples(where.metrics)).keys() < wanted.keys() and time.monotonic() < give_up:
+        while not wanted.keys() <= (seen := samples(where.metrics)).keys() and time.monotonic() < give_up:
             ray_get(dispatcher.progress.remote())  # as the driver does, which shows them
             time.sleep(0.5)
         rate = seen.pop("ray_trimtab_evaluations_per_second")
